@@ -1,0 +1,5 @@
+"""`python -m i2ii_spool` is the `i2ii` command."""
+
+from i2ii_spool.cli import main
+
+main()

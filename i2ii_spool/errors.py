@@ -1,0 +1,127 @@
+"""Everything that i2ii raises on purpose.
+
+    I2iiError
+    ├── InvalidRequest          what was asked for cannot be: names the field, the limit and the cure
+    │   ├── TooLarge            more bytes or pixels than the limit
+    │   └── UnsupportedPicture  not a picture, or of a kind that is not read here
+    ├── NotFound                no such job, or no such result
+    │   └── Deleted             there was one
+    ├── WrongState              the job is not in a state that allows this
+    ├── QueueFull               come back in `retry_after` seconds
+    ├── DiskFull                the disk is under its floor
+    ├── SpoolUnusable           the spool cannot work as it is; an operator must act
+    │   └── WorkerNameHeld      another process lives under this worker's name
+    ├── SettingsError           a setting is wrong; an operator must act
+    └── EngineError             the engine could not make this edit
+        ├── Cancelled           somebody asked for the job to stop
+        └── EngineBroken        nor will it make the next one: the process must start afresh
+
+`code` is the stable, machine-readable name that HTTP answers and `error.json` carry; the message is for people and
+says what to do. Anything else that is raised is a bug, and is reported with its traceback.
+"""
+
+
+class I2iiError(Exception):
+    """Base of all errors that i2ii raises on purpose."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, code: str | None = None, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        if code is not None:
+            self.code = code
+
+    def describe(self) -> dict[str, str]:
+        """The one shape in which every error is shown: code, message and, where one is at fault, the field."""
+        shown = {"code": self.code, "message": self.message}
+        return shown if self.field is None else {**shown, "field": self.field}
+
+
+class InvalidRequest(I2iiError):
+    """What was asked for cannot be; asking differently cures it."""
+
+    code = "invalid_request"
+
+
+class TooLarge(InvalidRequest):
+    """More bytes or pixels than the limit."""
+
+    code = "too_large"
+
+
+class UnsupportedPicture(InvalidRequest):
+    """Not a picture, or of a kind that is not read here."""
+
+    code = "unsupported_picture"
+
+
+class NotFound(I2iiError):
+    """No such job, or no such result."""
+
+    code = "not_found"
+
+
+class Deleted(NotFound):
+    """There was such a job; it has been deleted."""
+
+    code = "deleted"
+
+
+class WrongState(I2iiError):
+    """The job is not in a state that allows this."""
+
+    code = "wrong_state"
+
+
+class QueueFull(I2iiError):
+    """As many jobs wait as are allowed to; `retry_after` is when a place should be free, in seconds."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DiskFull(I2iiError):
+    """The spool's file system has less free space than its floor."""
+
+    code = "disk_full"
+
+
+class SpoolUnusable(I2iiError):
+    """The spool cannot work as it is; an operator must act."""
+
+    code = "spool_unusable"
+
+
+class WorkerNameHeld(SpoolUnusable):
+    """Another process lives under this worker's name."""
+
+    code = "worker_name_held"
+
+
+class SettingsError(I2iiError):
+    """A setting is wrong; an operator must act."""
+
+    code = "bad_setting"
+
+
+class EngineError(I2iiError):
+    """The engine could not make this edit."""
+
+    code = "engine_error"
+
+
+class Cancelled(EngineError):
+    """Somebody asked for the job to stop."""
+
+    code = "cancelled"
+
+
+class EngineBroken(EngineError):
+    """The engine can make no further edit in this process."""
+
+    code = "engine_broken"

@@ -1,0 +1,141 @@
+"""Pictures: judged by their header at the door, read upright for the engine, encoded for the result."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError, features
+
+from i2ii_spool.errors import InvalidRequest, TooLarge, UnsupportedPicture
+
+# `probe` judges the size itself, from the header; Pillow's own limit would only warn, and at another number.
+Image.MAX_IMAGE_PIXELS = None
+
+EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "TIFF": "tif"}
+if features.check("avif"):
+    EXTENSIONS["AVIF"] = "avif"
+SUFFIXES = {f".{extension}" for extension in EXTENSIONS.values()} | {".jpeg", ".tiff"}
+
+# Diffusion models cut a picture into patches; beyond this aspect one side would be left with none.
+MAX_ASPECT = 16
+MIN_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a picture says: its extension here (`png`, `jpg`...), width and height in pixels."""
+
+    extension: str
+    width: int
+    height: int
+
+
+def probe(path: Path, *, max_pixels: int, field: str = "image") -> Header:
+    """Return what the header says, having decoded no pixel.
+
+    Raises `UnsupportedPicture` for what is not a picture of a known format, `TooLarge` for more than `max_pixels`
+    pixels, `InvalidRequest` for sides that no engine can use; the error names `field`.
+    """
+    with _opened(path, field) as image:
+        extension = EXTENSIONS["JPEG" if image.format == "MPO" else str(image.format)]
+        width, height = image.size
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"{field} has {width}x{height} pixels, {width * height / 1e6:.0f} million; "
+            f"at most {max_pixels / 1e6:.0f} million are read: make it smaller",
+            field=field,
+        )
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+        raise InvalidRequest(
+            f"{field} is {width}x{height} pixels; both sides must be at least {MIN_SIDE}, "
+            f"and the longer at most {MAX_ASPECT} times the shorter",
+            field=field,
+        )
+    return Header(extension, width, height)
+
+
+def check_whole(path: Path, *, field: str = "image") -> None:
+    """Read the picture to its end, with as little memory as its format allows. Raises `UnsupportedPicture` if it is
+    truncated or damaged."""
+    with _opened(path, field) as image:
+        try:
+            if isinstance(image, PngImagePlugin.PngImageFile):
+                image.verify()  # every chunk's checksum, to the end, without a pixel in memory
+            else:
+                image.draft("RGB", (image.width // 8, image.height // 8))  # a JPEG is read whole, at an eighth
+                image.load()
+        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError...
+            raise UnsupportedPicture(f"{field} is truncated or damaged: {error}", field=field) from error
+
+
+def read(path: Path) -> Image.Image:
+    """Return the picture upright, in sRGB, as RGB or (where it has transparency) RGBA; the first frame of many."""
+    with _opened(path, path.name) as image:
+        try:
+            image.load()
+        except Exception as error:
+            raise UnsupportedPicture(f"{path.name} is truncated or damaged: {error}", field="image") from error
+        profile = image.info.get("icc_profile")
+        upright = ImageOps.exif_transpose(image)
+    return _to_rgb(_to_srgb(_to_8_bit(upright), profile))
+
+
+def encode(image: Image.Image, output_format: str) -> bytes:
+    """Return `image` as a `png`, `jpeg` or `webp` file. JPEG has no transparency: the picture is laid on white."""
+    buffer = io.BytesIO()
+    match output_format:
+        case "png":
+            # Level 6 takes four times as long as level 1 for a file a tenth smaller (benchmarks/pictures.py).
+            image.save(buffer, "PNG", compress_level=1)
+        case "jpeg":
+            on_white(image).save(buffer, "JPEG", quality=95, subsampling=0)
+        case "webp":
+            image.save(buffer, "WEBP", quality=95)
+        case _:
+            raise ValueError(output_format)
+    return buffer.getvalue()
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Return `image` as RGB, laid on white where it is transparent."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _opened(path: Path, field: str) -> ImageFile.ImageFile:
+    try:
+        return Image.open(path, formats=list(EXTENSIONS))
+    except UnidentifiedImageError:
+        raise UnsupportedPicture(
+            f"{field} is not a picture that is read here; send {', '.join(EXTENSIONS)}", field=field
+        ) from None
+    except (SyntaxError, ValueError, EOFError) as error:
+        raise UnsupportedPicture(f"{field} is damaged: {error}", field=field) from error
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Return 16-bit grey scaled to 8 bits; Pillow's own conversion would clip it to white."""
+    if not image.mode.startswith("I"):
+        return image
+    return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Return the colours as sRGB: engines and browsers take them so, and phones write Display P3."""
+    if profile is None or image.mode not in ("RGB", "CMYK"):
+        return image
+    try:
+        converted = ImageCms.profileToProfile(image, io.BytesIO(profile), _SRGB, outputMode="RGB")
+    except ImageCms.PyCMSError:
+        return image  # a profile that cannot be read says nothing: the numbers stand as they are
+    assert converted is not None  # None is for in-place conversion alone
+    return converted
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+_SRGB = ImageCms.createProfile("sRGB")
