@@ -11,6 +11,7 @@
     ├── DiskFull                the disk is under its floor
     ├── SpoolUnusable           the spool cannot work as it is; an operator must act
     │   └── WorkerNameHeld      another process lives under this worker's name
+    ├── TakenAway               the job is no longer this worker's: it was taken for dead
     ├── SettingsError           a setting is wrong; an operator must act
     └── EngineError             the engine could not make this edit
         ├── Cancelled           somebody asked for the job to stop
@@ -101,6 +102,15 @@ class WorkerNameHeld(SpoolUnusable):
     """Another process lives under this worker's name."""
 
     code = "worker_name_held"
+
+
+class TakenAway(I2iiError):
+    """The job is no longer this worker's: it was taken for dead, and its result must be dropped."""
+
+    code = "taken_away"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"job {id} is no longer this worker's: it was away for too long")
 
 
 class SettingsError(I2iiError):

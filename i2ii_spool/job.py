@@ -1,13 +1,16 @@
 """A job: its id, the request in it, and the names of the files in its folder."""
 
+import errno
+import os
 import re
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 from annotated_types import Ge, Le
 from pydantic import (
@@ -106,17 +109,20 @@ class EditRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)]
-    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT)] = ""
-    preset: Annotated[str, Field(max_length=64)] = ""
-    num_inference_steps: int = 50
-    true_cfg_scale: Annotated[float, Field(ge=1.0, le=10.0, allow_inf_nan=False)] = 4.0
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    size: str = "auto"
-    """`auto`: the aspect of the first picture; `input`: exactly its size; `WxH`: these sides, 16-4096 pixels."""
-    output_format: OutputFormat = "png"
-    n: Annotated[int, Field(ge=1, le=4)] = 1
-    name: Annotated[str, Field(max_length=200)] = ""
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT, description="what to do with the picture")]
+    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT, description="what the result should not be")] = ""
+    preset: Annotated[str, Field(max_length=64, description="a set of engine settings, by name")] = ""
+    num_inference_steps: Annotated[int, Field(description="steps, 10-100; fewer with a preset")] = 50
+    true_cfg_scale: Annotated[
+        float, Field(ge=1.0, le=10.0, allow_inf_nan=False, description="how closely the prompt is followed, 1-10")
+    ] = 4.0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="the same seed makes the same picture")] = 0
+    size: Annotated[str, Field(description="auto: the first picture's aspect; input: exactly its size; or WxH")] = (
+        "auto"
+    )
+    output_format: Annotated[OutputFormat, Field(description="png, jpeg or webp")] = "png"
+    n: Annotated[int, Field(ge=1, le=4, description="how many pictures, with seeds seed, seed+1..., 1-4")] = 1
+    name: Annotated[str, Field(max_length=200, description="your name for the job; part of its id")] = ""
 
     @field_validator("prompt")
     @classmethod
@@ -157,6 +163,10 @@ class Job(EditRequest):
     inputs: tuple[str, ...] = ()
     """File names of the pictures in the folder, first one first; empty: `input.*`, or else the pictures found."""
     submitted_at: AwareDatetime | None = None
+
+    def to_json(self) -> bytes:
+        """The contents of `job.json`, for people to read as well."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -286,6 +296,20 @@ class Failure(Record):
     attempt: int = 0
     worker: str | None = None
     failed_at: AwareDatetime
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file that others may have put there: never through a link, never waiting for a FIFO or a device."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise InvalidRequest(f"{path.name} is not a regular file; put the file itself there") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InvalidRequest(f"{path.name} is not a regular file; put the file itself there")
+    return open(descriptor, "rb")
 
 
 def attempts(folder: Path) -> list[Path]:

@@ -1,12 +1,15 @@
 """Pictures: judged by their header at the door, read upright for the engine, encoded for the result."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError, features
 
 from i2ii_spool.errors import InvalidRequest, TooLarge, UnsupportedPicture
+from i2ii_spool.job import open_regular
 
 # `probe` judges the size itself, from the header; Pillow's own limit would only warn, and at another number.
 Image.MAX_IMAGE_PIXELS = None
@@ -104,15 +107,17 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _opened(path: Path, field: str) -> ImageFile.ImageFile:
-    try:
-        return Image.open(path, formats=list(EXTENSIONS))
-    except UnidentifiedImageError:
-        raise UnsupportedPicture(
-            f"{field} is not a picture that is read here; send {', '.join(EXTENSIONS)}", field=field
-        ) from None
-    except (SyntaxError, ValueError, EOFError) as error:
-        raise UnsupportedPicture(f"{field} is damaged: {error}", field=field) from error
+@contextmanager
+def _opened(path: Path, field: str) -> Iterator[ImageFile.ImageFile]:
+    with open_regular(path) as file:
+        try:
+            image = Image.open(file, formats=list(EXTENSIONS))
+        except UnidentifiedImageError:
+            kinds = ", ".join(EXTENSIONS)
+            raise UnsupportedPicture(f"{field} is not a picture that is read here; send {kinds}", field=field) from None
+        except (SyntaxError, ValueError, EOFError) as error:
+            raise UnsupportedPicture(f"{field} is damaged: {error}", field=field) from error
+        yield image
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

@@ -1,0 +1,295 @@
+"""The `i2ii` command. A command is a few lines that call a part.
+
+Parts are imported where they are used, so that `i2ii --help` answers at once.
+"""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from i2ii_spool import __version__
+from i2ii_spool.errors import I2iiError, InvalidRequest, NotFound, SettingsError, SpoolUnusable, WrongState
+
+if TYPE_CHECKING:
+    from i2ii_spool.settings import Settings
+    from i2ii_spool.spool.layout import Spool
+
+# sysexits(3); a unit lists EX_CONFIG in RestartPreventExitStatus, since starting again cures no setting.
+EX_USAGE, EX_CONFIG = 64, 78
+
+SERVER = ("host", "port", "no_auth", "max_upload_mib", "max_megapixels", "max_queue", "min_free_mib")
+WORKER = ("engine", "drain", "max_attempts")
+HOUSEKEEPING = ("settle", "guest_patience", "lease")
+
+
+class Command(click.Command):
+    """A command that takes some of the settings, or all of a request, as flags, with the help that they have there."""
+
+    def __init__(self, *args: Any, settings: Sequence[str] = (), takes_request: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._settings = settings
+        self._takes_request = takes_request
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own parameters, those of the request, and the settings."""
+        own = super().get_params(ctx)
+        return [*own[:-1], *(_request_flags() if self._takes_request else []), *map(_flag, self._settings), own[-1]]
+
+
+def _flag(name: str) -> click.Option:
+    from i2ii_spool.settings import PREFIX, Settings
+
+    field = Settings.model_fields[name]
+    text = f"{field.description}  [{PREFIX}{name.upper()}; default {field.default}]"
+    return _option(name, text, is_flag=field.annotation is bool)
+
+
+def _request_flags() -> Iterator[click.Option]:
+    from i2ii_spool.job import EditRequest
+
+    for name, field in EditRequest.model_fields.items():
+        if name == "prompt":
+            yield click.Option(["-p", "--prompt"], help=field.description, required=True)
+        else:
+            yield _option(name, f"{field.description}  [default {field.default!r}]")
+
+
+def _option(name: str, text: str, *, is_flag: bool = False) -> click.Option:
+    return click.Option([f"--{name.replace('_', '-')}"], help=text, is_flag=is_flag, default=None)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="i2ii")
+def main() -> None:
+    """Edit pictures with Qwen-Image-Edit on several GPUs; the queue is a directory tree."""
+    os.umask(0o007)  # what is in a spool is for its group, and for nobody else
+
+
+def command(*settings: str, takes_request: bool = False) -> Callable[[Callable[..., None]], click.Command]:
+    """Add a command; its function gets the settings in force first. `settings` are those that it takes as flags."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @functools.wraps(function)
+        def call(**values: Any) -> None:
+            from i2ii_spool.settings import load
+
+            flags = {name: values.pop(name) for name in settings}
+            with _errors_shown():
+                function(load(flags), **values)
+
+        return main.command(cls=Command, settings=settings, takes_request=takes_request)(call)
+
+    return decorate
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    try:
+        yield
+    except I2iiError as error:
+        click.echo(f"i2ii: {error}", err=True)
+        is_wrong_call = isinstance(error, InvalidRequest | NotFound | WrongState)
+        sys.exit(EX_CONFIG if isinstance(error, SettingsError) else EX_USAGE if is_wrong_call else 1)
+
+
+# --- daemons ---------------------------------------------------------------------------------------------------------
+
+
+@command("spool", *SERVER, *WORKER, *HOUSEKEEPING)
+def up(settings: "Settings") -> None:
+    """Run the whole service: the server and a worker per visible GPU, or one classic worker."""
+    from i2ii_spool import supervisor
+
+    sys.exit(supervisor.run(settings))
+
+
+@command("spool", *SERVER, "max_attempts", *HOUSEKEEPING)
+def serve(settings: "Settings") -> None:
+    """Run the HTTP server."""
+    from i2ii_spool import logs
+    from i2ii_spool.web import app
+
+    logs.set_up("http")
+    app.serve(settings)
+
+
+@command("spool", *WORKER, *HOUSEKEEPING, "max_upload_mib", "max_megapixels")
+@click.argument("gpu", metavar="N")
+@click.option("--burst", is_flag=True, help="end when no job waits any more")
+def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
+    """Run the worker of GPU N: an index within CUDA_VISIBLE_DEVICES, a GPU-<uuid> or a MIG-<uuid>."""
+    from i2ii_spool import engines, logs
+    from i2ii_spool.worker import gpus
+    from i2ii_spool.worker.daemon import Worker
+
+    chosen = gpus.choose(gpu)
+    logs.set_up(chosen.unit)
+    has_gpu = bool(gpus.find_all())
+    if has_gpu:
+        gpus.show_only(chosen)
+    Worker(settings, engines.create(settings.engine, has_gpu=has_gpu), chosen, burst=burst).run()
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+
+@command("spool", "max_megapixels", takes_request=True)
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--url", help="submit to this server instead of straight into the spool")
+@click.option("--wait", is_flag=True, help="wait until the job has ended, and write the picture")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="where to write it; with --wait  [default ID.png]"
+)
+def submit(
+    settings: "Settings",
+    images: tuple[Path, ...],
+    *,
+    url: str | None,
+    wait: bool,
+    output: Path | None,
+    **fields: str | None,
+) -> None:
+    """Submit an edit of IMAGES, one to three of them; print the job's id."""
+    from i2ii_spool.client import Client, SpoolClient
+    from i2ii_spool.job import EditRequest, parse
+    from i2ii_spool.waiting import wait_and_write
+
+    if output is not None and not wait:
+        raise InvalidRequest("--output is written once the job has ended; say --wait as well")
+    request = parse(EditRequest, {name: value for name, value in fields.items() if value is not None})
+    with ExitStack() as stack:
+        client = stack.enter_context(Client(url)) if url else SpoolClient(_spool(settings), settings.max_pixels)
+        id = client.submit(images, request)
+        if wait:
+            wait_and_write(client, id, output)
+        else:
+            click.echo(id)
+
+
+@command("spool")
+@click.argument("state", required=False)
+@click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1), help="how many, newest first")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object per line")
+def ls(settings: "Settings", state: str | None, *, limit: int, as_json: bool) -> None:
+    """List the jobs in STATE (incoming, running, done, failed), or in all."""
+    from i2ii_spool.spool.layout import parse_state
+    from i2ii_spool.spool.lookup import list_jobs, waiting
+    from i2ii_spool.spool.status import status_of
+
+    spool = _spool(settings)
+    queue = waiting(spool)
+    for place in list_jobs(spool, parse_state(state), limit=limit):
+        status = status_of(spool, place, queue=queue)
+        if status is not None:
+            click.echo(json.dumps(status.shown(), ensure_ascii=False) if as_json else status.line())
+
+
+@command("spool")
+@click.argument("id")
+@click.option("--json", "as_json", is_flag=True, help="as one JSON object")
+def show(settings: "Settings", id: str, *, as_json: bool) -> None:
+    """Show all there is to say of a job."""
+    from i2ii_spool.spool.status import read_status
+
+    shown = read_status(_spool(settings), id).shown()
+    if as_json:
+        click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+        return
+    for name, value in shown.items():
+        click.echo(f"{name + ':':<18} {value}")
+
+
+@command("spool")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+def cancel(settings: "Settings", ids: tuple[str, ...]) -> None:
+    """Stop jobs that wait or run."""
+    from i2ii_spool.spool import actions
+    from i2ii_spool.spool.layout import State
+
+    for id in ids:
+        state = actions.cancel(_spool(settings), id)
+        click.echo(f"{id} {'stops at its next step' if state is State.RUNNING else 'cancelled'}")
+
+
+@command("spool")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+def retry(settings: "Settings", ids: tuple[str, ...]) -> None:
+    """Send failed jobs back to the queue."""
+    from i2ii_spool.spool import actions
+
+    for id in ids:
+        actions.retry(_spool(settings), id)
+        click.echo(f"{id} queued")
+
+
+@command("spool")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+def rm(settings: "Settings", ids: tuple[str, ...]) -> None:
+    """Delete jobs that have ended, for good."""
+    from i2ii_spool.spool import actions
+
+    for id in ids:
+        actions.remove(_spool(settings), id)
+        click.echo(f"{id} deleted")
+
+
+@command("spool", "keep_days", "keep_jobs", "keep_free_mib")
+def gc(settings: "Settings") -> None:
+    """Delete ended jobs that have been kept long enough, and what was left half-written."""
+    from i2ii_spool.spool.retention import Keep, collect
+
+    days, free = settings.keep_days, settings.keep_free_mib
+    keep = Keep(
+        age=None if days is None else days * 86400,
+        jobs=settings.keep_jobs,
+        free=None if free is None else round(free * 2**20),
+    )
+    removed = collect(_spool(settings), keep)
+    click.echo(f"{len(removed)} jobs deleted")
+    if keep == Keep():
+        click.echo("nothing limits how long jobs stay; set --keep-days, --keep-jobs or --keep-free-mib", err=True)
+
+
+# --- the service -----------------------------------------------------------------------------------------------------
+
+
+@command("host", "port")
+@click.option("-n", "--jobs", default=32, show_default=True, type=click.IntRange(1), help="how many jobs")
+@click.option("-c", "--concurrency", default=8, show_default=True, type=click.IntRange(1), help="how many at a time")
+@click.option("-p", "--prompt", default="watercolour", show_default=True, help="the instruction")
+@click.option("--url", help="the server  [default the host and port set]")
+@click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
+def bench(settings: "Settings", *, jobs: int, concurrency: int, prompt: str, url: str | None, as_json: bool) -> None:
+    """Load-test a running service: submit JOBS pictures, CONCURRENCY at a time, and report."""
+    from i2ii_spool import bench
+
+    url = url or f"http://{settings.host}:{settings.port}"
+    report = bench.run(url, jobs=jobs, concurrency=concurrency, prompt=prompt)
+    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
+    sys.exit(0 if report.all_succeeded else 1)
+
+
+@command("spool", *SERVER, *WORKER, *HOUSEKEEPING, "keep_days", "keep_jobs", "keep_free_mib")
+def settings(settings: "Settings") -> None:
+    """Print every setting in force, and where it comes from."""
+    from i2ii_spool.settings import source
+
+    flags = {name: value for name, value in click.get_current_context().params.items() if value is not None}
+    for name, value in settings:
+        click.echo(f"{name:<16} {value!s:<24} {source(name, flags)}")
+
+
+def _spool(settings: "Settings") -> "Spool":
+    from i2ii_spool.spool.layout import Spool
+
+    spool = Spool(settings.spool)
+    if not spool.incoming.is_dir():
+        raise SpoolUnusable(f"there is no spool at {spool.root}; `i2ii up` makes one, or name another with --spool")
+    return spool

@@ -1,0 +1,106 @@
+"""Every setting, once: its name, type, default and meaning.
+
+A flag beats the environment (`I2II_PORT`), the environment beats `/etc/i2ii/i2ii.env`, and that beats the default.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from i2ii_spool.errors import SettingsError
+
+PREFIX = "I2II_"
+ENV_FILE = Path("/etc/i2ii/i2ii.env")
+MIB = 2**20
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Settings(BaseSettings):
+    """What can be set. Names in the environment are these in capitals behind `I2II_`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=ENV_FILE, env_ignore_empty=True, frozen=True, extra="forbid"
+    )
+
+    spool: Annotated[Path, Field(description="the spool directory")] = Path("spool")
+    engine: Annotated[
+        Literal["auto", "classic"],
+        Field(description="what edits pictures; auto takes classic where there is no CUDA device, and says so"),
+    ] = "auto"
+
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    no_auth: Annotated[bool, Field(description="listen beyond loopback although anybody may then submit")] = False
+    max_upload_mib: Annotated[float, Field(gt=0, description="largest request body and largest picture, MiB")] = 50
+    max_megapixels: Annotated[float, Field(gt=0, description="largest picture, million pixels")] = 64
+    max_queue: Annotated[int, Field(ge=1, description="jobs that may wait; beyond, submits get 429")] = 10_000
+    min_free_mib: Annotated[float, Field(ge=0, description="free disk to keep; under it, submits get 507, MiB")] = 512
+
+    max_attempts: Annotated[int, Field(ge=1, description="how often a job is begun before it has crashed for good")] = 3
+    drain: Annotated[float, Field(ge=0, description="a stop lets the current job finish within this, s")] = 60
+    lease: Annotated[float, Field(gt=0, description="another host's worker is dead after this silence, s")] = 60
+    settle: Annotated[float, Field(ge=0, description="a guest in incoming/ is taken when unchanged for this, s")] = 5
+    guest_patience: Annotated[float, Field(ge=0, description="a wrong guest is refused after this, s")] = 60
+
+    keep_days: Annotated[float | None, Field(ge=0, description="gc deletes jobs that ended longer ago, days")] = None
+    keep_jobs: Annotated[int | None, Field(ge=0, description="gc keeps at most so many ended jobs")] = None
+    keep_free_mib: Annotated[float | None, Field(ge=0, description="gc deletes until so much is free, MiB")] = None
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        if self.host not in LOOPBACK and not self.no_auth:
+            raise ValueError(
+                f"host {self.host} is reachable from outside, where anybody could submit: keep to 127.0.0.1 behind a "
+                "proxy that authenticates, or say --no-auth"
+            )
+        return self
+
+    @property
+    def max_bytes(self) -> int:
+        """The largest request body, and the largest picture, in bytes."""
+        return round(self.max_upload_mib * MIB)
+
+    @property
+    def max_pixels(self) -> int:
+        """The largest picture, in pixels."""
+        return round(self.max_megapixels * 1e6)
+
+    @property
+    def min_free(self) -> int:
+        """The floor of free disk space, in bytes."""
+        return round(self.min_free_mib * MIB)
+
+    def as_environment(self) -> dict[str, str]:
+        """These settings as variables for another process of ours."""
+        return {f"{PREFIX}{name.upper()}": str(value) for name, value in self if value is not None}
+
+
+def load(flags: dict[str, Any] | None = None) -> Settings:
+    """Return the settings in force, or raise `SettingsError` that names the one at fault."""
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        if name:
+            message = f"{name} {message}, got {first['input']!r}; it comes from {source(name, given)}"
+        raise SettingsError(message, field=name or None) from None
+
+
+def source(name: str, flags: dict[str, Any]) -> str:
+    """Where the value of a setting comes from."""
+    variable = f"{PREFIX}{name.upper()}"
+    if flags.get(name) is not None:
+        return "a flag"
+    if os.environ.get(variable):
+        return variable
+    if dotenv_values(ENV_FILE).get(variable):
+        return str(ENV_FILE)
+    return "the default"

@@ -1,0 +1,78 @@
+"""What people do to jobs: cancel, retry, remove. Each is one rename or one empty file, so a shell can do it too."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from i2ii_spool import job
+from i2ii_spool.errors import Cancelled, WrongState
+from i2ii_spool.spool.durable import FILE_MODE, move, sync_folder, write_file
+from i2ii_spool.spool.failure import write_failure
+from i2ii_spool.spool.layout import Spool, State
+from i2ii_spool.spool.lookup import Place, find
+
+Done = TypeVar("Done")
+
+
+def cancel(spool: Spool, id: str) -> State:
+    """Stop a job that waits or runs; return the state it is in now.
+
+    One that waits is in `failed/` at once. One that runs is asked to stop, and does between two steps; it may still end
+    as `done`. Raises `WrongState` if it has ended.
+    """
+    return _on_the_move(spool, id, _cancel)
+
+
+def _cancel(spool: Spool, place: Place) -> State:
+    if place.state not in (State.INCOMING, State.RUNNING):
+        raise WrongState(f"job {place.id} is in {place.state} already; there is nothing to cancel")
+    # The wish first: should we die before the rename, or lose it to a worker's claim, the job still stops.
+    os.close(os.open(place.folder / job.CANCEL, os.O_WRONLY | os.O_CREAT, FILE_MODE))
+    sync_folder(place.folder)
+    if place.state is State.RUNNING:
+        return State.RUNNING
+    failed = spool.failed / place.id
+    move(place.folder, failed)
+    write_failure(failed, Cancelled("cancelled before it ran"))
+    return State.FAILED
+
+
+def retry(spool: Spool, id: str) -> None:
+    """Send a failed job back to the queue, where it has its old place. Raises `WrongState` if it has not failed."""
+    _on_the_move(spool, id, _retry)
+
+
+def _retry(spool: Spool, place: Place) -> None:
+    if place.state is not State.FAILED:
+        raise WrongState(f"job {place.id} is in {place.state}; only a failed job can be retried")
+    move(place.folder, spool.incoming / place.id)  # whoever claims it clears what its earlier life has left
+
+
+def remove(spool: Spool, id: str) -> None:
+    """Delete a job that has ended, for good. Raises `WrongState` if it waits or runs."""
+    _on_the_move(spool, id, _remove)
+
+
+def _remove(spool: Spool, place: Place) -> None:
+    if place.state not in (State.DONE, State.FAILED):
+        raise WrongState(f"job {place.id} is in {place.state}; cancel it first")
+    trashed = spool.trash / place.id
+    move(place.folder, trashed)
+    destroy(trashed)
+
+
+def destroy(trashed: Path) -> None:
+    """Remove a job in `.trash/`, and leave a mark there that it once was."""
+    write_file(trashed.with_name(f"{trashed.name}.gone"), b"")
+    shutil.rmtree(trashed)
+
+
+def _on_the_move(spool: Spool, id: str, act: Callable[[Spool, Place], Done]) -> Done:
+    """Act on a job where it lies; if it moves on under our hands, look again."""
+    while True:
+        try:
+            return act(spool, find(spool, id))
+        except FileNotFoundError:
+            continue

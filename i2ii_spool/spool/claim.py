@@ -1,0 +1,226 @@
+"""Claiming: the oldest job in `incoming/` becomes this worker's by one rename, and leaves it by one more."""
+
+import errno
+import heapq
+import logging
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from i2ii_spool import job
+from i2ii_spool.errors import Cancelled, I2iiError, TakenAway
+from i2ii_spool.job import Attempt, Job, Progress, Result, is_id, new_id, parse_json
+from i2ii_spool.spool.durable import move, sync_folder, write_file, write_hint
+from i2ii_spool.spool.failure import write_failure
+from i2ii_spool.spool.guests import note_beside
+from i2ii_spool.spool.layout import Spool, State
+from i2ii_spool.spool.lookup import ids_in
+
+log = logging.getLogger(__name__)
+
+# What a rename says when another worker was first; ESTALE is GlusterFS's word for it.
+LOST_THE_RACE = (errno.ENOENT, errno.ESTALE)
+
+
+class Backlog:
+    """The names in `incoming/`, oldest first, kept between claims.
+
+    A claim takes from what an earlier scan has found, so that it costs the same whether a hundred or a hundred
+    thousand jobs wait. It may name jobs that others have taken since; it is scanned anew when it has run dry, when it
+    has grown old, and told of arrivals one by one.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._names: list[str] = []
+        self._rescan_at = 0.0
+
+    def hint(self, name: str) -> None:
+        """Something called `name` has arrived."""
+        if is_id(name):
+            heapq.heappush(self._names, name)
+
+    def pop(self) -> str | None:
+        """The oldest name, or None if nothing waits."""
+        if time.monotonic() >= self._rescan_at:
+            self.scan()
+        return heapq.heappop(self._names) if self._names else None
+
+    def scan(self) -> None:
+        """Look at the directory, which is the truth."""
+        started = time.monotonic()
+        self._names = ids_in(self._spool.incoming)
+        heapq.heapify(self._names)
+        took = time.monotonic() - started
+        # Every second, or where the scan itself is long, so rarely that it costs two per cent of the time.
+        self._rescan_at = started + max(1.0, 50 * took)
+
+
+class Claims:
+    """One worker's way to its jobs. Its lock must be held."""
+
+    def __init__(self, spool: Spool, worker: str, *, max_attempts: int) -> None:
+        self._spool = spool
+        self._worker = worker
+        self._max_attempts = max_attempts
+        self._mine = spool.running / worker
+        self.backlog = Backlog(spool)
+
+    def next(self) -> "Claim | None":
+        """Claim the oldest job that is free, or return None if there is none."""
+        while (id := self.backlog.pop()) is not None:
+            claim = self._take(id)
+            if claim is not None:
+                return claim
+        return None
+
+    def _take(self, id: str) -> "Claim | None":
+        waiting = self._spool.incoming / id
+        try:
+            if not (waiting / job.JOB).exists():  # taken by another, or being copied in under an id
+                return None
+            forget_earlier_life(waiting)
+            if not self._rename(waiting, self._mine / id):
+                return None
+        except FileNotFoundError:  # taken by another while it was being cleared
+            return None
+        except PermissionError as error:
+            note_beside(waiting, f"the worker may not take it: {error.strerror}")
+            return None
+        return self._begin(self._mine / id)
+
+    def _rename(self, waiting: Path, mine: Path) -> bool:
+        try:
+            move(waiting, mine)
+        except OSError as error:
+            if error.errno not in LOST_THE_RACE:
+                raise
+            # A network file system may have lost the reply to a rename that it made: nobody else writes here.
+            return mine.is_dir()
+        return True
+
+    def _begin(self, folder: Path) -> "Claim | None":
+        before = len(job.attempts(folder))
+        claim = Claim(self._spool, self._worker, folder, before + 1)
+        if (folder / job.CANCEL).exists():
+            claim.fail(Cancelled("cancelled before it ran"))
+            return None
+        if before >= self._max_attempts:
+            claim.fail(crashed(before))
+            return None
+        claim.begin()
+        return claim
+
+
+def crashed(attempts: int) -> I2iiError:
+    """Why a job is given up that its workers did not survive."""
+    return I2iiError(f"the worker died in each of {attempts} attempts at this job", code="crashed")
+
+
+def forget_earlier_life(folder: Path) -> None:
+    """Make a job that ended and was moved back to `incoming/` as good as new.
+
+    `mv failed/ID incoming/` is all that a retry is, whoever does it. Until its ending record is gone, removed last, the
+    folder shows that it must be cleared, however often whoever clears it dies on the way.
+    """
+    endings = [folder / job.RESULT, folder / job.ERROR]
+    if not any(ending.exists() for ending in endings):
+        return
+    written = [*job.attempts(folder), *folder.glob("result*"), *folder.glob(".*.tmp")]
+    hints = [folder / name for name in (job.PROGRESS, job.CANCEL, job.ERROR_TEXT)]
+    for path in [*(path for path in written if path not in endings), *hints, *endings]:
+        path.unlink(missing_ok=True)
+    sync_folder(folder)
+
+
+class Claim:
+    """A job that this worker holds, in `running/<worker>/`. It ends with `commit`, `fail` or `give_back`.
+
+    Each raises `TakenAway` if the job is no longer here: this process was taken for dead, and somebody else has it.
+    """
+
+    def __init__(self, spool: Spool, worker: str, folder: Path, attempt: int) -> None:
+        self._spool = spool
+        self._worker = worker
+        self.folder = folder
+        self.attempt = attempt
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.folder.name
+
+    def begin(self) -> None:
+        """Count this attempt, durably, before any work that might kill the worker."""
+        record = Attempt(worker=self._worker, pid=os.getpid(), started_at=datetime.now(UTC))
+        self._write(f"attempt-{self.attempt}.json", record.to_json())
+
+    def job(self) -> Job:
+        """Read the request. Raises `InvalidRequest` for a `job.json` that a guest has got wrong."""
+        return parse_json(Job, (self.folder / job.JOB).read_bytes())
+
+    def is_cancelled(self) -> bool:
+        """Whether somebody has asked for the job to stop."""
+        return (self.folder / job.CANCEL).exists()
+
+    def report(self, progress: Progress) -> None:
+        """Replace `progress.json`. It is a hint: a full disk does not stop a job for want of it."""
+        try:
+            write_hint(self.folder / job.PROGRESS, progress.to_json())
+        except FileNotFoundError:
+            raise TakenAway(self.id) from None
+        except OSError as error:
+            log.warning("job %s: its progress cannot be shown: %s", self.id, error)
+
+    def save(self, name: str, data: bytes) -> None:
+        """Write one picture of the result. It is valid only once `commit` names it."""
+        self._write(name, data)
+
+    def commit(self, result: Result) -> None:
+        """Write the record that makes the result valid, and move the job to `done/`."""
+        self._write(job.RESULT, result.to_json())
+        leave(self._spool, self.folder, State.DONE)
+
+    def fail(self, error: I2iiError, trace: str = "") -> None:
+        """Write why, and move the job to `failed/`."""
+        try:
+            write_failure(self.folder, error, attempt=self.attempt, worker=self._worker, trace=trace)
+        except FileNotFoundError:
+            raise TakenAway(self.id) from None
+        leave(self._spool, self.folder, State.FAILED)
+
+    def give_back(self, *, forget_attempt: bool) -> None:
+        """Move the job back to `incoming/`, where it keeps its place. A voluntary stop is not counted as an attempt."""
+        try:
+            (self.folder / job.PROGRESS).unlink(missing_ok=True)
+            if forget_attempt:
+                (self.folder / f"attempt-{self.attempt}.json").unlink(missing_ok=True)
+            sync_folder(self.folder)
+            move(self.folder, self._spool.incoming / self.id)
+        except FileNotFoundError:
+            raise TakenAway(self.id) from None
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            write_file(self.folder / name, data)
+        except FileNotFoundError:
+            raise TakenAway(self.id) from None
+
+
+def leave(spool: Spool, folder: Path, state: State) -> None:
+    """Move a job that has ended out of `running/` to where it stays."""
+    target = spool.root / state / folder.name
+    try:
+        move(folder, target)
+    except FileNotFoundError:
+        if folder.exists():  # then it is `done/` or `failed/` that is missing
+            raise
+        raise TakenAway(folder.name) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        # Somebody copied a job under its own id while it had already ended once: neither may overwrite the other.
+        again = target.with_name(new_id(folder.name))
+        log.warning("%s is in %s already; this one ends as %s", folder.name, state, again.name)
+        move(folder, again)

@@ -1,0 +1,72 @@
+"""The two primitives that carry all durability: write a file, move a job.
+
+After `write_file` or `move` returns, power may fail: what was asked for stays. Whatever an fsync reports is raised and
+never retried, since a second fsync may report success after the kernel has dropped the data
+(https://wiki.postgresql.org/wiki/Fsync_Errors). The operation has failed; a daemon ends.
+"""
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+# Group members may read and move jobs; nobody else may look.
+FILE_MODE = 0o660
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader, or a machine after power loss, sees all of it or nothing."""
+    _publish(path, data, durable=True)
+    sync_folder(path.parent)
+
+
+def write_hint(path: Path, data: bytes) -> None:
+    """Like `write_file` for what may vanish with the power: a reader sees all of it or nothing; nothing is fsynced."""
+    _publish(path, data, durable=False)
+
+
+def _publish(path: Path, data: bytes, *, durable: bool) -> None:
+    # A name of its own: two writers, or a writer that died here earlier, must not share a half-written file.
+    temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    try:
+        # `closefd` lets the close itself be checked: on a network file system that is where a full disk shows.
+        with open(descriptor, "wb", buffering=0, closefd=True) as file:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+            if durable:
+                os.fsync(descriptor)
+        os.rename(temp, path)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+
+
+def sync_file(path: Path) -> None:
+    """Make the contents of an existing file durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some FUSE file systems cannot sync a folder, and say so with EINVAL
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a job folder, durably. Raises `FileNotFoundError` if somebody else was first."""
+    os.rename(source, target)
+    # The target first: between the two a power loss may leave the job under both names, never under neither.
+    sync_folder(target.parent)
+    sync_folder(source.parent)

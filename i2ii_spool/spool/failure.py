@@ -1,0 +1,20 @@
+"""Writing down why a job failed."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from i2ii_spool.errors import I2iiError
+from i2ii_spool.job import ERROR, ERROR_TEXT, Failure
+from i2ii_spool.spool.durable import write_file
+
+
+def write_failure(
+    folder: Path, error: I2iiError, *, attempt: int = 0, worker: str | None = None, trace: str = ""
+) -> None:
+    """Write `error.txt` for people, then `error.json`, whose presence means that the job has failed."""
+    text = f"{error.code}: {error.message}\n"
+    if trace:
+        text += f"\n{trace}"
+    failure = Failure(**error.describe(), attempt=attempt, worker=worker, failed_at=datetime.now(UTC))
+    write_file(folder / ERROR_TEXT, text.encode())
+    write_file(folder / ERROR, failure.to_json())

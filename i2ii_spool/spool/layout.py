@@ -1,0 +1,89 @@
+"""Where everything lies in a spool."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+
+from i2ii_spool.errors import InvalidRequest, SpoolUnusable
+from i2ii_spool.spool.durable import sync_folder
+
+# Setgid, so that what anybody in the group puts in belongs to the group; nobody else may look.
+FOLDER_MODE = 0o2770
+
+
+class State(StrEnum):
+    """The folder in which a job lies is its state; there is no other."""
+
+    INCOMING = "incoming"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+def parse_state(text: str | None) -> State | None:
+    """Return the state called `text`, None for None. Raises `InvalidRequest`."""
+    if not text or text in list(State):
+        return State(text) if text else None
+    raise InvalidRequest(f"state must be one of {', '.join(State)}, got {text!r}", field="state")
+
+
+class Spool:
+    """The paths of one spool.
+
+    incoming/<id>/           waiting; `ls incoming` is the queue, in order
+    incoming/<any-name>/     a guest: a folder somebody copied or moved in by hand
+    running/<worker>/<id>/   claimed
+    done/<id>/               finished, result inside
+    failed/<id>/             failed, cancelled or refused
+    workers/<worker>.json    one status file per worker; its mtime is the heartbeat
+    .tmp/<id>/               being written; never read by others
+    .trash/<id>/             being deleted; `<id>.gone` remembers that it was
+    .lock/<worker>           flock held by a worker for life; never unlinked
+    .keys/<digest>           which job an Idempotency-Key stands for
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.incoming = self.root / State.INCOMING
+        self.running = self.root / State.RUNNING
+        self.done = self.root / State.DONE
+        self.failed = self.root / State.FAILED
+        self.workers = self.root / "workers"
+        self.staging = self.root / ".tmp"
+        self.trash = self.root / ".trash"
+        self.locks = self.root / ".lock"
+        self.keys = self.root / ".keys"
+
+    def create(self) -> None:
+        """Make what is missing of the spool, durably. Raises `SpoolUnusable` if jobs could not move within it."""
+        try:
+            _make_folder(self.root)
+            for folder in self._folders():
+                _make_folder(folder)
+            sync_folder(self.root)
+        except OSError as error:
+            raise SpoolUnusable(
+                f"cannot make the spool at {self.root}: {error}; create it for this user, or set I2II_SPOOL"
+            ) from error
+        self._check_one_file_system()
+
+    def _folders(self) -> list[Path]:
+        states = [self.incoming, self.running, self.done, self.failed]
+        return [*states, self.workers, self.staging, self.trash, self.locks, self.keys]
+
+    def _check_one_file_system(self) -> None:
+        device = self.root.stat().st_dev
+        for folder in self._folders():
+            if folder.stat().st_dev != device:
+                raise SpoolUnusable(
+                    f"{folder} is on another file system than {self.root}; a job moves by rename(2), which "
+                    "cannot cross: unmount it"
+                )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return
+    os.chmod(folder, FOLDER_MODE)  # mkdir(2) would apply the umask, and ignore the setgid bit

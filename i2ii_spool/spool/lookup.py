@@ -1,0 +1,99 @@
+"""Finding jobs: a job is where it lies, so every answer is read from the directories."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from i2ii_spool.errors import Deleted, NotFound
+from i2ii_spool.job import check_id, is_id
+from i2ii_spool.spool.layout import Spool, State
+
+# A job that is sent back (requeue, retry) while it is looked for can be missed once; twice was never seen.
+PASSES = 3
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job lay a moment ago."""
+
+    id: str
+    state: State
+    folder: Path
+
+    @property
+    def worker(self) -> str | None:
+        """Who runs it, if it is running."""
+        return self.folder.parent.name if self.state is State.RUNNING else None
+
+
+def find(spool: Spool, id: str) -> Place:
+    """Return where the job lies. Raises `Deleted` if it is no more, `NotFound` if it never was."""
+    check_id(id)
+    for _ in range(PASSES):
+        for place in _possible(spool, id):
+            if place.folder.is_dir():
+                return place
+    # A network file system may remember for half a minute that a name was not there. A listing asks anew.
+    for place in _possible(spool, id):
+        if id in os.listdir(place.folder.parent):
+            return place
+    if (spool.trash / id).exists() or (spool.trash / f"{id}.gone").exists():
+        raise Deleted(f"job {id} has been deleted")
+    raise NotFound(f"there is no job {id}")
+
+
+def _possible(spool: Spool, id: str) -> Iterator[Place]:
+    """In the order in which a job moves, so that one that moves on while we look is met again further down."""
+    yield Place(id, State.INCOMING, spool.incoming / id)
+    for worker in worker_folders(spool):
+        yield Place(id, State.RUNNING, worker / id)
+    yield Place(id, State.DONE, spool.done / id)
+    yield Place(id, State.FAILED, spool.failed / id)
+
+
+def worker_folders(spool: Spool) -> list[Path]:
+    """The folders in `running/`, one for each worker that ever worked here."""
+    with os.scandir(spool.running) as entries:
+        return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def ids_in(folder: Path) -> list[str]:
+    """The ids of the jobs in a folder, unsorted."""
+    return [name for name in os.listdir(folder) if is_id(name)]
+
+
+def waiting(spool: Spool) -> list[str]:
+    """The ids of the jobs in `incoming/`, in queue order."""
+    return sorted(ids_in(spool.incoming))
+
+
+def count(spool: Spool) -> dict[State, int]:
+    """How many jobs are in each state."""
+    return {
+        State.INCOMING: len(ids_in(spool.incoming)),
+        State.RUNNING: sum(len(ids_in(worker)) for worker in worker_folders(spool)),
+        State.DONE: len(os.listdir(spool.done)),
+        State.FAILED: len(os.listdir(spool.failed)),
+    }
+
+
+def list_jobs(spool: Spool, state: State | None = None, *, limit: int = 100, after: str | None = None) -> list[Place]:
+    """The newest `limit` jobs, newest first, in one state or in all; only those older than the id `after`."""
+    places: dict[str, Place] = {}
+    for place in _places(spool, state):
+        if after is None or place.id < after:
+            places.setdefault(place.id, place)
+    return [places[id] for id in sorted(places, reverse=True)[:limit]]
+
+
+def _places(spool: Spool, state: State | None) -> Iterator[Place]:
+    folders = {
+        State.INCOMING: [spool.incoming],
+        State.RUNNING: worker_folders(spool),
+        State.DONE: [spool.done],
+        State.FAILED: [spool.failed],
+    }
+    for each in State if state is None else [state]:
+        for folder in folders[each]:
+            yield from (Place(id, each, folder / id) for id in ids_in(folder))

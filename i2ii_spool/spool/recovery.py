@@ -1,0 +1,79 @@
+"""Recovering what a dead worker held. Nothing that finished is run again, and nothing is run for ever."""
+
+import logging
+import os
+from pathlib import Path
+
+from i2ii_spool import job
+from i2ii_spool.errors import Cancelled, I2iiError, TakenAway
+from i2ii_spool.job import is_id
+from i2ii_spool.spool.claim import crashed, leave
+from i2ii_spool.spool.durable import move, sync_folder
+from i2ii_spool.spool.failure import write_failure
+from i2ii_spool.spool.layout import Spool, State
+from i2ii_spool.spool.workers import Deaths, WorkerLock, is_local
+
+log = logging.getLogger(__name__)
+
+
+def recover(spool: Spool, worker: str, *, max_attempts: int) -> None:
+    """Send every job in `running/<worker>/` where it belongs. The worker is dead, or it is the caller."""
+    for name in sorted(os.listdir(spool.running / worker)):
+        folder = spool.running / worker / name
+        try:
+            if is_id(name):
+                _recover_job(spool, folder, max_attempts)
+            else:  # somebody has put it there by hand; it is a guest
+                move(folder, spool.incoming / name)
+        except (FileNotFoundError, TakenAway):  # another observer of the same death was faster
+            continue
+
+
+def _recover_job(spool: Spool, folder: Path, max_attempts: int) -> None:
+    for temp in folder.glob(".*.tmp"):
+        temp.unlink(missing_ok=True)
+    # The worker may have died between the rename of a record and the fsync that makes its name last.
+    sync_folder(folder)
+    attempts = len(job.attempts(folder))
+    if (folder / job.RESULT).exists():
+        log.info("job %s was finished; its worker died before it could say so", folder.name)
+        leave(spool, folder, State.DONE)
+    elif (folder / job.ERROR).exists():
+        leave(spool, folder, State.FAILED)
+    elif (folder / job.CANCEL).exists():
+        _give_up(spool, folder, Cancelled("cancelled; its worker died on it"), attempts)
+    elif attempts >= max_attempts:
+        _give_up(spool, folder, crashed(attempts), attempts)
+    else:
+        log.warning("job %s goes back to the queue: its worker died (attempt %d)", folder.name, attempts)
+        (folder / job.PROGRESS).unlink(missing_ok=True)
+        move(folder, spool.incoming / folder.name)
+
+
+def _give_up(spool: Spool, folder: Path, error: I2iiError, attempts: int) -> None:
+    log.warning("job %s has failed: %s", folder.name, error)
+    write_failure(folder, error, attempt=attempts, worker=folder.parent.name)
+    leave(spool, folder, State.FAILED)
+
+
+class Undertaker:
+    """Recovers the jobs of other workers that have died, for one process that calls `look` again and again."""
+
+    def __init__(self, spool: Spool, *, max_attempts: int, lease: float) -> None:
+        self._spool = spool
+        self._max_attempts = max_attempts
+        self._deaths = Deaths(spool, lease=lease)
+
+    def look(self) -> None:
+        """Recover the jobs of every worker that is dead by now."""
+        for worker in self._deaths.dead():
+            if not os.listdir(self._spool.running / worker):
+                continue
+            lock = WorkerLock.take(self._spool, worker)
+            if lock is None and is_local(worker):  # it has just come back, and recovers its jobs itself
+                continue
+            try:
+                recover(self._spool, worker, max_attempts=self._max_attempts)
+            finally:
+                if lock is not None:
+                    lock.release()

@@ -1,0 +1,89 @@
+"""Making room: what was deleted, what was never finished being written, and jobs that have been kept long enough."""
+
+import logging
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from i2ii_spool import job
+from i2ii_spool.errors import NotFound, WrongState
+from i2ii_spool.job import is_id
+from i2ii_spool.spool.actions import destroy, remove
+from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.lookup import ids_in
+from i2ii_spool.spool.submit import free_bytes
+
+log = logging.getLogger(__name__)
+
+# An upload that has written nothing for so long is dead; so is the memory that a job was deleted.
+STALE_SUBMISSION = 3600.0
+GONE_IS_REMEMBERED = 7 * 86400.0
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How long ended jobs stay: none older than `age` seconds, at most `jobs`, and until `free` bytes are free.
+
+    None means that this does not limit them.
+    """
+
+    age: float | None = None
+    jobs: int | None = None
+    free: int | None = None
+
+
+def collect(spool: Spool, keep: Keep) -> list[str]:
+    """Delete the ended jobs that `keep` does not keep, the longest ended first; return their ids."""
+    sweep(spool)
+    ended = sorted(_ended(spool))
+    now = time.time()
+    removed: list[str] = []
+    for index, (ended_at, id) in enumerate(ended):
+        is_old = keep.age is not None and now - ended_at > keep.age
+        is_over = keep.jobs is not None and len(ended) - index > keep.jobs
+        is_in_the_way = keep.free is not None and free_bytes(spool) < keep.free
+        if not (is_old or is_over or is_in_the_way):
+            break
+        with suppress(NotFound, WrongState):  # somebody has deleted it, or sent it back to the queue
+            remove(spool, id)
+            removed.append(id)
+    return removed
+
+
+def _ended(spool: Spool) -> list[tuple[float, str]]:
+    """When each job in `done/` and `failed/` ended, and its id."""
+    ended = []
+    for folder in (spool.done, spool.failed):
+        for id in ids_in(folder):
+            with suppress(FileNotFoundError):
+                ended.append((_ended_at(folder / id), id))
+    return ended
+
+
+def _ended_at(folder: Path) -> float:
+    for record in (job.RESULT, job.ERROR):
+        with suppress(FileNotFoundError):
+            return (folder / record).stat().st_mtime
+    return folder.stat().st_mtime
+
+
+def sweep(spool: Spool) -> None:
+    """Finish deletions that were cut short, and clear away submissions whose writers have died."""
+    with suppress(FileNotFoundError):  # somebody else sweeps as well
+        for path in spool.trash.iterdir():
+            if is_id(path.name):
+                destroy(path)
+            elif _age(path) > GONE_IS_REMEMBERED:
+                path.unlink()
+    for folder in spool.staging.iterdir():
+        with suppress(FileNotFoundError):  # it has just been published
+            if min(_age(path) for path in (folder, *folder.iterdir())) > STALE_SUBMISSION:
+                log.warning("removing .tmp/%s: nothing was written to it for an hour", folder.name)
+                shutil.rmtree(folder)
+
+
+def _age(path: Path) -> float:
+    """Seconds since the entry last changed in any way."""
+    return time.time() - path.lstat().st_ctime

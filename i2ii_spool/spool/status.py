@@ -1,0 +1,161 @@
+"""What there is to say of a job, read from its folder: the answer of `/status/ID` and of `i2ii show ID`."""
+
+import bisect
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from i2ii_spool import job
+from i2ii_spool.errors import InvalidRequest, NotFound
+from i2ii_spool.job import Failure, Job, Model, Progress, Result, Timings, parse_json
+from i2ii_spool.spool.layout import Spool, State
+from i2ii_spool.spool.lookup import PASSES, Place, find, waiting
+
+StatusName = Literal["queued", "running", "completed", "failed", "cancelled"]
+
+
+class JobStatus(BaseModel):
+    """A job as its submitter sees it. What does not apply to its state is None, and left out of the JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request_id: str
+    status: StatusName
+    name: str | None = None
+    prompt: str | None = None
+    submitted_at: datetime | None = None
+    position: int | None = None
+    """1 for the next job to be claimed."""
+    attempts: int | None = None
+    worker: str | None = None
+    gpu_id: int | str | None = None
+    phase: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    eta_seconds: float | None = None
+    processing_time: float | None = None
+    """Seconds from the start of the work to the end of the edit."""
+    completed_at: datetime | None = None
+    timings: Timings | None = None
+    outputs: tuple[str, ...] | None = None
+    width: int | None = None
+    height: int | None = None
+    seed: int | None = None
+    engine: str | None = None
+    model: str | None = None
+    error: dict[str, Any] | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it will change no more by itself."""
+        return self.status in ("completed", "failed", "cancelled")
+
+    def line(self) -> str:
+        """As one line, for a list."""
+        match self.status:
+            case "queued":
+                detail = f"position {self.position}"
+            case "running":
+                detail = f"{self.worker} step {self.step}/{self.steps}"
+            case "completed":
+                detail = f"{self.worker} {self.processing_time:.2f} s"
+            case _:
+                detail = (self.error or {}).get("code", "")
+        prompt = " ".join((self.prompt or "").split())
+        return f"{self.request_id:<35} {self.status:<9} {detail:<26} {prompt[:60]}"
+
+    def shown(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def read_status(spool: Spool, id: str, *, queue: Sequence[str] | None = None) -> JobStatus:
+    """Return what there is to say of a job. `queue` are the waiting ids in order, where the caller knows them.
+
+    Raises `NotFound`, or `Deleted`.
+    """
+    for _ in range(PASSES):
+        place = find(spool, id)
+        try:
+            return _READERS[place.state](spool, place, queue)
+        except FileNotFoundError:  # it has moved on while we read
+            continue
+    raise NotFound(f"job {id} moves too fast to be read; ask again")
+
+
+def status_of(spool: Spool, place: Place, *, queue: Sequence[str] | None = None) -> JobStatus | None:
+    """Like `read_status` of a job whose place is known; None if it is there no more."""
+    try:
+        return _READERS[place.state](spool, place, queue)
+    except FileNotFoundError:
+        return None
+
+
+def _queued(spool: Spool, place: Place, queue: Sequence[str] | None) -> JobStatus:
+    place.folder.stat()
+    names = waiting(spool) if queue is None else queue
+    return JobStatus(status="queued", position=bisect.bisect_left(names, place.id) + 1, **_request(place))
+
+
+def _running(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatus:
+    attempts = len(job.attempts(place.folder))
+    progress = _read(Progress, place.folder / job.PROGRESS) or Progress(phase="starting", step=0, steps=0)
+    return JobStatus(
+        status="running",
+        worker=place.worker,
+        attempts=attempts,
+        **progress.model_dump(include={"phase", "step", "steps", "eta_seconds"}),
+        **_request(place),
+    )
+
+
+def _done(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatus:
+    result = Result.model_validate_json((place.folder / job.RESULT).read_bytes())
+    shared = set(Result.model_fields) & set(JobStatus.model_fields)
+    return JobStatus(
+        status="completed",
+        attempts=result.attempt,
+        processing_time=round(result.timings.load + result.timings.edit, 3),
+        **result.model_dump(include=shared),
+        **_request(place),
+    )
+
+
+def _failed(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatus:
+    place.folder.stat()
+    failure = _read(Failure, place.folder / job.ERROR)
+    cancelled = failure.code == "cancelled" if failure else (place.folder / job.CANCEL).exists()
+    shown = failure.model_dump(include={"code", "message", "field"}, exclude_none=True) if failure else {}
+    return JobStatus(
+        status="cancelled" if cancelled else "failed",
+        worker=failure.worker if failure else None,
+        attempts=len(job.attempts(place.folder)),
+        completed_at=failure.failed_at if failure else None,
+        error=shown or {"code": "cancelled" if cancelled else "unknown", "message": "there is no error.json"},
+        **_request(place),
+    )
+
+
+_READERS = {State.INCOMING: _queued, State.RUNNING: _running, State.DONE: _done, State.FAILED: _failed}
+
+
+def _request(place: Place) -> dict[str, Any]:
+    record = _read(Job, place.folder / job.JOB)
+    if record is None:
+        return {"request_id": place.id}
+    return {
+        "request_id": place.id,
+        **record.model_dump(include={"prompt", "submitted_at"}),
+        "name": record.name or None,
+    }
+
+
+def _read(model: type[Model], path: Path) -> Model | None:
+    """Return the record, or None if it is missing or a guest has written something else there."""
+    try:
+        return parse_json(model, path.read_bytes())
+    except (FileNotFoundError, InvalidRequest):
+        return None

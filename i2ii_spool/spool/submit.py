@@ -1,0 +1,119 @@
+"""Submitting: a job is written whole in `.tmp/`, made durable, and appears in `incoming/` by one rename."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from i2ii_spool import job
+from i2ii_spool.errors import DiskFull, InvalidRequest, QueueFull, UnsupportedPicture
+from i2ii_spool.job import MAX_IMAGES, EditRequest, Job, new_id
+from i2ii_spool.pictures import check_whole, probe
+from i2ii_spool.spool.durable import FILE_MODE, sync_file, sync_folder
+from i2ii_spool.spool.layout import FOLDER_MODE, Spool
+
+
+class Submission:
+    """A job on its way in: `receive` each picture, then `publish`, or `discard`. Until then nobody else reads it."""
+
+    def __init__(self, spool: Spool, name: str = "") -> None:
+        self.id, self._folder = _stage(spool, name)
+        self._spool = spool
+        self._inputs: list[str] = []
+
+    def upload(self) -> Path:
+        """Where to write the next picture, whose format is not known yet."""
+        return self._folder / "upload.part"
+
+    def receive(self, *, max_pixels: int) -> None:
+        """Take what was written to `upload()` as the next picture, if it is one and whole."""
+        upload = self.upload()
+        if len(self._inputs) == MAX_IMAGES:
+            raise InvalidRequest(f"image may be given at most {MAX_IMAGES} times", field="image")
+        if upload.stat().st_size == 0:
+            raise UnsupportedPicture("image is empty; send the picture's bytes", field="image")
+        header = probe(upload, max_pixels=max_pixels)
+        check_whole(upload)
+        name = input_name(len(self._inputs), header.extension)
+        os.rename(upload, self._folder / name)
+        self._inputs.append(name)
+
+    def publish(self, request: EditRequest) -> str:
+        """Put the job into `incoming/`, durably, and return its id: from here on it is accepted."""
+        if not self._inputs:
+            raise InvalidRequest("image is required: send one to three pictures", field="image")
+        for name in self._inputs:
+            sync_file(self._folder / name)
+        record = Job(**request.model_dump(), inputs=tuple(self._inputs), submitted_at=datetime.now(UTC))
+        _write_new(self._folder / job.JOB, record.to_json())
+        sync_folder(self._folder)
+        os.rename(self._folder, self._spool.incoming / self.id)
+        sync_folder(self._spool.incoming)
+        return self.id
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        shutil.rmtree(self._folder, ignore_errors=True)  # what stays is swept from .tmp/ later
+
+
+def input_name(index: int, extension: str) -> str:
+    """The name of the picture at `index` (from 0): `input.png`, `input-2.jpg`, `input-3.webp`."""
+    return f"input.{extension}" if index == 0 else f"input-{index + 1}.{extension}"
+
+
+def _stage(spool: Spool, name: str) -> tuple[str, Path]:
+    while True:
+        id = new_id(name)
+        try:
+            (spool.staging / id).mkdir()
+        except FileExistsError:  # another process drew the same letters in the same millisecond
+            continue
+        os.chmod(spool.staging / id, FOLDER_MODE)
+        return id, spool.staging / id
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file of a folder that nobody reads yet: no temporary name is needed."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def submit(spool: Spool, pictures: Sequence[Path], request: EditRequest, *, max_pixels: int) -> str:
+    """Copy the pictures and the request into the spool; return the id once the job is durable."""
+    submission = Submission(spool, request.name)
+    try:
+        for picture in pictures:
+            shutil.copyfile(picture, submission.upload())
+            submission.receive(max_pixels=max_pixels)
+        return submission.publish(request)
+    except BaseException:
+        submission.discard()
+        raise
+
+
+def check_queue(waiting: int, *, max_queue: int, seconds_per_job: float | None) -> None:
+    """Raise `QueueFull` if `waiting` jobs are all that may wait; `retry_after` is when a place should be free."""
+    if waiting < max_queue:
+        return
+    jobs_over = waiting - max_queue + 1
+    wait = 60 if seconds_per_job is None else min(3600, max(1, round(jobs_over * seconds_per_job)))
+    raise QueueFull(f"{waiting} jobs wait, and at most {max_queue} may; try again in {wait} s", retry_after=wait)
+
+
+def check_disk(spool: Spool, *, min_free: int) -> None:
+    """Raise `DiskFull` if less than `min_free` bytes are free."""
+    free = free_bytes(spool)
+    if free < min_free:
+        raise DiskFull(
+            f"the spool has {free / 2**20:.0f} MiB free, and keeps {min_free / 2**20:.0f} MiB: "
+            "delete finished jobs (i2ii gc) or make the disk larger"
+        )
+
+
+def free_bytes(spool: Spool) -> int:
+    """Bytes that this user may still write to the spool's file system."""
+    status = os.statvfs(spool.root)
+    return status.f_bavail * status.f_frsize

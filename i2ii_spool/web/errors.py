@@ -1,0 +1,88 @@
+"""Every error leaves as `{"error": {"code", "message", "field"?}}` with the status that fits it."""
+
+import errno
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from aiohttp import web
+
+from i2ii_spool.errors import (
+    Deleted,
+    DiskFull,
+    I2iiError,
+    InvalidRequest,
+    NotFound,
+    QueueFull,
+    SpoolUnusable,
+    TooLarge,
+    WrongState,
+)
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# The first class that an error is an instance of decides.
+STATUSES: list[tuple[type[I2iiError], int]] = [
+    (TooLarge, 413),
+    (InvalidRequest, 400),
+    (Deleted, 410),
+    (NotFound, 404),
+    (WrongState, 409),
+    (QueueFull, 429),
+    (DiskFull, 507),
+    (SpoolUnusable, 503),
+    (I2iiError, 500),
+]
+
+json_response = partial(web.json_response, dumps=partial(json.dumps, ensure_ascii=False))
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error in the one shape; what is not raised on purpose is logged, and said to be our fault."""
+    try:
+        return await handler(request)
+    except I2iiError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        code = error.reason.lower().replace(" ", "_").replace("-", "_")
+        return _response(error.status, {"code": code, "message": _explain(request, error)}, _kept_headers(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _our_fault(request)
+        return error_response(DiskFull(f"the spool's disk is full ({error.strerror}); delete jobs: i2ii gc"))
+    except Exception:
+        return _our_fault(request)
+
+
+def error_response(error: I2iiError) -> web.Response:
+    """The answer for an error that is raised on purpose."""
+    status = next(status for kind, status in STATUSES if isinstance(error, kind))
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFull) else {}
+    return _response(status, error.describe(), headers)
+
+
+def _response(status: int, shown: dict[str, str], headers: dict[str, str]) -> web.Response:
+    return json_response({"error": shown}, status=status, headers=headers)
+
+
+def _explain(request: web.Request, error: web.HTTPException) -> str:
+    if isinstance(error, web.HTTPNotFound):
+        return f"there is nothing at {request.path}; jobs are at /edit, /status/ID, /result/ID and /jobs"
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return f"{request.method} is not for {request.path}; it takes {', '.join(sorted(error.allowed_methods))}"
+    return error.text or error.reason
+
+
+def _kept_headers(error: web.HTTPException) -> dict[str, str]:
+    return {name: error.headers[name] for name in ("Allow", "Content-Range") if name in error.headers}
+
+
+def _our_fault(request: web.Request) -> web.Response:
+    log.exception("%s %s failed", request.method, request.path)
+    return _response(500, {"code": "internal_error", "message": "this is our fault; the server's log says more"}, {})

@@ -1,0 +1,198 @@
+"""The routes of jobs: submit, status, result, list, cancel or delete, retry."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from aiohttp import web
+
+from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
+from i2ii_spool.job import check_id
+from i2ii_spool.spool import actions
+from i2ii_spool.spool.layout import State, parse_state
+from i2ii_spool.spool.lookup import find, list_jobs
+from i2ii_spool.spool.status import JobStatus, read_status, status_of
+from i2ii_spool.spool.submit import check_disk, check_queue
+from i2ii_spool.web.errors import error_response, json_response
+from i2ii_spool.web.upload import DECODERS, Upload
+from i2ii_spool.web.views import ENDINGS, SETTINGS, SPOOL, VIEW
+
+log = logging.getLogger(__name__)
+
+routes = web.RouteTableDef()
+
+DECODING = web.AppKey("decoding", asyncio.Semaphore)
+MAX_WAIT = 300.0
+MAX_LISTED = 1000
+CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
+
+
+def new_gate() -> asyncio.Semaphore:
+    """What holds back how many uploads are decoded at a time."""
+    return asyncio.Semaphore(DECODERS)
+
+
+@routes.post("/edit")
+async def edit(request: web.Request) -> web.Response:
+    """Take a job in: 202 once it is on disk."""
+    if request.content_type != "multipart/form-data":
+        raise web.HTTPUnsupportedMediaType(text="send multipart/form-data, like curl -F image=@photo.jpg -F prompt=...")
+    await _check_room(request)
+    async with Upload(request.app[SPOOL], request.app[SETTINGS], request.app[DECODING]) as upload:
+        await upload.read(request)
+        id = await upload.publish()
+    log.info("job %s submitted by %s", id, request.remote)
+    return await _accepted(request, id)
+
+
+async def _check_room(request: web.Request) -> None:
+    settings, view = request.app[SETTINGS], request.app[VIEW]
+    waiting, seconds_per_job = len(await view.queue()), await view.seconds_per_job()
+    check_queue(waiting, max_queue=settings.max_queue, seconds_per_job=seconds_per_job)
+    await asyncio.to_thread(check_disk, request.app[SPOOL], min_free=settings.min_free)
+
+
+async def _accepted(request: web.Request, id: str) -> web.Response:
+    view = request.app[VIEW]
+    position = await view.submitted(id)
+    seconds_per_job = await view.seconds_per_job()
+    answer = {
+        "request_id": id,
+        "status": "submitted",
+        "message": "the job is in the queue, on disk; poll status_url until it ends",
+        "ready_workers": sum(worker.ready for worker in await view.workers()),
+        "total_requests": sum((await view.counts()).values()),
+        "estimated_position": position,
+        "status_url": f"/status/{id}",
+        "result_url": f"/result/{id}",
+        "eta_seconds": None if seconds_per_job is None else round(position * seconds_per_job, 1),
+    }
+    return json_response(answer, status=202, headers={"Location": f"/status/{id}"})
+
+
+@routes.get("/status/{id}")
+async def status(request: web.Request) -> web.Response:
+    """What there is to say of a job; with `?wait=30`, once it has ended or 30 seconds are over."""
+    query = _query(request, "wait")
+    until = time.monotonic() + _number(query, "wait", 0.0, most=MAX_WAIT)
+    id = check_id(request.match_info["id"])
+    with request.app[ENDINGS].awaited(id) as ended:
+        while True:
+            now = await _status(request, id)
+            remaining = until - time.monotonic()
+            if now.has_ended or remaining <= 0:
+                return json_response(now.shown())
+            await _wait(ended, min(1.0, remaining))
+
+
+async def _wait(ended: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(ended.wait(), seconds)
+    except TimeoutError:  # the event is a hint: look again
+        return
+
+
+async def _status(request: web.Request, id: str) -> JobStatus:
+    view = request.app[VIEW]
+    now = await asyncio.to_thread(read_status, request.app[SPOOL], id, queue=await view.queue())
+    if now.position is None:
+        return now
+    seconds_per_job = await view.seconds_per_job()
+    eta = None if seconds_per_job is None else round(now.position * seconds_per_job, 1)
+    return now.model_copy(update={"eta_seconds": eta})
+
+
+@routes.get("/result/{id}")
+async def result(request: web.Request) -> web.StreamResponse:
+    """The picture; `?n=2` for the second of several. 202 with the status while there is none yet."""
+    n = _number(_query(request, "n"), "n", 1, least=1, most=4)
+    id = check_id(request.match_info["id"])
+    now = await _status(request, id)
+    if now.status != "completed":
+        return _no_result(now)
+    outputs = now.outputs or ()
+    if n > len(outputs):
+        raise NotFound(f"job {id} made {len(outputs)} picture{'s' * (len(outputs) > 1)}; there is no n={n}")
+    name = outputs[int(n) - 1]
+    return web.FileResponse(
+        request.app[SPOOL].done / id / name,
+        headers={
+            "Content-Type": CONTENT_TYPES[name.rpartition(".")[2]],
+            "Content-Disposition": f'inline; filename="{id}-{name}"',
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+def _no_result(now: JobStatus) -> web.Response:
+    if not now.has_ended:
+        return json_response(now.shown(), status=202, headers={"Retry-After": "1"})
+    failure = now.error or {}
+    error = WrongState(f"job {now.request_id} has no result: {failure.get('message')}", code=failure.get("code"))
+    return error_response(error)
+
+
+@routes.get("/jobs")
+async def jobs(request: web.Request) -> web.Response:
+    """The newest jobs, newest first; `next` is the `after` that continues the list."""
+    query = _query(request, "state", "limit", "after")
+    state = parse_state(query.get("state"))
+    limit = int(_number(query, "limit", 100, least=1, most=MAX_LISTED))
+    after = check_id(query["after"]) if "after" in query else None
+    queue = await request.app[VIEW].queue()
+    spool = request.app[SPOOL]
+
+    def read() -> tuple[list[dict[str, Any]], str | None]:
+        places = list_jobs(spool, state, limit=limit, after=after)
+        shown = [now.shown() for place in places if (now := status_of(spool, place, queue=queue)) is not None]
+        return shown, places[-1].id if len(places) == limit else None
+
+    listed, following = await asyncio.to_thread(read)
+    return json_response({"jobs": listed, "next": following})
+
+
+@routes.delete("/jobs/{id}")
+async def delete(request: web.Request) -> web.Response:
+    """Cancel a job that waits or runs; delete one that has ended."""
+    spool, id = request.app[SPOOL], check_id(request.match_info["id"])
+    place = await asyncio.to_thread(find, spool, id)
+    if place.state in (State.DONE, State.FAILED):
+        await asyncio.to_thread(actions.remove, spool, id)
+        log.info("job %s deleted by %s", id, request.remote)
+        return json_response({"request_id": id, "status": "deleted"})
+    state = await asyncio.to_thread(actions.cancel, spool, id)
+    log.info("job %s cancelled by %s", id, request.remote)
+    if state is State.RUNNING:
+        message = "the job stops at its next step"
+        return json_response({"request_id": id, "status": "running", "message": message}, status=202)
+    return json_response({"request_id": id, "status": "cancelled"})
+
+
+@routes.post("/jobs/{id}/retry")
+async def retry(request: web.Request) -> web.Response:
+    """Send a failed job back to the queue."""
+    spool, id = request.app[SPOOL], check_id(request.match_info["id"])
+    await asyncio.to_thread(actions.retry, spool, id)
+    log.info("job %s sent back to the queue by %s", id, request.remote)
+    return json_response({"request_id": id, "status": "queued"}, status=202, headers={"Location": f"/status/{id}"})
+
+
+def _query(request: web.Request, *known: str) -> dict[str, str]:
+    """The query's parameters. Raises `InvalidRequest` for one that is not known, or given twice."""
+    for name in request.query:
+        if name not in known:
+            raise InvalidRequest(f"{name} is not a parameter here; {', '.join(known)} is", field=name)
+        if len(request.query.getall(name)) > 1:
+            raise InvalidRequest(f"{name} is given twice", field=name)
+    return dict(request.query)
+
+
+def _number(query: dict[str, str], name: str, default: float, *, least: float = 0, most: float) -> float:
+    try:
+        number = float(query.get(name, default))
+    except ValueError:
+        number = float("nan")
+    if not least <= number <= most:
+        raise InvalidRequest(f"{name} must be a number from {least:g} to {most:g}, got {query[name]!r}", field=name)
+    return number

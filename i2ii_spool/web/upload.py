@@ -1,0 +1,102 @@
+"""Reading `POST /edit`: a multipart form whose pictures go to disk as they come, and never whole into memory."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import aiofiles
+from aiohttp import BodyPartReader, MultipartReader, web
+
+from i2ii_spool.errors import InvalidRequest, TooLarge
+from i2ii_spool.job import EditRequest, parse
+from i2ii_spool.settings import Settings
+from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.submit import Submission
+
+CHUNK = 256 * 1024
+MAX_TEXT = 64 * 1024
+IMAGE = "image"
+
+# Pictures are read whole to see that they are; more at a time would only take more memory.
+DECODERS = 2
+
+
+class Upload:
+    """One form on its way into the spool. Leaving the `async with` without `publish` leaves nothing behind."""
+
+    def __init__(self, spool: Spool, settings: Settings, decoders: asyncio.Semaphore) -> None:
+        self._spool = spool
+        self._settings = settings
+        self._decoders = decoders
+        self._fields: dict[str, str] = {}
+        self._bytes = 0
+        self._is_published = False
+
+    async def __aenter__(self) -> Self:
+        self._submission = await asyncio.to_thread(Submission, self._spool)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._is_published:
+            await asyncio.shield(asyncio.to_thread(self._submission.discard))
+
+    async def read(self, request: web.Request) -> None:
+        """Take the form in. Raises `InvalidRequest` at the first thing that is wrong with it."""
+        if (request.content_length or 0) > self._settings.max_bytes:
+            raise self._too_large(f"{request.content_length} bytes")
+        try:
+            async for part in await request.multipart():
+                await self._read_part(part)
+        except (ValueError, AssertionError) as error:
+            raise InvalidRequest(f"the body is not a well-formed multipart form: {error}") from error
+
+    async def _read_part(self, part: MultipartReader | BodyPartReader | None) -> None:
+        if not isinstance(part, BodyPartReader):
+            raise InvalidRequest("the form holds another form; send plain fields")
+        known = [IMAGE, *EditRequest.model_fields]
+        if part.name not in known:
+            raise InvalidRequest(f"{part.name} is not a field; the fields are {', '.join(known)}", field=part.name)
+        if part.name == IMAGE:
+            await self._read_image(part)
+        else:
+            await self._read_text(part, part.name)
+
+    async def _read_image(self, part: BodyPartReader) -> None:
+        async with aiofiles.open(self._submission.upload(), "wb") as file:
+            while chunk := await part.read_chunk(CHUNK):
+                self._count(chunk)
+                await file.write(chunk)
+        async with self._decoders:
+            await asyncio.to_thread(self._submission.receive, max_pixels=self._settings.max_pixels)
+
+    async def _read_text(self, part: BodyPartReader, name: str) -> None:
+        if name in self._fields:
+            raise InvalidRequest(f"{name} is given twice", field=name)
+        data = bytearray()
+        while chunk := await part.read_chunk(CHUNK):
+            self._count(chunk)
+            data += chunk
+            if len(data) > MAX_TEXT:
+                raise InvalidRequest(f"{name} must be at most {MAX_TEXT} bytes", field=name)
+        try:
+            self._fields[name] = data.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"{name} is not UTF-8: {error.reason} at byte {error.start}", field=name) from None
+
+    def _count(self, chunk: bytes) -> None:
+        self._bytes += len(chunk)
+        if self._bytes > self._settings.max_bytes:
+            raise self._too_large("more")
+
+    def _too_large(self, got: str) -> TooLarge:
+        limit = f"{self._settings.max_upload_mib:g} MiB"
+        return TooLarge(f"the body has {got}; at most {limit} are taken: send smaller pictures", field=IMAGE)
+
+    async def publish(self) -> str:
+        """Put the job into the queue, durably; return its id."""
+        request = parse(EditRequest, self._fields)
+        id = await asyncio.to_thread(self._submission.publish, request)
+        self._is_published = True
+        return id

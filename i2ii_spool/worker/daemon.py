@@ -1,0 +1,263 @@
+"""The worker: one process, one GPU, one job at a time.
+
+    run
+      startup      take the name, recover what an earlier life held, load the engine; READY=1
+      main loop    claim, edit; the result is encoded and committed while the next job starts
+      shutdown     finish or give back, say goodbye
+
+A signal only sets a flag. A stop lets the current job finish if it fits into the drain time, and else gives it back
+at the next step; a second signal gives it back at once. An I/O error of the spool ends the process, so that systemd
+starts it afresh; whatever it held is recovered then.
+"""
+
+import logging
+import queue
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+
+from PIL.Image import Image
+
+from i2ii_spool.engines.base import Engine
+from i2ii_spool.errors import Cancelled, EngineBroken, EngineError, I2iiError, InvalidRequest, TakenAway
+from i2ii_spool.notify import notify
+from i2ii_spool.settings import Settings
+from i2ii_spool.spool.claim import Claim, Claims
+from i2ii_spool.spool.housekeeping import Housekeeper
+from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.recovery import recover
+from i2ii_spool.spool.wake import Watcher
+from i2ii_spool.spool.workers import WorkerLock, WorkerState, worker_name
+from i2ii_spool.worker.gpus import Gpu
+from i2ii_spool.worker.heartbeat import Heartbeat
+from i2ii_spool.worker.run import Run
+
+log = logging.getLogger(__name__)
+
+IDLE = 1.0
+FAILURES_UNTIL_DEGRADED = 3
+DEGRADED_PAUSE = 30.0
+
+
+class GiveBack(Exception):
+    """The worker stops, and the current job would not finish in time."""
+
+
+class Worker:
+    """One GPU's daemon. `burst` ends it when no job waits any more."""
+
+    def __init__(self, settings: Settings, engine: Engine, gpu: Gpu, *, burst: bool = False) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._burst = burst
+        self._spool = Spool(settings.spool)
+        self.name = worker_name(gpu.unit)
+        self._gpu = gpu
+        self._wakeups: queue.SimpleQueue[str] = queue.SimpleQueue()  # its put() is safe in a signal handler
+        self._give_back_at: float | None = None
+        self._broken: EngineBroken | None = None
+        self._failed_in_a_row: set[str] = set()
+        self._paused_until = 0.0
+
+    def run(self) -> None:
+        """Work until stopped. Raises `EngineBroken` if the process must start afresh, or what the spool's disk says."""
+        self._spool.create()
+        with ExitStack() as stack:
+            stack.enter_context(self._signals())
+            lock = self._take_name()
+            if lock is None:
+                return
+            stack.enter_context(lock)
+            self._startup(stack)
+            try:
+                self._main_loop()
+            finally:
+                self._shutdown()
+        if self._broken is not None:
+            raise self._broken
+
+    # --- startup -----------------------------------------------------------------------------------------------------
+
+    def _take_name(self) -> WorkerLock | None:
+        """Return the lock of our name, or None if we were stopped while another process held it."""
+        says_so_at = time.monotonic() + IDLE
+        while not self._is_stopping:
+            lock = WorkerLock.take(self._spool, self.name)
+            if lock is not None:
+                lock.sign()
+                return lock
+            if time.monotonic() >= says_so_at:
+                holder = (self._spool.locks / self.name).read_text().strip()
+                log.warning("worker %s runs already, as process %s; waiting for it to end", self.name, holder)
+                says_so_at += 60
+            self._sleep(0.05)
+        return None
+
+    def _startup(self, stack: ExitStack) -> None:
+        info = self._engine.info
+        self._heart = Heartbeat(self._spool, self.name, self._gpu.id, info)
+        stack.callback(self._heart.stop)
+        self._heart.show(state=WorkerState.LOADING)
+        (self._spool.running / self.name).mkdir(exist_ok=True)
+        recover(self._spool, self.name, max_attempts=self._settings.max_attempts)
+        self._claims = Claims(self._spool, self.name, max_attempts=self._settings.max_attempts)
+        started = time.monotonic()
+        self._engine.load()
+        stack.callback(self._engine.close)
+        stack.enter_context(Housekeeper(self._spool, self._settings))
+        stack.enter_context(Watcher([self._spool.incoming], self._wakeups.put))
+        self._saver = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="save"))
+        self._saving: Future[None] | None = None
+        self._heart.show(state=WorkerState.READY)
+        notify(READY=1)
+        log.info("%s ready: %s engine, loaded in %.2f s", self.name, info.engine, time.monotonic() - started)
+
+    # --- main loop ---------------------------------------------------------------------------------------------------
+
+    def _main_loop(self) -> None:
+        while not self._is_stopping:
+            self._raise_if_saving_failed()
+            claim = None if time.monotonic() < self._paused_until else self._next()
+            if claim is not None:
+                self._run_one(claim)
+            elif self._burst:
+                break
+            else:
+                self._heart.beat()
+                self._sleep(IDLE)
+
+    def _next(self) -> Claim | None:
+        while True:
+            try:
+                self._claims.backlog.hint(self._wakeups.get_nowait())
+            except queue.Empty:
+                return self._claims.next()
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait until something arrives, a signal comes, or `seconds` are over."""
+        try:
+            self._wakeups.put(self._wakeups.get(timeout=seconds))  # back in, for `_next` to see
+        except queue.Empty:
+            return
+
+    def _run_one(self, claim: Claim) -> None:
+        log.info("job %s claimed, attempt %d", claim.id, claim.attempt)
+        self._heart.show(state=WorkerState.RUNNING, job=claim.id, step=0, steps=0)
+        try:
+            self._edit(claim)
+        except TakenAway as error:
+            log.warning("%s", error)
+        self._heart.show(state=self._idle_state(), job=None, step=0, steps=0)
+
+    def _edit(self, claim: Claim) -> None:
+        run = Run(claim, self._on_step)
+        try:
+            edited = run.edit(self._engine, run.prepare())
+        except TakenAway:
+            raise
+        except GiveBack:
+            log.info("job %s given back", claim.id)
+            claim.give_back(forget_attempt=True)
+        except EngineBroken as error:
+            log.error("job %s given back: %s", claim.id, error)
+            claim.give_back(forget_attempt=False)  # it may be this job that breaks the engine
+            self._broken = error
+            self._stop()
+        except Exception as error:
+            self._fail(claim, error)
+        else:
+            self._save(run, edited)
+
+    def _on_step(self, step: int, steps: int, eta: float) -> None:
+        self._heart.step(step, steps)
+        if self._give_back_at is not None and time.monotonic() + eta > self._give_back_at:
+            raise GiveBack
+
+    # --- endings -----------------------------------------------------------------------------------------------------
+
+    def _save(self, run: Run, edited: list[Image]) -> None:
+        """Encode and commit in the background: the GPU does not wait for a PNG. At most one result waits for it."""
+        self._raise_if_saving_failed(wait=True)
+        self._saving = self._saver.submit(self._commit, run, edited)
+
+    def _raise_if_saving_failed(self, *, wait: bool = False) -> None:
+        if self._saving is not None and (wait or self._saving.done()):
+            saving, self._saving = self._saving, None
+            saving.result()
+
+    def _commit(self, run: Run, edited: list[Image]) -> None:
+        try:
+            self._encode_and_save(run, edited)
+        except TakenAway as error:
+            log.warning("%s", error)
+
+    def _encode_and_save(self, run: Run, edited: list[Image]) -> None:
+        try:
+            files = run.encode(edited)
+        except Exception as error:  # a picture that its format cannot hold
+            self._fail(run.claim, error)
+            return
+        timings = run.save(files, self._engine.info, self._heart.status)
+        total = timings.load + timings.edit + timings.save
+        self._failed_in_a_row.clear()
+        self._heart.count_done(total)
+        log.info(
+            "job %s done in %.2f s (queue %.2f, load %.2f, edit %.2f, save %.2f)",
+            *(run.claim.id, total, timings.queue, timings.load, timings.edit, timings.save),
+        )
+
+    def _fail(self, claim: Claim, error: Exception) -> None:
+        trace = ""
+        if not isinstance(error, I2iiError):
+            trace = "".join(traceback.format_exception(error))
+            error = EngineError(f"{type(error).__name__}: {error}")
+        log.warning("job %s failed: %s: %s", claim.id, error.code, error)
+        claim.fail(error, trace)
+        self._heart.count_failed()
+        if not isinstance(error, InvalidRequest | Cancelled):
+            self._suspect_ourselves(claim.id)
+
+    def _suspect_ourselves(self, id: str) -> None:
+        """One job may be bad; when several in a row fail, it is this worker, and others should have them."""
+        self._failed_in_a_row.add(id)
+        if len(self._failed_in_a_row) >= FAILURES_UNTIL_DEGRADED:
+            note = f"the last {len(self._failed_in_a_row)} jobs failed"
+            log.error("degraded: %s; pausing for %.0f s before the next", note, DEGRADED_PAUSE)
+            self._paused_until = time.monotonic() + DEGRADED_PAUSE
+            self._heart.show(note=note)
+
+    def _idle_state(self) -> WorkerState:
+        return WorkerState.DEGRADED if time.monotonic() < self._paused_until else WorkerState.READY
+
+    # --- shutdown ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._give_back_at is not None
+
+    def _stop(self) -> None:
+        self._give_back_at = time.monotonic() + (0 if self._is_stopping else self._settings.drain)
+        self._wakeups.put("")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            self._stop()
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _shutdown(self) -> None:
+        notify(STOPPING=1)
+        self._heart.show(state=WorkerState.STOPPING)
+        self._raise_if_saving_failed(wait=True)
+        status = self._heart.status
+        log.info("%s stopped: %d jobs done, %d failed", self.name, status.jobs_done, status.jobs_failed)

@@ -1,0 +1,77 @@
+"""The heartbeat: what a worker shows of itself, to the spool and to systemd.
+
+It is fed from the main loop and, during an edit, from the engine's steps: never by a timer, which would go on beating
+over a GPU that hangs.
+"""
+
+import os
+import threading
+import time
+from typing import Any
+
+from i2ii_spool.engines.base import EngineInfo
+from i2ii_spool.notify import notify
+from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.workers import WorkerState, WorkerStatus, drop_status, write_status
+
+INTERVAL = 1.0
+
+
+class Heartbeat:
+    """Writes `workers/<worker>.json` when something changes, and at least once a second while beaten."""
+
+    def __init__(self, spool: Spool, worker: str, gpu_id: int | str | None, info: EngineInfo) -> None:
+        self._spool = spool
+        self._next = 0.0
+        self._lock = threading.Lock()  # a result is saved, and counted, in a thread of its own
+        self.status = WorkerStatus(
+            worker=worker,
+            state=WorkerState.LOADING,
+            pid=os.getpid(),
+            gpu_id=gpu_id,
+            engine=info.engine,
+            model=info.model,
+        )
+
+    def beat(self) -> None:
+        """Show that we live."""
+        if time.monotonic() >= self._next:
+            self.show()
+
+    def show(self, **changes: Any) -> None:
+        """Show these changes of the status, now."""
+        with self._lock:
+            self._show(**changes)
+
+    def step(self, step: int, steps: int) -> None:
+        """Show how far the current job is, at most once a second."""
+        with self._lock:
+            self.status = self.status.model_copy(update={"step": step, "steps": steps})
+        self.beat()
+
+    def count_done(self, seconds: float) -> None:
+        """Show that a job is done, which took so long."""
+        with self._lock:
+            mean = self.status.seconds_per_job
+            mean = seconds if mean is None else 0.8 * mean + 0.2 * seconds
+            self._show(jobs_done=self.status.jobs_done + 1, seconds_per_job=round(mean, 4), note="")
+
+    def count_failed(self) -> None:
+        """Show that a job has failed."""
+        with self._lock:
+            self._show(jobs_failed=self.status.jobs_failed + 1)
+
+    def stop(self) -> None:
+        """Remove the status file: this worker is no more."""
+        drop_status(self._spool, self.status.worker)
+
+    def _show(self, **changes: Any) -> None:
+        self.status = self.status.model_copy(update=changes)
+        self._next = time.monotonic() + INTERVAL
+        write_status(self._spool, self.status)
+        notify(WATCHDOG=1, STATUS=self._sentence())
+
+    def _sentence(self) -> str:
+        if self.status.job is None:
+            return f"{self.status.state}, {self.status.jobs_done} done, {self.status.jobs_failed} failed"
+        return f"job {self.status.job}, step {self.status.step} of {self.status.steps}"
