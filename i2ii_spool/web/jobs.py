@@ -39,11 +39,12 @@ async def edit(request: web.Request) -> web.Response:
     if request.content_type != "multipart/form-data":
         raise web.HTTPUnsupportedMediaType(text="send multipart/form-data, like curl -F image=@photo.jpg -F prompt=...")
     await _check_room(request)
+    before = await request.app[VIEW].counts()
     async with Upload(request.app[SPOOL], request.app[SETTINGS], request.app[DECODING]) as upload:
         await upload.read(request)
         id = await upload.publish()
     log.info("job %s submitted by %s", id, request.remote)
-    return await _accepted(request, id)
+    return await _accepted(request, id, before)
 
 
 async def _check_room(request: web.Request) -> None:
@@ -53,16 +54,16 @@ async def _check_room(request: web.Request) -> None:
     await asyncio.to_thread(check_disk, request.app[SPOOL], min_free=settings.min_free)
 
 
-async def _accepted(request: web.Request, id: str) -> web.Response:
+async def _accepted(request: web.Request, id: str, before: dict[State, int]) -> web.Response:
     view = request.app[VIEW]
-    position = await view.submitted(id)
+    position = await view.submitted(id, before)
     seconds_per_job = await view.seconds_per_job()
     answer = {
         "request_id": id,
         "status": "submitted",
         "message": "the job is in the queue, on disk; poll status_url until it ends",
         "ready_workers": sum(worker.ready for worker in await view.workers()),
-        "total_requests": sum((await view.counts()).values()),
+        "total_requests": sum(before.values()),
         "estimated_position": position,
         "status_url": f"/status/{id}",
         "result_url": f"/result/{id}",

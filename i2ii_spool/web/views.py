@@ -61,13 +61,14 @@ class View:
         """All workers that have a status file."""
         return await self._workers.get()
 
-    async def submitted(self, id: str) -> int:
-        """Take note of a job that this server has just published; return its position, 1 for the next."""
-        queue, counts = await self.queue(), await self.counts()
-        if id not in queue[-1:]:
-            bisect.insort(queue, id)
-        counts[State.INCOMING] = max(counts[State.INCOMING], len(queue))
-        return bisect.bisect_left(queue, id) + 1
+    async def submitted(self, id: str, before: dict[State, int]) -> int:
+        """Take note of a job that was published after `before` was counted; return its position, 1 for the next."""
+        before[State.INCOMING] += 1
+        queue = await self.queue()
+        index = bisect.bisect_left(queue, id)
+        if queue[index : index + 1] != [id]:
+            queue.insert(index, id)
+        return index + 1
 
     async def seconds_per_job(self) -> float | None:
         """How often a job ends while all workers work: the seconds between two; None while nobody can know."""
