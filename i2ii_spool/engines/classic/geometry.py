@@ -1,0 +1,58 @@
+"""Effects that move pixels and change none of their colours."""
+
+from itertools import pairwise
+
+from PIL import Image, ImageOps
+
+from i2ii_spool.engines.classic.materials import Size, Stage, Touch
+
+QUARTER_TURNS = {
+    90: Image.Transpose.ROTATE_270,  # Pillow counts counter-clockwise
+    180: Image.Transpose.ROTATE_180,
+    270: Image.Transpose.ROTATE_90,
+}
+
+
+def turn_right(image: Image.Image, touch: Touch) -> Image.Image:
+    """Rotate clockwise by the strength, in degrees. The picture grows to hold its corners; what is left is white."""
+    degrees = touch.strength % 360
+    if degrees == 0:
+        return image.copy()
+    if degrees in QUARTER_TURNS:
+        return image.transpose(QUARTER_TURNS[int(degrees)])
+    blank = "white" if image.mode == "RGB" else 0  # 0: the corners of an alpha channel are transparent
+    return image.rotate(-degrees, Image.Resampling.BICUBIC, expand=True, fillcolor=blank)
+
+
+def turn_left(image: Image.Image, touch: Touch) -> Image.Image:
+    """Rotate counter-clockwise by the strength, in degrees."""
+    return turn_right(image, Touch(touch.original, -touch.strength, touch.chance))
+
+
+def mirror(image: Image.Image, _: Touch) -> Image.Image:
+    """Swap left and right."""
+    return ImageOps.mirror(image)
+
+
+def flip(image: Image.Image, _: Touch) -> Image.Image:
+    """Swap top and bottom."""
+    return ImageOps.flip(image)
+
+
+def four_panels(image: Image.Image, _: Touch) -> Image.Image:
+    """Show the picture four times, two by two."""
+    sheet = Image.new(image.mode, image.size)
+    for left, top, right, bottom in panels(image.size):
+        sheet.paste(image.resize((right - left, bottom - top)), (left, top))
+    return sheet
+
+
+def panels(size: Size) -> list[tuple[int, int, int, int]]:
+    """The four quarters of a picture, as boxes."""
+    width, height = size
+    columns, rows = pairwise((0, width // 2, width)), list(pairwise((0, height // 2, height)))
+    return [(left, top, right, bottom) for left, right in columns for top, bottom in rows]
+
+
+MOVES: frozenset[Stage] = frozenset((turn_right, turn_left, mirror, flip, four_panels))
+"""The stages that a picture's alpha channel goes through as well."""
