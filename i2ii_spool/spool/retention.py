@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 # An upload that has written nothing for so long is dead; so is the memory that a job was deleted.
 STALE_SUBMISSION = 3600.0
 GONE_IS_REMEMBERED = 7 * 86400.0
+KEY_IS_REMEMBERED = 86400.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ def sweep(spool: Spool) -> None:
             if is_id(path.name):
                 destroy(path)
             elif _age(path) > GONE_IS_REMEMBERED:
+                path.unlink()
+    with suppress(FileNotFoundError):
+        for path in spool.keys.iterdir():
+            if _age(path) > KEY_IS_REMEMBERED:
                 path.unlink()
     for folder in spool.staging.iterdir():
         with suppress(FileNotFoundError):  # it has just been published

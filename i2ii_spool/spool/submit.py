@@ -10,8 +10,10 @@ from i2ii_spool import job
 from i2ii_spool.errors import DiskFull, InvalidRequest, QueueFull, UnsupportedPicture
 from i2ii_spool.job import MAX_IMAGES, EditRequest, Job, new_id
 from i2ii_spool.pictures import check_whole, probe
+from i2ii_spool.spool import keys
 from i2ii_spool.spool.durable import FILE_MODE, sync_file, sync_folder
 from i2ii_spool.spool.layout import FOLDER_MODE, Spool
+from i2ii_spool.spool.lookup import find
 
 
 class Submission:
@@ -39,18 +41,33 @@ class Submission:
         os.rename(upload, self._folder / name)
         self._inputs.append(name)
 
-    def publish(self, request: EditRequest) -> str:
-        """Put the job into `incoming/`, durably, and return its id: from here on it is accepted."""
+    def publish(self, request: EditRequest, key: str | None = None) -> str:
+        """Put the job into `incoming/`, durably, and return its id: from here on it is accepted.
+
+        If `key` stands for an earlier job that asks for the same, that job's id is returned, and this one is discarded.
+        """
         if not self._inputs:
             raise InvalidRequest("image is required: send one to three pictures", field="image")
-        for name in self._inputs:
-            sync_file(self._folder / name)
+        pictures = [self._folder / name for name in self._inputs]
+        for picture in pictures:
+            sync_file(picture)
         record = Job(**request.model_dump(), inputs=tuple(self._inputs), submitted_at=datetime.now(UTC))
         _write_new(self._folder / job.JOB, record.to_json())
         sync_folder(self._folder)
-        os.rename(self._folder, self._spool.incoming / self.id)
+        if key is not None:
+            stands_for = keys.reserve(self._spool, key, keys.Entry(id=self.id, digest=keys.digest(request, pictures)))
+            if stands_for != self.id:
+                self.discard()
+                return stands_for
+        self._rename()
         sync_folder(self._spool.incoming)
         return self.id
+
+    def _rename(self) -> None:
+        try:
+            os.rename(self._folder, self._spool.incoming / self.id)
+        except FileNotFoundError:
+            find(self._spool, self.id)  # whoever came with the same key has made the rename for us
 
     def discard(self) -> None:
         """Remove what was written."""

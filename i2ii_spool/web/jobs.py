@@ -10,6 +10,7 @@ from aiohttp import web
 from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
 from i2ii_spool.job import check_id
 from i2ii_spool.spool import actions
+from i2ii_spool.spool.keys import check_key
 from i2ii_spool.spool.layout import State, parse_state
 from i2ii_spool.spool.lookup import find, list_jobs
 from i2ii_spool.spool.status import JobStatus, read_status, status_of
@@ -38,13 +39,19 @@ async def edit(request: web.Request) -> web.Response:
     """Take a job in: 202 once it is on disk."""
     if request.content_type != "multipart/form-data":
         raise web.HTTPUnsupportedMediaType(text="send multipart/form-data, like curl -F image=@photo.jpg -F prompt=...")
+    key = request.headers.get("Idempotency-Key")
+    if key is not None:
+        check_key(key)
     await _check_room(request)
     before = await request.app[VIEW].counts()
     async with Upload(request.app[SPOOL], request.app[SETTINGS], request.app[DECODING]) as upload:
         await upload.read(request)
-        id = await upload.publish()
+        id, is_new = await upload.publish(key)
+    if not is_new:
+        log.info("job %s submitted again by %s", id, request.remote)
+        return await _accepted(request, id, before, (await _status(request, id)).position or 0)
     log.info("job %s submitted by %s", id, request.remote)
-    return await _accepted(request, id, before)
+    return await _accepted(request, id, before, await request.app[VIEW].submitted(id, before))
 
 
 async def _check_room(request: web.Request) -> None:
@@ -54,16 +61,15 @@ async def _check_room(request: web.Request) -> None:
     await asyncio.to_thread(check_disk, request.app[SPOOL], min_free=settings.min_free)
 
 
-async def _accepted(request: web.Request, id: str, before: dict[State, int]) -> web.Response:
+async def _accepted(request: web.Request, id: str, counts: dict[State, int], position: int) -> web.Response:
     view = request.app[VIEW]
-    position = await view.submitted(id, before)
     seconds_per_job = await view.seconds_per_job()
     answer = {
         "request_id": id,
         "status": "submitted",
         "message": "the job is in the queue, on disk; poll status_url until it ends",
         "ready_workers": sum(worker.ready for worker in await view.workers()),
-        "total_requests": sum(before.values()),
+        "total_requests": sum(counts.values()),
         "estimated_position": position,
         "status_url": f"/status/{id}",
         "result_url": f"/result/{id}",

@@ -94,9 +94,9 @@ class Upload:
         limit = f"{self._settings.max_upload_mib:g} MiB"
         return TooLarge(f"the body has {got}; at most {limit} are taken: send smaller pictures", field=IMAGE)
 
-    async def publish(self) -> str:
-        """Put the job into the queue, durably; return its id."""
+    async def publish(self, key: str | None) -> tuple[str, bool]:
+        """Put the job into the queue, durably; return its id, and whether it is new: `key` may stand for an earlier."""
         request = parse(EditRequest, self._fields)
-        id = await asyncio.to_thread(self._submission.publish, request)
+        id = await asyncio.to_thread(self._submission.publish, request, key)
         self._is_published = True
-        return id
+        return id, id == self._submission.id

@@ -78,7 +78,7 @@ def _wishes(request: EditRequest) -> list[Wish]:
 
 
 def _unknown() -> str:
-    known = ", ".join(f"{instruction.english[0]} {instruction.chinese[0]}" for instruction in INSTRUCTIONS)
+    known = ", ".join(instruction.name for instruction in INSTRUCTIONS)
     return (
         f"prompt holds no instruction that the classic engine knows. It has no model, but a fixed list: {known}. "
         "The qwen engine takes any instruction."

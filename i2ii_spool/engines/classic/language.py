@@ -17,82 +17,21 @@ from i2ii_spool.engines.classic.instructions import INSTRUCTIONS, Instruction
 
 Kind = Literal["instruction", "subtle", "subtle_behind", "strong", "not", "join", "stop", "other"]
 
-WORDS: dict[Kind, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "subtle": (
-        (
-            "a bit",
-            "a little",
-            "a little bit",
-            "slightly",
-            "somewhat",
-            "a touch",
-            "subtle",
-            "subtly",
-            "gently",
-            "lightly",
-        ),
-        ("稍微", "稍稍", "稍", "略微", "略", "轻微", "轻轻", "微微", "有点", "有一点"),
-    ),
-    "subtle_behind": ((), ("一点", "一点点", "一点儿", "一些", "些")),
-    "strong": (
-        (
-            *(
-                "very",
-                "much",
-                "strongly",
-                "strong",
-                "a lot",
-                "really",
-                "extremely",
-                "heavily",
-                "heavy",
-                "intense",
-                "intensely",
-            ),
-            *("super", "highly", "dramatically", "dramatic"),
-        ),
-        ("非常", "很", "十分", "特别", "极其", "极度", "强烈", "大幅", "大大", "超级", "得多"),
-    ),
-    "not": (
-        (
-            *("not", "don't", "dont", "doesn't", "isn't", "shouldn't", "mustn't", "won't", "can't", "never", "no"),
-            *("without", "avoid", "instead of", "rather than", "remove", "reduce", "less", "too"),
-        ),
-        (
-            *(
-                "不要",
-                "不用",
-                "不需要",
-                "不能",
-                "不想",
-                "不是",
-                "不",
-                "别",
-                "请勿",
-                "勿",
-                "没有",
-                "无需",
-                "避免",
-                "去掉",
-            ),
-            *("去除", "减少", "而不是", "太", "过于", "过度"),
-        ),
-    ),
-    "join": (
-        ("and", "or", "nor", "plus", "also", "with"),
-        ("和", "与", "及", "或", "、", "并", "并且", "再", "也", "同时"),
-    ),
-    "stop": (
-        (",", ".", ";", ":", "!", "?", "(", ")", "/", "but", "then", "and then", "and make", "and turn", "instead"),
-        ("。", "但", "但是", "然后", "而是", "接着", "改为"),
-    ),
-    # Words in which an instruction or a negation stands by chance.
-    "other": (
-        ("not only", "no matter"),
-        ("漂亮", "不但", "不仅", "不只", "特别是", "区别", "分别", "太阳", "好些", "这些", "那些", "有些"),
-    ),
+WORDS: dict[Kind, str] = {
+    "subtle": "a bit | a little | a little bit | slightly | somewhat | a touch | subtle | subtly | gently | lightly | "
+    "稍微 | 稍稍 | 稍 | 略微 | 略 | 轻微 | 轻轻 | 微微 | 有点 | 有一点",
+    "subtle_behind": "一点 | 一点点 | 一点儿 | 一些 | 些",  # 亮一点: the degree comes after
+    "strong": "very | much | strong | strongly | a lot | really | extremely | heavy | heavily | intense | intensely | "
+    "super | highly | dramatic | dramatically | 非常 | 很 | 十分 | 特别 | 极其 | 极度 | 强烈 | 大幅 | 大大 | 超级 | 得多",
+    "not": "not | don't | dont | doesn't | isn't | shouldn't | mustn't | won't | can't | never | no | without | avoid | "
+    "instead of | rather than | remove | reduce | less | too | 不 | 别 | 勿 | 没有 | 无需 | 避免 | 去掉 | 去除 | 减少 | 太 | "
+    "过于 | 过度",
+    "join": "and | or | nor | plus | also | with | 和 | 与 | 及 | 或 | 、 | 并 | 再 | 也 | 同时",
+    "stop": ", | . | ; | : | ! | ? | ( | ) | / | but | then | and then | and make | and turn | instead | "
+    "。 | 但 | 然后 | 而是 | 接着 | 改为",
+    # In these words an instruction or a negation stands by chance.
+    "other": "not only | no matter | 漂亮 | 不但 | 不仅 | 不只 | 特别是 | 区别 | 分别 | 太阳",
 }
-
 DEGREES: dict[Kind, float] = {"subtle": 0.5, "subtle_behind": 0.5, "strong": 1.6}
 
 # Spellings that `_plain` brings to the one in the tables.
@@ -196,26 +135,24 @@ def _plain(prompt: str) -> str:
     return text
 
 
-def _english(phrase: str) -> str:
-    words = (NUMBER if word == "N°" else re.escape(word) for word in phrase.split())
+def _pattern(phrase: str) -> str:
+    words = (NUMBER if word == "N°" else re.escape(word).replace("N°", f" ?{NUMBER}") for word in phrase.split())
     pattern = f"{FILLERS} ?".join(words)
-    # A word begins and ends where no letter is: "ink" is not in "pink". Chinese around it does not matter.
-    return rf"(?<![a-z0-9]){pattern}(?![a-z0-9])" if phrase[0].isalnum() else pattern
+    # An English word begins and ends where no letter is: "ink" is not in "pink". Chinese around it does not matter.
+    return rf"(?<![a-z0-9]){pattern}(?![a-z0-9])" if phrase[0].isalnum() and phrase.isascii() else pattern
 
 
-def _chinese(phrase: str) -> str:
-    return re.escape(phrase.replace("N°", "@")).replace("@", f" ?{NUMBER}")
-
-
-def _meanings() -> Iterator[tuple[str, str, Kind | Instruction]]:
-    """Every phrase, its pattern, and what it means."""
-    tables = [(i.english, i.chinese, i) for i in INSTRUCTIONS] + [(e, c, kind) for kind, (e, c) in WORDS.items()]
-    for english, chinese, meaning in tables:
-        yield from ((phrase, _english(phrase), meaning) for phrase in english)
-        yield from ((phrase, _chinese(phrase), meaning) for phrase in chinese)
+def _meanings() -> Iterator[tuple[str, Kind | Instruction]]:
+    """Every phrase, and what it means."""
+    for instruction in INSTRUCTIONS:
+        for phrase in f"{instruction.english} | {instruction.chinese}".split(" | "):
+            yield phrase, instruction
+    for kind, phrases in WORDS.items():
+        for phrase in phrases.split(" | "):
+            yield phrase, kind
 
 
 # The first alternative that fits wins, so the longest stand first: "less contrast" is not "less", then "contrast".
-_LONGEST_FIRST = sorted(_meanings(), key=lambda phrase: -len(phrase[0]))
-MEANINGS = [meaning for _, _, meaning in _LONGEST_FIRST]
-PHRASES = re.compile("|".join(f"(?P<p{i}>{pattern})" for i, (_, pattern, _) in enumerate(_LONGEST_FIRST)))
+_LONGEST_FIRST = sorted(_meanings(), key=lambda meaning: -len(meaning[0]))
+MEANINGS = [meaning for _, meaning in _LONGEST_FIRST]
+PHRASES = re.compile("|".join(f"(?P<p{i}>{_pattern(phrase)})" for i, (phrase, _) in enumerate(_LONGEST_FIRST)))
