@@ -115,7 +115,9 @@ def _opened(path: Path, field: str) -> Iterator[ImageFile.ImageFile]:
         except UnidentifiedImageError:
             kinds = ", ".join(EXTENSIONS)
             raise UnsupportedPicture(f"{field} is not a picture that is read here; send {kinds}", field=field) from None
-        except (SyntaxError, ValueError, EOFError) as error:
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            if getattr(error, "errno", None) is not None:  # the disk's word; a decoder's OSError has no number
+                raise
             raise UnsupportedPicture(f"{field} is damaged: {error}", field=field) from error
         yield image
 

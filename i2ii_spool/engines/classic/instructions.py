@@ -319,25 +319,19 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         angle=180,
     ),
     Instruction(
-        (
-            "rotate right | rotate | rotated | rotate clockwise | turn right | turn clockwise | quarter turn | "
-            "rotate N° | rotated N° | turn N° | rotate N° clockwise | turn N° clockwise | rotate N° right | "
-            "turn N° right | rotate right N° | rotate clockwise N° | turn right N°"
-        ),
-        "向右旋转 | 旋转 | 右转 | 顺时针 | 顺时针旋转 | 旋转N° | 向右旋转N° | 右转N° | 向右转 | 向右转N° | 顺时针旋转N° | 顺时针N° | 右旋N° | 右旋",
+        "rotate right | rotate | rotated | turn right | quarter turn | rotate N° | rotated N° | turn N° | rotate N° right | "
+        "turn N° right | rotate right N° | turn right N°",
+        "向右旋转 | 旋转 | 右转 | 右旋 | 向右转 | 顺时针 | 顺时针旋转 | 旋转N° | 向右旋转N° | 右转N° | 右旋N° | "
+        "向右转N° | 顺时针N° | 顺时针旋转N°",
         (geometry.turn_right,),
         "rotated clockwise, by 90° or by N°",
         angle=90,
     ),
     Instruction(
-        (
-            "rotate left | rotate counterclockwise | rotate counter clockwise | rotate anticlockwise | turn left | "
-            "rotate anti clockwise | turn counterclockwise | turn anticlockwise | rotate N° counterclockwise | "
-            "rotate N° counter clockwise | rotate N° anticlockwise | rotate N° anti clockwise | rotate N° left | "
-            "turn N° left | turn N° counterclockwise | turn N° anticlockwise | rotate left N° | turn left N° | "
-            "rotate counterclockwise N° | rotate anticlockwise N°"
-        ),
-        "向左旋转 | 左转 | 逆时针 | 逆时针旋转 | 向左旋转N° | 左转N° | 向左转 | 向左转N° | 逆时针旋转N° | 逆时针N° | 左旋N° | 左旋",
+        "rotate left | rotated left | turn left | rotate N° left | rotated N° left | turn N° left | rotate left N° | "
+        "turn left N°",
+        "向左旋转 | 左转 | 左旋 | 向左转 | 逆时针 | 逆时针旋转 | 向左旋转N° | 左转N° | 左旋N° | 向左转N° | 逆时针N° | "
+        "逆时针旋转N°",
         (geometry.turn_left,),
         "rotated counter-clockwise, by 90° or by N°",
         angle=90,

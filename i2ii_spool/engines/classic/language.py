@@ -22,10 +22,11 @@ WORDS: dict[Kind, str] = {
     "稍微 | 稍稍 | 稍 | 略微 | 略 | 轻微 | 轻轻 | 微微 | 有点 | 有一点",
     "subtle_behind": "一点 | 一点点 | 一点儿 | 一些 | 些",  # 亮一点: the degree comes after
     "strong": "very | much | strong | strongly | a lot | really | extremely | heavy | heavily | intense | intensely | "
-    "super | highly | dramatic | dramatically | 非常 | 很 | 十分 | 特别 | 极其 | 极度 | 强烈 | 大幅 | 大大 | 超级 | 得多",
-    "not": "not | don't | dont | doesn't | isn't | shouldn't | mustn't | won't | can't | never | no | without | avoid | "
-    "instead of | rather than | remove | reduce | less | too | 不 | 别 | 勿 | 没有 | 无需 | 避免 | 去掉 | 去除 | 减少 | 太 | "
-    "过于 | 过度",
+    "super | highly | dramatic | dramatically | "
+    "非常 | 很 | 十分 | 特别 | 极其 | 极度 | 强烈 | 大幅 | 大大 | 超级 | 得多",
+    "not": "not | don't | dont | doesn't | isn't | shouldn't | mustn't | won't | can't | never | no | without | "
+    "avoid | instead of | rather than | remove | reduce | less | too | "
+    "不 | 别 | 勿 | 没有 | 无需 | 避免 | 去掉 | 去除 | 减少 | 太 | 过于 | 过度",
     "join": "and | or | nor | plus | also | with | 和 | 与 | 及 | 或 | 、 | 并 | 再 | 也 | 同时",
     "stop": ", | . | ; | : | ! | ? | ( | ) | / | but | then | and then | and make | and turn | instead | "
     "。 | 但 | 然后 | 而是 | 接着 | 改为",
@@ -34,12 +35,14 @@ WORDS: dict[Kind, str] = {
 }
 DEGREES: dict[Kind, float] = {"subtle": 0.5, "subtle_behind": 0.5, "strong": 1.6}
 
-# Spellings that `_plain` brings to the one in the tables.
+# What is said in several ways, and the one way in which the tables say it.
 SPELLINGS = (
     (r"[’‘]", "'"),
     (r"color", "colour"),
     (r"gray", "grey"),
     (r"iz(e|ed|ing)\b", r"is\1"),
+    (r"(anti|counter)[\s-]?clockwise", "left"),
+    (r"clockwise", "right"),
     (r"一百八十", "180"),
     (r"九十", "90"),
     (r"四十五", "45"),
