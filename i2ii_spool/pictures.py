@@ -1,17 +1,20 @@
 """Pictures: judged by their header at the door, read upright for the engine, encoded for the result."""
 
 import io
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
-from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageCms, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, features
 
 from i2ii_spool.errors import InvalidRequest, TooLarge, UnsupportedPicture
 from i2ii_spool.job import open_regular
 
-# `probe` judges the size itself, from the header; Pillow's own limit would only warn, and at another number.
+# `inspect` judges the size itself, from the header; Pillow's own limit would only warn, and at another number.
 Image.MAX_IMAGE_PIXELS = None
 
 EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "TIFF": "tif"}
@@ -23,6 +26,9 @@ SUFFIXES = {f".{extension}" for extension in EXTENSIONS.values()} | {".jpeg", ".
 MAX_ASPECT = 16
 MIN_SIDE = 8
 
+# A picture in memory may take a hundred times its file: no more than two are read whole, at the door, at a time.
+_decoding = threading.Semaphore(2)
+
 
 @dataclass(frozen=True)
 class Header:
@@ -33,15 +39,24 @@ class Header:
     height: int
 
 
-def probe(path: Path, *, max_pixels: int, field: str = "image") -> Header:
-    """Return what the header says, having decoded no pixel.
+def inspect(path: Path, *, max_pixels: int, field: str = "image") -> Header:
+    """Judge a picture that somebody has sent: by its header first, before a pixel is decoded, then to its end.
 
-    Raises `UnsupportedPicture` for what is not a picture of a known format, `TooLarge` for more than `max_pixels`
-    pixels, `InvalidRequest` for sides that no engine can use; the error names `field`.
+    Raises `UnsupportedPicture` for what is not a picture of a known format, or is truncated or damaged; `TooLarge` for
+    more than `max_pixels` pixels; `InvalidRequest` for sides that no engine can use. The error names `field`.
     """
     with _opened(path, field) as image:
         extension = EXTENSIONS["JPEG" if image.format == "MPO" else str(image.format)]
-        width, height = image.size
+        _check_sides(*image.size, max_pixels, field)
+        header = Header(extension, *image.size)
+        try:
+            _check_whole(image)
+        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError...
+            raise UnsupportedPicture(f"{field} is truncated or damaged: {error}", field=field) from error
+        return header
+
+
+def _check_sides(width: int, height: int, max_pixels: int, field: str) -> None:
     if width * height > max_pixels:
         raise TooLarge(
             f"{field} has {width}x{height} pixels, {width * height / 1e6:.0f} million; "
@@ -54,21 +69,32 @@ def probe(path: Path, *, max_pixels: int, field: str = "image") -> Header:
             f"and the longer at most {MAX_ASPECT} times the shorter",
             field=field,
         )
-    return Header(extension, width, height)
 
 
-def check_whole(path: Path, *, field: str = "image") -> None:
-    """Read the picture to its end, with as little memory as its format allows. Raises `UnsupportedPicture` if it is
-    truncated or damaged."""
-    with _opened(path, field) as image:
-        try:
-            if isinstance(image, PngImagePlugin.PngImageFile):
-                image.verify()  # every chunk's checksum, to the end, without a pixel in memory
-            else:
-                image.draft("RGB", (image.width // 8, image.height // 8))  # a JPEG is read whole, at an eighth
-                image.load()
-        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError...
-            raise UnsupportedPicture(f"{field} is truncated or damaged: {error}", field=field) from error
+def _check_whole(image: ImageFile.ImageFile) -> None:
+    """Raise whatever the decoder raises if the picture is truncated. Costs as little as its format allows."""
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and _ends_as_jpeg(image):
+        return
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        image.verify()  # every chunk's checksum, to the end, without a pixel in memory
+        return
+    with _decoding:
+        image.draft("RGB", (image.width // 8, image.height // 8))  # a JPEG is read whole, at an eighth
+        image.load()
+
+
+def _ends_as_jpeg(image: ImageFile.ImageFile) -> bool:
+    """Whether the file ends with the end-of-image marker, which cannot occur within a JPEG's coded pixels.
+
+    Beyond that, decoding would tell nothing: libjpeg only warns of damage. Files with more behind the marker (phones
+    append thumbnails and films) are decoded.
+    """
+    file = cast(BinaryIO, image.fp)
+    position = file.tell()
+    file.seek(-2, os.SEEK_END)
+    end = file.read(2)
+    file.seek(position)
+    return end == b"\xff\xd9"
 
 
 def read(path: Path) -> Image.Image:

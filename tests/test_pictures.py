@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from i2ii_spool.errors import InvalidRequest, TooLarge, UnsupportedPicture
-from i2ii_spool.pictures import check_whole, encode, probe, read
+from i2ii_spool.pictures import encode, inspect, read
 from tests.conftest import make_picture
 
 FORMATS = ["png", "jpg", "webp", "gif", "tif", "avif"]
@@ -19,8 +19,7 @@ FORMATS = ["png", "jpg", "webp", "gif", "tif", "avif"]
 @pytest.mark.parametrize("extension", FORMATS)
 def test_every_format_is_read(tmp_path: Path, extension: str) -> None:
     path = make_picture(tmp_path / f"picture.{extension}", (40, 30))
-    header = probe(path, max_pixels=10**6)
-    check_whole(path)
+    header = inspect(path, max_pixels=10**6)
     assert (header.extension, header.width, header.height) == (extension, 40, 30)
     assert read(path).size == (40, 30)
     assert read(path).mode == "RGB"
@@ -31,7 +30,17 @@ def test_a_truncated_picture_is_refused(tmp_path: Path, extension: str) -> None:
     path = make_picture(tmp_path / f"picture.{extension}", (300, 200))
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(UnsupportedPicture, match="damaged"):
-        check_whole(path)
+        inspect(path, max_pixels=10**6)
+
+
+def test_a_jpeg_with_more_behind_it_is_read_and_a_truncated_one_is_not(tmp_path: Path) -> None:
+    path = make_picture(tmp_path / "phone.jpg", (300, 200))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"a film")
+    inspect(path, max_pixels=10**6)
+    path.write_bytes(whole[:-300] + b"a film")
+    with pytest.raises(UnsupportedPicture, match="damaged"):
+        inspect(path, max_pixels=10**6)
 
 
 def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
@@ -44,20 +53,20 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     )
     with pytest.raises(TooLarge, match="60000x60000 pixels, 3600 million; at most 64 million"):
-        probe(bomb, max_pixels=64 * 10**6)
+        inspect(bomb, max_pixels=64 * 10**6)
 
 
 @pytest.mark.parametrize("size", [(4, 100), (1000, 20)])
 def test_sides_that_no_engine_can_use_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(InvalidRequest, match="at least 8, and the longer at most 16 times"):
-        probe(make_picture(tmp_path / "thin.png", size), max_pixels=10**6)
+        inspect(make_picture(tmp_path / "thin.png", size), max_pixels=10**6)
 
 
 def test_what_is_no_picture_is_refused_by_the_name_of_its_field(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_text("hello")
     with pytest.raises(UnsupportedPicture, match="send PNG, JPEG, WEBP") as refused:
-        probe(path, max_pixels=10**6)
+        inspect(path, max_pixels=10**6)
     assert refused.value.field == "image"
 
 
@@ -69,7 +78,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
     else:
         os.mkfifo(path)
     with pytest.raises(InvalidRequest, match="not a regular file"):
-        probe(path, max_pixels=10**6)
+        inspect(path, max_pixels=10**6)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -141,8 +141,7 @@ def test_a_spool_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 def submit_with_key(spool: Spool, picture: Path, key: str, prompt: str = "sepia") -> str:
     submission = Submission(spool)
     submission.upload().write_bytes(picture.read_bytes())
-    submission.receive(max_pixels=10**6)
-    return submission.publish(EditRequest(prompt=prompt), key)
+    return submission.publish(EditRequest(prompt=prompt), max_pixels=10**6, key=key)
 
 
 def test_one_key_makes_one_job(spool: Spool, picture: Path) -> None:

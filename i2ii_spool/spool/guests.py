@@ -19,7 +19,7 @@ from pathlib import Path
 from i2ii_spool import job
 from i2ii_spool.errors import I2iiError, InvalidRequest, TooLarge
 from i2ii_spool.job import MAX_IMAGES, Job, is_id, new_id, open_regular, parse, parse_json
-from i2ii_spool.pictures import SUFFIXES, check_whole, probe
+from i2ii_spool.pictures import SUFFIXES, inspect
 from i2ii_spool.spool.durable import move, sync_file, sync_folder, write_file, write_hint
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.layout import Spool
@@ -121,8 +121,7 @@ class Doorkeeper:
             raise InvalidRequest(f"inputs names {name}, which is not there", field="inputs")
         if files[name] > self._max_bytes:
             raise TooLarge(f"{name} has {files[name]} bytes; at most {self._max_bytes} are read", field="inputs")
-        probe(guest / name, max_pixels=self._max_pixels, field=name)
-        check_whole(guest / name, field=name)
+        inspect(guest / name, max_pixels=self._max_pixels, field=name)
 
     def _refuse(self, guest: Path, error: I2iiError) -> None:
         write_failure(guest, error)

@@ -9,7 +9,7 @@ from pathlib import Path
 from i2ii_spool import job
 from i2ii_spool.errors import DiskFull, InvalidRequest, QueueFull, UnsupportedPicture
 from i2ii_spool.job import MAX_IMAGES, EditRequest, Job, new_id
-from i2ii_spool.pictures import check_whole, probe
+from i2ii_spool.pictures import inspect
 from i2ii_spool.spool import keys
 from i2ii_spool.spool.durable import FILE_MODE, sync_file, sync_folder
 from i2ii_spool.spool.layout import FOLDER_MODE, Spool
@@ -17,42 +17,32 @@ from i2ii_spool.spool.lookup import find
 
 
 class Submission:
-    """A job on its way in: `receive` each picture, then `publish`, or `discard`. Until then nobody else reads it."""
+    """A job on its way in: write each picture to an `upload`, then `publish`, or `discard`. Nobody else reads it."""
 
     def __init__(self, spool: Spool, name: str = "") -> None:
         self.id, self._folder = _stage(spool, name)
         self._spool = spool
-        self._inputs: list[str] = []
+        self._uploads: list[Path] = []
 
     def upload(self) -> Path:
-        """Where to write the next picture, whose format is not known yet."""
-        return self._folder / "upload.part"
-
-    def receive(self, *, max_pixels: int) -> None:
-        """Take what was written to `upload()` as the next picture, if it is one and whole."""
-        upload = self.upload()
-        if len(self._inputs) == MAX_IMAGES:
+        """Where to write the next picture, whose format is not known yet. Raises `InvalidRequest` for one too many."""
+        if len(self._uploads) == MAX_IMAGES:
             raise InvalidRequest(f"image may be given at most {MAX_IMAGES} times", field="image")
-        if upload.stat().st_size == 0:
-            raise UnsupportedPicture("image is empty; send the picture's bytes", field="image")
-        header = probe(upload, max_pixels=max_pixels)
-        check_whole(upload)
-        name = input_name(len(self._inputs), header.extension)
-        os.rename(upload, self._folder / name)
-        self._inputs.append(name)
+        self._uploads.append(self._folder / f"upload-{len(self._uploads) + 1}.part")
+        return self._uploads[-1]
 
-    def publish(self, request: EditRequest, key: str | None = None) -> str:
+    def publish(self, request: EditRequest, *, max_pixels: int, key: str | None = None) -> str:
         """Put the job into `incoming/`, durably, and return its id: from here on it is accepted.
 
         If `key` stands for an earlier job that asks for the same, that job's id is returned, and this one is discarded.
+        Raises `InvalidRequest` for what was uploaded.
         """
-        if not self._inputs:
-            raise InvalidRequest("image is required: send one to three pictures", field="image")
-        pictures = [self._folder / name for name in self._inputs]
+        pictures = self._receive(max_pixels)
+        inputs = tuple(picture.name for picture in pictures)
+        record = Job(**request.model_dump(), inputs=inputs, submitted_at=datetime.now(UTC))
+        _write_new(self._folder / job.JOB, record.to_json())
         for picture in pictures:
             sync_file(picture)
-        record = Job(**request.model_dump(), inputs=tuple(self._inputs), submitted_at=datetime.now(UTC))
-        _write_new(self._folder / job.JOB, record.to_json())
         sync_folder(self._folder)
         if key is not None:
             stands_for = keys.reserve(self._spool, key, keys.Entry(id=self.id, digest=keys.digest(request, pictures)))
@@ -62,6 +52,19 @@ class Submission:
         self._rename()
         sync_folder(self._spool.incoming)
         return self.id
+
+    def _receive(self, max_pixels: int) -> list[Path]:
+        """Judge what was uploaded and give it its name; return the paths of the pictures."""
+        if not self._uploads:
+            raise InvalidRequest("image is required: send one to three pictures", field="image")
+        pictures = []
+        for index, upload in enumerate(self._uploads):
+            if upload.stat().st_size == 0:
+                raise UnsupportedPicture("image is empty; send the picture's bytes", field="image")
+            header = inspect(upload, max_pixels=max_pixels)
+            pictures.append(self._folder / input_name(index, header.extension))
+            os.rename(upload, pictures[-1])
+        return pictures
 
     def _rename(self) -> None:
         try:
@@ -104,8 +107,7 @@ def submit(spool: Spool, pictures: Sequence[Path], request: EditRequest, *, max_
     try:
         for picture in pictures:
             shutil.copyfile(picture, submission.upload())
-            submission.receive(max_pixels=max_pixels)
-        return submission.publish(request)
+        return submission.publish(request, max_pixels=max_pixels)
     except BaseException:
         submission.discard()
         raise

@@ -45,7 +45,6 @@ async def _spool(app: web.Application) -> AsyncIterator[None]:
     await asyncio.to_thread(spool.create)
     app[VIEW] = View(spool, app[SETTINGS])
     app[ENDINGS] = Endings()
-    app[jobs.DECODING] = jobs.new_gate()
     with Watcher([spool.done, spool.failed], app[ENDINGS].arrived), Housekeeper(spool, app[SETTINGS]):
         yield
 

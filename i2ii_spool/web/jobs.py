@@ -14,24 +14,18 @@ from i2ii_spool.spool.keys import check_key
 from i2ii_spool.spool.layout import State, parse_state
 from i2ii_spool.spool.lookup import find, list_jobs
 from i2ii_spool.spool.status import JobStatus, read_status, status_of
-from i2ii_spool.spool.submit import check_disk, check_queue
+from i2ii_spool.spool.submit import check_queue
 from i2ii_spool.web.errors import error_response, json_response
-from i2ii_spool.web.upload import DECODERS, Upload
+from i2ii_spool.web.upload import Upload
 from i2ii_spool.web.views import ENDINGS, SETTINGS, SPOOL, VIEW
 
 log = logging.getLogger(__name__)
 
 routes = web.RouteTableDef()
 
-DECODING = web.AppKey("decoding", asyncio.Semaphore)
 MAX_WAIT = 300.0
 MAX_LISTED = 1000
 CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
-
-
-def new_gate() -> asyncio.Semaphore:
-    """What holds back how many uploads are decoded at a time."""
-    return asyncio.Semaphore(DECODERS)
 
 
 @routes.post("/edit")
@@ -42,9 +36,9 @@ async def edit(request: web.Request) -> web.Response:
     key = request.headers.get("Idempotency-Key")
     if key is not None:
         check_key(key)
-    await _check_room(request)
+    await _check_queue(request)
     before = await request.app[VIEW].counts()
-    async with Upload(request.app[SPOOL], request.app[SETTINGS], request.app[DECODING]) as upload:
+    async with Upload(request.app[SPOOL], request.app[SETTINGS]) as upload:
         await upload.read(request)
         id, is_new = await upload.publish(key)
     if not is_new:
@@ -54,11 +48,10 @@ async def edit(request: web.Request) -> web.Response:
     return await _accepted(request, id, before, await request.app[VIEW].submitted(id, before))
 
 
-async def _check_room(request: web.Request) -> None:
+async def _check_queue(request: web.Request) -> None:
     settings, view = request.app[SETTINGS], request.app[VIEW]
     waiting, seconds_per_job = len(await view.queue()), await view.seconds_per_job()
     check_queue(waiting, max_queue=settings.max_queue, seconds_per_job=seconds_per_job)
-    await asyncio.to_thread(check_disk, request.app[SPOOL], min_free=settings.min_free)
 
 
 async def _accepted(request: web.Request, id: str, counts: dict[State, int], position: int) -> web.Response:

@@ -11,30 +11,30 @@ from i2ii_spool.errors import InvalidRequest, TooLarge
 from i2ii_spool.job import EditRequest, parse
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.submit import Submission
+from i2ii_spool.spool.submit import Submission, check_disk
 
 CHUNK = 256 * 1024
 MAX_TEXT = 64 * 1024
 IMAGE = "image"
 
-# Pictures are read whole to see that they are; more at a time would only take more memory.
-DECODERS = 2
-
 
 class Upload:
     """One form on its way into the spool. Leaving the `async with` without `publish` leaves nothing behind."""
 
-    def __init__(self, spool: Spool, settings: Settings, decoders: asyncio.Semaphore) -> None:
+    def __init__(self, spool: Spool, settings: Settings) -> None:
         self._spool = spool
         self._settings = settings
-        self._decoders = decoders
         self._fields: dict[str, str] = {}
         self._bytes = 0
         self._is_published = False
 
     async def __aenter__(self) -> Self:
-        self._submission = await asyncio.to_thread(Submission, self._spool)
+        self._submission = await asyncio.to_thread(self._open)
         return self
+
+    def _open(self) -> Submission:
+        check_disk(self._spool, min_free=self._settings.min_free)
+        return Submission(self._spool)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -68,8 +68,6 @@ class Upload:
             while chunk := await part.read_chunk(CHUNK):
                 self._count(chunk)
                 await file.write(chunk)
-        async with self._decoders:
-            await asyncio.to_thread(self._submission.receive, max_pixels=self._settings.max_pixels)
 
     async def _read_text(self, part: BodyPartReader, name: str) -> None:
         if name in self._fields:
@@ -97,6 +95,7 @@ class Upload:
     async def publish(self, key: str | None) -> tuple[str, bool]:
         """Put the job into the queue, durably; return its id, and whether it is new: `key` may stand for an earlier."""
         request = parse(EditRequest, self._fields)
-        id = await asyncio.to_thread(self._submission.publish, request, key)
+        max_pixels = self._settings.max_pixels
+        id = await asyncio.to_thread(self._submission.publish, request, max_pixels=max_pixels, key=key)
         self._is_published = True
         return id, id == self._submission.id

@@ -114,8 +114,8 @@ def emboss(image: Image.Image, touch: Touch) -> Image.Image:
 
 def outline(image: Image.Image, touch: Touch) -> Image.Image:
     """Keep nothing but the edges: dark lines on white."""
-    lines = contours(image, 0.9, floor=2, gain=14 * touch.strength)
-    return lines.convert("RGB")
+    lines = contours(image, 0.9, floor=2, gain=14 * max(1, touch.strength))
+    return by_strength(lines.convert("RGB"), touch)
 
 
 # --- film ------------------------------------------------------------------------------------------------------------

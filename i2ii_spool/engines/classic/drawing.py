@@ -4,6 +4,7 @@ import math
 
 from PIL import Image, ImageChops, ImageEnhance, ImageMath, ImageOps
 
+from i2ii_spool.engines.classic.darkroom import by_strength
 from i2ii_spool.engines.classic.materials import (
     Effect,
     Size,
@@ -27,7 +28,9 @@ def draw_edges(image: Image.Image, touch: Touch) -> Image.Image:
     light: Image.Image = ImageMath.lambda_eval(
         lambda its: its["min"](its["grey"] * 255 / (its["soft"] + 1), 255), grey=grey, soft=blurred(grey, 8)
     )
-    deep = light.convert("L").point([round(255 * (level / 255) ** (1.7 * touch.strength)) for level in range(256)])
+    deep = light.convert("L").point(
+        [round(255 * (level / 255) ** (1.7 * max(1, touch.strength))) for level in range(256)]
+    )
     return deep.convert("RGB")
 
 
@@ -137,7 +140,7 @@ def on_newsprint(image: Image.Image, _: Touch) -> Image.Image:
     return graded(image, (18, 140, 252), (14, 136, 244), (22, 128, 220))
 
 
-SKETCH: Effect = (draw_edges, smudge, shade, on_drawing_paper)
-COLOURED_PENCIL: Effect = (draw_edges, colour_in, shade, on_drawing_paper)
+SKETCH: Effect = (draw_edges, smudge, shade, on_drawing_paper, by_strength)
+COLOURED_PENCIL: Effect = (draw_edges, colour_in, shade, on_drawing_paper, by_strength)
 CARTOON: Effect = (flatten, few_colours, clean_borders, ink)
 COMIC: Effect = (flat_print, halftone, ink, on_newsprint)

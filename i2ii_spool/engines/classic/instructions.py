@@ -319,8 +319,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         angle=180,
     ),
     Instruction(
-        "rotate right | rotate | rotated | turn right | quarter turn | rotate N° | rotated N° | turn N° | rotate N° right | "
-        "turn N° right | rotate right N° | turn right N°",
+        "rotate right | rotate | rotated | turn right | quarter turn | rotate N° | rotated N° | turn N° | "
+        "rotate N° right | turn N° right | rotate right N° | turn right N°",
         "向右旋转 | 旋转 | 右转 | 右旋 | 向右转 | 顺时针 | 顺时针旋转 | 旋转N° | 向右旋转N° | 右转N° | 右旋N° | "
         "向右转N° | 顺时针N° | 顺时针旋转N°",
         (geometry.turn_right,),

@@ -142,7 +142,7 @@ def _pattern(phrase: str) -> str:
     words = (NUMBER if word == "N°" else re.escape(word).replace("N°", f" ?{NUMBER}") for word in phrase.split())
     pattern = f"{FILLERS} ?".join(words)
     # An English word begins and ends where no letter is: "ink" is not in "pink". Chinese around it does not matter.
-    return rf"(?<![a-z0-9]){pattern}(?![a-z0-9])" if phrase[0].isalnum() and phrase.isascii() else pattern
+    return rf"(?<![a-z0-9]){pattern}(?![a-z0-9])" if re.match(r"[a-z0-9]", phrase) else pattern
 
 
 def _meanings() -> Iterator[tuple[str, Kind | Instruction]]:

@@ -2,6 +2,7 @@
 
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
+from i2ii_spool.engines.classic.darkroom import by_strength
 from i2ii_spool.engines.classic.materials import (
     Effect,
     Size,
@@ -73,7 +74,7 @@ def _inset(size: Size) -> Image.Image:
 
 def _wavering(image: Image.Image, touch: Touch, cell: float, reach: float) -> Image.Image:
     """Return `image` with the corners of a mesh of `cell` units moved by up to `reach` units."""
-    across, down = (max(1, round(side / (cell * unit(image)))) for side in image.size)
+    across, down = (max(1, min(side // 4, round(side / (cell * unit(image))))) for side in image.size)
     far = reach * unit(image)
     corners = [
         [_shaken(image.size, column / across, row / down, far, touch) for column in range(across + 1)]
@@ -123,7 +124,7 @@ def bleed(image: Image.Image, touch: Touch) -> Image.Image:
 
 def brush_lines(image: Image.Image, touch: Touch) -> Image.Image:
     """Draw the forms with a dry brush, which leaves the paper bare here and there."""
-    lines = contours(simplified(touch.original.convert("L"), 800), 1.2, floor=3, gain=16 * touch.strength)
+    lines = contours(simplified(touch.original.convert("L"), 800), 1.2, floor=3, gain=16)
     dry = noise(image.size, touch.chance, 3 * unit(image)).point(curve((0, 0, 30, 110)))
     return inked(image, ImageChops.add(_wavering(lines, touch, cell=24, reach=2), dry))
 
@@ -146,5 +147,5 @@ def on_rice_paper(image: Image.Image, touch: Touch) -> Image.Image:
     return textured(warm, fibres, 0.08)
 
 
-WATERCOLOUR: Effect = (let_run, dilute, pool, bare_edges, on_rough_paper)
-INK_WASH: Effect = (grind_ink, bleed, brush_lines, leave_blank, on_rice_paper)
+WATERCOLOUR: Effect = (let_run, dilute, pool, bare_edges, on_rough_paper, by_strength)
+INK_WASH: Effect = (grind_ink, bleed, brush_lines, leave_blank, on_rice_paper, by_strength)

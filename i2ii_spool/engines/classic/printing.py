@@ -2,6 +2,7 @@
 
 from PIL import Image, ImageColor, ImageDraw, ImageEnhance, ImageOps
 
+from i2ii_spool.engines.classic.darkroom import by_strength
 from i2ii_spool.engines.classic.geometry import four_panels, panels
 from i2ii_spool.engines.classic.materials import Effect, Size, Touch, inked, simplified, textured, unit
 
@@ -57,7 +58,7 @@ def grout(image: Image.Image, touch: Touch) -> Image.Image:
 
 def _tile(image: Image.Image, touch: Touch) -> float:
     """The side of a tile in pixels, large enough to have a face between its joints."""
-    return max(4, 15 * touch.strength * unit(image))
+    return max(4, 15 * max(1, touch.strength) * unit(image))
 
 
 # --- poster and pop art ----------------------------------------------------------------------------------------------
@@ -105,6 +106,6 @@ def _printed(tones: Image.Image, inks: tuple[str, ...]) -> Image.Image:
 
 
 PIXEL_ART: Effect = (large_pixels, small_palette)
-MOSAIC: Effect = (tiles, grout)
+MOSAIC: Effect = (tiles, grout, by_strength)
 POSTER: Effect = (cut_out, spot_colours, trim)
 POP_ART: Effect = (four_panels, silkscreen)
