@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -47,8 +48,9 @@ def _flag(name: str) -> click.Option:
     from i2ii_spool.settings import PREFIX, Settings
 
     field = Settings.model_fields[name]
-    text = f"{field.description}  [{PREFIX}{name.upper()}; default {field.default}]"
-    return _option(name, text, is_flag=field.annotation is bool)
+    default = "not set" if field.default is None else f"default {field.default}"
+    text = f"{field.description}  [{PREFIX}{name.upper()}; {default}]"
+    return _option(name, field.annotation, text)
 
 
 def _request_flags() -> Iterator[click.Option]:
@@ -58,11 +60,19 @@ def _request_flags() -> Iterator[click.Option]:
         if name == "prompt":
             yield click.Option(["-p", "--prompt"], help=field.description, required=True)
         else:
-            yield _option(name, f"{field.description}  [default {field.default!r}]")
+            default = f"  [default {field.default}]" if field.default != "" else ""
+            yield _option(name, field.annotation, f"{field.description}{default}")
 
 
-def _option(name: str, text: str, *, is_flag: bool = False) -> click.Option:
-    return click.Option([f"--{name.replace('_', '-')}"], help=text, is_flag=is_flag, default=None)
+def _option(name: str, kind: Any, text: str) -> click.Option:
+    """An option whose value is validated where it is defined; `kind` is only shown."""
+    kinds = get_args(kind) or (kind,)
+    metavar = "|".join(METAVARS.get(each, str(each)) for each in kinds if each is not NoneType)
+    flag = f"--{name.replace('_', '-')}"
+    return click.Option([flag], help=text, is_flag=kind is bool, default=None, metavar=metavar)
+
+
+METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH", bool: ""}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -104,7 +114,10 @@ def _errors_shown() -> Iterator[None]:
 
 @command("spool", *SERVER, *WORKER, *HOUSEKEEPING)
 def up(settings: "Settings") -> None:
-    """Run the whole service: the server and a worker per visible GPU, or one classic worker."""
+    """Run the whole service: the server and its workers.
+
+    There is one worker for each visible GPU, or one classic worker where there is none.
+    """
     from i2ii_spool import supervisor
 
     sys.exit(supervisor.run(settings))
@@ -124,7 +137,10 @@ def serve(settings: "Settings") -> None:
 @click.argument("gpu", metavar="N")
 @click.option("--burst", is_flag=True, help="end when no job waits any more")
 def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
-    """Run the worker of GPU N: an index within CUDA_VISIBLE_DEVICES, a GPU-<uuid> or a MIG-<uuid>."""
+    """Run the worker of GPU N.
+
+    N is an index within CUDA_VISIBLE_DEVICES, a GPU-<uuid> or a MIG-<uuid>.
+    """
     from i2ii_spool import engines, logs
     from i2ii_spool.worker import gpus
     from i2ii_spool.worker.daemon import Worker
@@ -156,7 +172,7 @@ def submit(
     output: Path | None,
     **fields: str | None,
 ) -> None:
-    """Submit an edit of IMAGES, one to three of them; print the job's id."""
+    """Submit an edit of one to three IMAGES; print the job's id."""
     from i2ii_spool.client import Client, SpoolClient
     from i2ii_spool.job import EditRequest, parse
     from i2ii_spool.waiting import wait_and_write
@@ -178,7 +194,10 @@ def submit(
 @click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1), help="how many, newest first")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object per line")
 def ls(settings: "Settings", state: str | None, *, limit: int, as_json: bool) -> None:
-    """List the jobs in STATE (incoming, running, done, failed), or in all."""
+    """List the jobs, newest first.
+
+    STATE is incoming, running, done or failed; without it, all are listed.
+    """
     from i2ii_spool.spool.layout import parse_state
     from i2ii_spool.spool.lookup import list_jobs, waiting
     from i2ii_spool.spool.status import status_of
@@ -242,7 +261,7 @@ def rm(settings: "Settings", ids: tuple[str, ...]) -> None:
 
 @command("spool", "keep_days", "keep_jobs", "keep_free_mib")
 def gc(settings: "Settings") -> None:
-    """Delete ended jobs that have been kept long enough, and what was left half-written."""
+    """Delete ended jobs that have been kept long enough."""
     from i2ii_spool.spool.retention import Keep, collect
 
     days, free = settings.keep_days, settings.keep_free_mib
@@ -267,7 +286,7 @@ def gc(settings: "Settings") -> None:
 @click.option("--url", help="the server  [default the host and port set]")
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
 def bench(settings: "Settings", *, jobs: int, concurrency: int, prompt: str, url: str | None, as_json: bool) -> None:
-    """Load-test a running service: submit JOBS pictures, CONCURRENCY at a time, and report."""
+    """Load-test a running service, and report."""
     from i2ii_spool import bench
 
     url = url or f"http://{settings.host}:{settings.port}"

@@ -57,9 +57,8 @@ class Ids:
                 self._suffix += 1 + secrets.randbelow(1024)
                 if self._suffix >= SUFFIXES:
                     self._start(self._millisecond + 1)
-            stamp = _stamp(self._millisecond) + "-" + _letters(self._suffix)
-        slug = slugify(name)
-        return f"{stamp}_{slug}" if slug else stamp
+            id = _stamp(self._millisecond) + "-" + _letters(self._suffix)
+        return with_name(id, name)
 
     def _start(self, millisecond: int) -> None:
         self._millisecond = millisecond
@@ -76,6 +75,17 @@ def _letters(number: int) -> str:
 
 
 new_id = Ids().new
+
+
+def with_name(id: str, name: str) -> str:
+    """Return a bare id with as much of `name` behind it as is safe in a path and a URL."""
+    slug = slugify(name)
+    return f"{id}_{slug}" if slug else id
+
+
+def without_name(id: str) -> str:
+    """Return the bare id."""
+    return id.partition("_")[0]
 
 
 def is_id(text: str) -> bool:

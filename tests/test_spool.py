@@ -138,10 +138,16 @@ def test_a_spool_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 # --- idempotency keys ------------------------------------------------------------------------------------------------
 
 
+def test_a_jobs_name_stands_behind_its_id(spool: Spool, submit_job: Submit) -> None:
+    id = submit_job(name="wedding 042/é")
+    assert id.endswith("_wedding-042")
+    assert waiting(spool) == [id]
+
+
 def submit_with_key(spool: Spool, picture: Path, key: str, prompt: str = "sepia") -> str:
     submission = Submission(spool)
     submission.upload().write_bytes(picture.read_bytes())
-    return submission.publish(EditRequest(prompt=prompt), max_pixels=10**6, key=key)
+    return submission.publish(EditRequest(prompt=prompt, name="n"), max_pixels=10**6, key=key)
 
 
 def test_one_key_makes_one_job(spool: Spool, picture: Path) -> None:
@@ -172,8 +178,8 @@ def test_the_next_with_the_key_finishes_what_a_dead_submitter_began(
         with pytest.raises(KeyboardInterrupt):
             submit_with_key(spool, picture, "a")
     (begun,) = names(spool.staging)
-    assert submit_with_key(spool, picture, "a") == begun
-    assert waiting(spool) == [begun]
+    assert submit_with_key(spool, picture, "a") == f"{begun}_n"
+    assert waiting(spool) == [f"{begun}_n"]
 
 
 # --- claim -----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
+from i2ii_spool.job import without_name
 from i2ii_spool.spool.durable import move, sync_folder, write_file
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import find
@@ -69,7 +70,7 @@ def _write_once(path: Path, entry: Entry) -> bool:
 
 def _is_published(spool: Spool, id: str) -> bool:
     try:
-        move(spool.staging / id, spool.incoming / id)
+        move(spool.staging / without_name(id), spool.incoming / id)
         return True
     except FileNotFoundError:  # as it should be: its submitter did so itself
         pass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from i2ii_spool import job
 from i2ii_spool.errors import DiskFull, InvalidRequest, QueueFull, UnsupportedPicture
-from i2ii_spool.job import MAX_IMAGES, EditRequest, Job, new_id
+from i2ii_spool.job import MAX_IMAGES, EditRequest, Job, new_id, with_name
 from i2ii_spool.pictures import inspect
 from i2ii_spool.spool import keys
 from i2ii_spool.spool.durable import FILE_MODE, sync_file, sync_folder
@@ -19,8 +19,8 @@ from i2ii_spool.spool.lookup import find
 class Submission:
     """A job on its way in: write each picture to an `upload`, then `publish`, or `discard`. Nobody else reads it."""
 
-    def __init__(self, spool: Spool, name: str = "") -> None:
-        self.id, self._folder = _stage(spool, name)
+    def __init__(self, spool: Spool) -> None:
+        self.id, self._folder = _stage(spool)
         self._spool = spool
         self._uploads: list[Path] = []
 
@@ -44,6 +44,7 @@ class Submission:
         for picture in pictures:
             sync_file(picture)
         sync_folder(self._folder)
+        self.id = with_name(self.id, request.name)
         if key is not None:
             stands_for = keys.reserve(self._spool, key, keys.Entry(id=self.id, digest=keys.digest(request, pictures)))
             if stands_for != self.id:
@@ -82,9 +83,9 @@ def input_name(index: int, extension: str) -> str:
     return f"input.{extension}" if index == 0 else f"input-{index + 1}.{extension}"
 
 
-def _stage(spool: Spool, name: str) -> tuple[str, Path]:
+def _stage(spool: Spool) -> tuple[str, Path]:
     while True:
-        id = new_id(name)
+        id = new_id()
         try:
             (spool.staging / id).mkdir()
         except FileExistsError:  # another process drew the same letters in the same millisecond
@@ -103,7 +104,7 @@ def _write_new(path: Path, data: bytes) -> None:
 
 def submit(spool: Spool, pictures: Sequence[Path], request: EditRequest, *, max_pixels: int) -> str:
     """Copy the pictures and the request into the spool; return the id once the job is durable."""
-    submission = Submission(spool, request.name)
+    submission = Submission(spool)
     try:
         for picture in pictures:
             shutil.copyfile(picture, submission.upload())

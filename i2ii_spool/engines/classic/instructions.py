@@ -129,7 +129,7 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     ),
     Instruction(
         "invert | inverted | inverse | negative | invert colours | inverted colours",
-        "反色 | 负片 | 反相 | 底片 | 反转颜色 | 颜色反转",
+        "反色 | 反转 | 负片 | 反相 | 底片 | 反转颜色 | 颜色反转",
         (darkroom.invert,),
         "every colour turned into its opposite",
     ),
@@ -145,9 +145,9 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction(
         (
             "darker | dark | darken | darkened | dim | dimmer | less bright | less light | less brightness | "
-            "decrease brightness | reduce brightness | lower brightness | brightness down"
+            "decrease brightness | reduce brightness | lower brightness | brightness down | turn down brightness | turn brightness down"
         ),
-        "变暗 | 暗 | 调暗 | 更暗 | 压暗 | 昏暗 | 黑暗 | 降低亮度 | 减少亮度 | 减小亮度",
+        "变暗 | 暗 | 调暗 | 更暗 | 压暗 | 昏暗 | 黑暗 | 降低亮度 | 亮度低 | 减少亮度 | 减小亮度",
         (darkroom.darken,),
         "less light, most in the middle tones",
     ),
@@ -174,10 +174,10 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     ),
     Instruction(
         (
-            "less contrast | low contrast | lower contrast | reduce contrast | decrease contrast | softer contrast | "
+            "less contrast | low contrast | lower contrast | reduce contrast | decrease contrast | turn down contrast | softer contrast | "
             "soft contrast | contrast down | flatter"
         ),
-        "降低对比度 | 减少对比度 | 减弱对比度 | 减小对比度 | 低对比度 | 减弱对比 | 降低对比",
+        "降低对比度 | 对比度低 | 减少对比度 | 减弱对比度 | 减小对比度 | 低对比度 | 减弱对比 | 降低对比",
         (darkroom.take_contrast,),
         "darks and lights closer together",
     ),
@@ -196,7 +196,7 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
             "decrease saturation | lower saturation | less colourful | less vivid | less vibrant | less colour | "
             "muted colours | pale | paler | washed out"
         ),
-        "降低饱和度 | 减少饱和度 | 减弱饱和度 | 低饱和度 | 减小饱和度 | 淡雅 | 褪色",
+        "降低饱和度 | 饱和度低 | 减少饱和度 | 减弱饱和度 | 低饱和度 | 减小饱和度 | 淡雅 | 褪色",
         (darkroom.take_colour,),
         "muted colours",
     ),

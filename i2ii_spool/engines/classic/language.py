@@ -8,7 +8,7 @@ instruction that follows it, or else about the one before it. Everything else in
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
@@ -51,7 +51,7 @@ SPELLINGS = (
 )
 NUMBER = r"-?\d{1,4}(?:\.\d+)?(?!\d) ?(?:degrees?|deg|°|度)?"
 # "rotate the picture by 90 degrees to the left" is "rotate N° left" with these between.
-FILLERS = r"(?: (?:a|an|the|this|that|it|its|my|our|image|picture|photo|photograph|by|to|of|all|towards))*"
+FILLERS = r"(?: (?:a|an|the|this|that|it|its|my|our|image|picture|photo|photograph|by|to|of|all|towards)){0,4}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,15 @@ def understand(prompt: str) -> list[Wish]:
         asked = list(takewhile(lambda word: word.kind != "not", clause))
         for part in _cut(asked, "join"):
             wishes += _wishes(part)
-    return wishes
+    return _once(wishes)
+
+
+def _once(wishes: list[Wish]) -> list[Wish]:
+    """Drop what is said again ("a watercolour, in soft watercolours"), but not rotations, which add up."""
+    first: dict[object, Wish] = {}
+    for position, wish in enumerate(wishes):
+        first.setdefault(wish.instruction if wish.instruction.angle is None else position, wish)
+    return list(first.values())
 
 
 def _cut(words: Iterable[Word], kind: Kind) -> Iterator[list[Word]]:
@@ -138,13 +146,6 @@ def _plain(prompt: str) -> str:
     return text
 
 
-def _pattern(phrase: str) -> str:
-    words = (NUMBER if word == "N°" else re.escape(word).replace("N°", f" ?{NUMBER}") for word in phrase.split())
-    pattern = f"{FILLERS} ?".join(words)
-    # An English word begins and ends where no letter is: "ink" is not in "pink". Chinese around it does not matter.
-    return rf"(?<![a-z0-9]){pattern}(?![a-z0-9])" if re.match(r"[a-z0-9]", phrase) else pattern
-
-
 def _meanings() -> Iterator[tuple[str, Kind | Instruction]]:
     """Every phrase, and what it means."""
     for instruction in INSTRUCTIONS:
@@ -158,4 +159,21 @@ def _meanings() -> Iterator[tuple[str, Kind | Instruction]]:
 # The first alternative that fits wins, so the longest stand first: "less contrast" is not "less", then "contrast".
 _LONGEST_FIRST = sorted(_meanings(), key=lambda meaning: -len(meaning[0]))
 MEANINGS = [meaning for _, meaning in _LONGEST_FIRST]
-PHRASES = re.compile("|".join(f"(?P<p{i}>{_pattern(phrase)})" for i, (phrase, _) in enumerate(_LONGEST_FIRST)))
+
+
+def _any(which: Callable[[str], bool]) -> str:
+    """A pattern for all phrases that begin with `which`; the group p7 is the phrase of the seventh meaning."""
+    return "|".join(f"(?P<p{i}>{_pattern(phrase)})" for i, (phrase, _) in enumerate(_LONGEST_FIRST) if which(phrase[0]))
+
+
+def _pattern(phrase: str) -> str:
+    words = (NUMBER if word == "N°" else re.escape(word).replace("N°", f" ?{NUMBER}") for word in phrase.split())
+    return f"{FILLERS} ?".join(words)
+
+
+def _latin(character: str) -> bool:
+    return character.isascii() and character.isalnum()
+
+
+# An English word begins and ends where no letter is: "ink" is not in "pink". Chinese around it does not matter.
+PHRASES = re.compile(rf"(?<![a-z0-9])(?:{_any(_latin)})(?![a-z0-9])|{_any(lambda first: not _latin(first))}")
