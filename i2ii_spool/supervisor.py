@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 
 from i2ii_spool import __version__, logs
 from i2ii_spool.settings import Settings
@@ -40,11 +41,20 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
+        found = gpus.find_all()
+        self._introduce(found)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_running("serve"))
-            for index in gpus.find_all() or ["0"]:
+            for index in found or ["0"]:
                 group.create_task(self._keep_running("gpu", index))
         return self._exit_code
+
+    def _introduce(self, found: list[str]) -> None:
+        settings = self._settings
+        url = f"http://{settings.host}:{settings.port}"
+        log.info("i2ii %s: API %s, spool %s", __version__, url, settings.spool.absolute())
+        log.info("workers: %s", f"one per GPU, {len(found)}" if found else "one, without a GPU")
+        log.info('try: curl -F image=@photo.jpg -F prompt="turn this into a watercolour" %s/edit', url)
 
     def _stop(self) -> None:
         if not self._stopping.is_set():
@@ -75,9 +85,11 @@ class Supervisor:
         # A session of its own: Ctrl-C reaches us alone, and we stop the children in order.
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "i2ii_spool", *command,
-            env=self._environment, start_new_session=True, preexec_fn=_die_with_parent,
+            env=self._environment, start_new_session=True, preexec_fn=partial(_die_with, os.getpid()),
         )  # fmt: skip
         self._children.add(child)
+        if self._stopping.is_set():  # the stop came while it was being started
+            child.terminate()
         try:
             return await child.wait()
         finally:
@@ -95,17 +107,14 @@ class Supervisor:
             child.kill()
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     """Let the kernel stop this child when `i2ii up` is killed: nothing of it stays behind."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it has been killed already
+        os._exit(1)
 
 
 def run(settings: Settings) -> int:
     """Run the service until it is stopped; return the exit code."""
     logs.set_up("up")
-    found = gpus.find_all()
-    url = f"http://{settings.host}:{settings.port}"
-    log.info("i2ii %s: API %s, spool %s", __version__, url, settings.spool.absolute())
-    log.info("workers: %s", f"one per GPU, {len(found)}" if found else "one, without a GPU")
-    log.info('try: curl -F image=@photo.jpg -F prompt="turn this into a watercolour" %s/edit', url)
     return asyncio.run(Supervisor(settings).run())

@@ -85,7 +85,12 @@ class Service:
     def __init__(self, root: Path) -> None:
         self.spool = Spool(root / "spool")
         self.spool.create()
-        self.environment = {**os.environ, "I2II_SPOOL": str(self.spool.root), "I2II_SETTLE": "0.2"}
+        self.environment = {
+            **os.environ,
+            "I2II_SPOOL": str(self.spool.root),
+            "I2II_SETTLE": "0.2",
+            "I2II_ENGINE": "classic",
+        }
         self.log = root / "service.log"
         self.processes: list[subprocess.Popen[bytes]] = []
 

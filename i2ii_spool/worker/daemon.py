@@ -181,6 +181,7 @@ class Worker:
 
     def _save(self, run: Run, edited: list[Image]) -> None:
         """Encode and commit in the background: the GPU does not wait for a PNG. At most one result waits for it."""
+        self._failed_in_a_row.clear()
         self._raise_if_saving_failed(wait=True)
         self._saving = self._saver.submit(self._commit, run, edited)
 
@@ -203,7 +204,6 @@ class Worker:
             return
         timings = run.save(files, self._engine.info, self._heart.status)
         total = timings.load + timings.edit + timings.save
-        self._failed_in_a_row.clear()
         self._heart.count_done(total)
         log.info(
             "job %s done in %.2f s (queue %.2f, load %.2f, edit %.2f, save %.2f)",

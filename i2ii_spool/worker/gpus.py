@@ -51,7 +51,7 @@ def choose(wanted: str) -> Gpu:
     As for CUDA itself, an index counts within `CUDA_VISIBLE_DEVICES` where that is set. Raises `SettingsError`.
     """
     entries = listed()
-    if not wanted.isdigit():
+    if not wanted.isdecimal():
         if entries and wanted not in entries:
             raise SettingsError(f"GPU {wanted} is not in {VISIBLE}={','.join(entries)}", field="gpu")
         return _named(wanted)
@@ -65,7 +65,7 @@ def choose(wanted: str) -> Gpu:
 
 
 def _named(name: str) -> Gpu:
-    if name.isdigit():
+    if name.isdecimal():
         return Gpu(int(name), f"gpu{int(name)}")
     match = re.fullmatch(r"(GPU|MIG)(?:-GPU)?-([0-9A-Fa-f]{4,8})[0-9A-Fa-f-]*((?:/\d+)*)", name)
     if match is None:

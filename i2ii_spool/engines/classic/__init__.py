@@ -93,20 +93,23 @@ def _only(images: Sequence[Image.Image]) -> Image.Image:
 
 def _sized(image: Image.Image, sides: Size | None) -> Image.Image:
     """Return `image` with these sides, cropped about its centre; without sides, within `MAX_AUTO_SIDE`."""
-    if sides is not None:
-        return ImageOps.fit(image, sides)
-    if max(image.size) > MAX_AUTO_SIDE:
-        return ImageOps.contain(image, (MAX_AUTO_SIDE, MAX_AUTO_SIDE))
-    return image
+    return _within(image, MAX_AUTO_SIDE) if sides is None else ImageOps.fit(image, sides)
+
+
+def _within(image: Image.Image, side: int) -> Image.Image:
+    """Return `image` with no side longer than `side`, and never enlarged."""
+    return image if max(image.size) <= side else ImageOps.contain(image, (side, side))
 
 
 def _edited(image: Image.Image, wishes: list[Wish], chance: Random, tell: Callable[[], None]) -> Image.Image:
     """Return `image` with every wish granted, in their order; `tell` is called after each stage."""
+    limit = max(MAX_AUTO_SIDE, *image.size)
     for wish in wishes:
         touch = Touch(image.convert("RGB"), wish.strength, chance)
         for stage in wish.instruction.effect:
             image = _through(stage, image, touch)
             tell()
+        image = _within(image, limit)  # each rotation by 45 degrees doubles the pixels
     return image
 
 

@@ -145,7 +145,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction(
         (
             "darker | dark | darken | darkened | dim | dimmer | less bright | less light | less brightness | "
-            "decrease brightness | reduce brightness | lower brightness | brightness down | turn down brightness | turn brightness down"
+            "decrease brightness | reduce brightness | lower brightness | brightness down | "
+            "turn down brightness | turn brightness down"
         ),
         "变暗 | 暗 | 调暗 | 更暗 | 压暗 | 昏暗 | 黑暗 | 降低亮度 | 亮度低 | 减少亮度 | 减小亮度",
         (darkroom.darken,),
@@ -174,8 +175,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     ),
     Instruction(
         (
-            "less contrast | low contrast | lower contrast | reduce contrast | decrease contrast | turn down contrast | softer contrast | "
-            "soft contrast | contrast down | flatter"
+            "less contrast | low contrast | lower contrast | reduce contrast | decrease contrast | "
+            "turn down contrast | softer contrast | soft contrast | contrast down | flatter"
         ),
         "降低对比度 | 对比度低 | 减少对比度 | 减弱对比度 | 减小对比度 | 低对比度 | 减弱对比 | 降低对比",
         (darkroom.take_contrast,),
