@@ -9,22 +9,34 @@ All three have the same methods, and raise the errors of `i2ii_spool.errors`.
 """
 
 import asyncio
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
 
-from i2ii_spool.errors import EngineError, I2iiError, NotFound
+from i2ii_spool.errors import Deleted, DiskFull, I2iiError, InvalidRequest, NotFound, QueueFull, TooLarge, WrongState
 from i2ii_spool.job import EditRequest
 from i2ii_spool.spool import actions, submit
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import find
-from i2ii_spool.spool.status import JobStatus, read_status
+from i2ii_spool.spool.status import JobStatus, no_result, no_such_picture, read_status
+from i2ii_spool.spool.submit import check_number
 
 POLL = 0.2
 LONG_POLL = 30
+
+KINDS: dict[int, type[I2iiError]] = {
+    400: InvalidRequest,
+    404: NotFound,
+    409: WrongState,
+    410: Deleted,
+    413: TooLarge,
+    507: DiskFull,
+}
 
 OnStatus = Callable[[JobStatus], None]
 
@@ -33,6 +45,8 @@ class AsyncClient:
     """A server's client, for `async with`."""
 
     def __init__(self, url: str) -> None:
+        if not re.match(r"https?://[^/]", url):
+            raise InvalidRequest(f"{url} is no server's URL; one looks like http://127.0.0.1:8000", field="url")
         self._url = url.rstrip("/")
 
     async def __aenter__(self) -> Self:
@@ -45,6 +59,7 @@ class AsyncClient:
 
     async def submit(self, pictures: Sequence[Path | bytes], request: EditRequest) -> str:
         """Send pictures, as paths or as their bytes, and the request; return the job's id once it is accepted."""
+        check_number(len(pictures))
         form = aiohttp.FormData()
         for name, value in request.model_dump(exclude_defaults=True).items():
             form.add_field(name, str(value))
@@ -68,14 +83,17 @@ class AsyncClient:
                 return status
 
     async def result(self, id: str, n: int = 1) -> bytes:
-        """Return the file of picture `n`."""
-        async with self._session.get(f"{self._url}/result/{id}", params={"n": n}) as response:
-            if response.status != 200:
-                raise _error(response.status, await response.json())
+        """Return the file of picture `n`. Raises `WrongState` while there is none."""
+        async with self._answer("GET", f"/result/{id}", params={"n": n}) as response:
+            if response.status == 202:
+                raise no_result(JobStatus.model_validate(await response.json()))
             return await response.read()
 
     async def cancel(self, id: str) -> None:
-        """Stop a job that waits or runs; delete one that has ended."""
+        """Stop a job that waits or runs. Raises `WrongState` if it has ended."""
+        status = await self.status(id)
+        if status.has_ended:
+            raise WrongState(f"job {id} is {status.status} already; there is nothing to cancel")
         await self._call("DELETE", f"/jobs/{id}")
 
     async def system(self) -> dict[str, Any]:
@@ -83,20 +101,31 @@ class AsyncClient:
         return await self._call("GET", "/system/status")
 
     async def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        async with self._answer(method, path, **options) as response:
+            answer: dict[str, Any] = await response.json()
+            return answer
+
+    @asynccontextmanager
+    async def _answer(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
             async with self._session.request(method, self._url + path, **options) as response:
-                answer: dict[str, Any] = await response.json()
+                if response.status >= 400:
+                    raise await _error(response)
+                yield response
+        except aiohttp.ContentTypeError as error:
+            said = f"{self._url} answers {error.status}, and not in JSON"
+            raise I2iiError(f"{said}: that is not an i2ii server", code="no_server") from error
         except aiohttp.ClientConnectionError as error:
             raise I2iiError(f"no server answers at {self._url}: {error}", code="no_server") from error
-        if response.status >= 400:
-            raise _error(response.status, answer)
-        return answer
 
 
-def _error(status: int, answer: dict[str, Any]) -> I2iiError:
-    said = answer.get("error", {})
-    kind = NotFound if status in (404, 410) else I2iiError
-    return kind(said.get("message", f"status {status}"), code=said.get("code"), field=said.get("field"))
+async def _error(response: aiohttp.ClientResponse) -> I2iiError:
+    """The error that the server raised."""
+    said = (await response.json()).get("error", {})
+    message, code, field = said.get("message", ""), said.get("code"), said.get("field")
+    if response.status == 429:
+        return QueueFull(message, retry_after=int(response.headers.get("Retry-After", 1)))
+    return KINDS.get(response.status, I2iiError)(message, code=code, field=field)
 
 
 class Client:
@@ -127,7 +156,7 @@ class Client:
         return self._runner.run(self._client.result(id, n))
 
     def cancel(self, id: str) -> None:
-        """Stop a job that waits or runs; delete one that has ended."""
+        """Stop a job that waits or runs. Raises `WrongState` if it has ended."""
         self._runner.run(self._client.cancel(id))
 
 
@@ -154,11 +183,13 @@ class SpoolClient:
 
     def result(self, id: str, n: int = 1) -> bytes:
         """Return the file of picture `n`."""
-        outputs = read_status(self._spool, id).outputs
-        if outputs is None or n > len(outputs):
-            raise EngineError(f"job {id} has no picture {n}")
-        return (find(self._spool, id).folder / outputs[n - 1]).read_bytes()
+        status = read_status(self._spool, id)
+        if status.outputs is None:
+            raise no_result(status)
+        if not 1 <= n <= len(status.outputs):
+            raise no_such_picture(status, n)
+        return (find(self._spool, id).folder / status.outputs[n - 1]).read_bytes()
 
     def cancel(self, id: str) -> None:
-        """Stop a job that waits or runs."""
+        """Stop a job that waits or runs. Raises `WrongState` if it has ended."""
         actions.cancel(self._spool, id)

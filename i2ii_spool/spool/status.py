@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from i2ii_spool import job
-from i2ii_spool.errors import InvalidRequest, NotFound
+from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
 from i2ii_spool.job import Failure, Job, Model, Progress, Result, Timings, parse_json
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import PASSES, Place, find, waiting
@@ -70,6 +70,20 @@ class JobStatus(BaseModel):
     def shown(self) -> dict[str, Any]:
         """As a JSON object."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+def no_result(status: JobStatus) -> WrongState:
+    """Why a job that is not completed has no picture."""
+    if not status.has_ended:
+        return WrongState(f"job {status.request_id} is {status.status}; it has no result yet")
+    error = status.error or {}
+    return WrongState(f"job {status.request_id} has no result: {error.get('message')}", code=error.get("code"))
+
+
+def no_such_picture(status: JobStatus, n: int) -> NotFound:
+    """Why a completed job has no picture `n`."""
+    made = len(status.outputs or ())
+    return NotFound(f"job {status.request_id} made {made} picture{'s' * (made != 1)}; there is no n={n}")
 
 
 def read_status(spool: Spool, id: str, *, queue: Sequence[str] | None = None) -> JobStatus:

@@ -26,8 +26,7 @@ class Submission:
 
     def upload(self) -> Path:
         """Where to write the next picture, whose format is not known yet. Raises `InvalidRequest` for one too many."""
-        if len(self._uploads) == MAX_IMAGES:
-            raise InvalidRequest(f"image may be given at most {MAX_IMAGES} times", field="image")
+        check_number(len(self._uploads) + 1)
         self._uploads.append(self._folder / f"upload-{len(self._uploads) + 1}.part")
         return self._uploads[-1]
 
@@ -56,8 +55,7 @@ class Submission:
 
     def _receive(self, max_pixels: int) -> list[Path]:
         """Judge what was uploaded and give it its name; return the paths of the pictures."""
-        if not self._uploads:
-            raise InvalidRequest("image is required: send one to three pictures", field="image")
+        check_number(len(self._uploads))
         pictures = []
         for index, upload in enumerate(self._uploads):
             if upload.stat().st_size == 0:
@@ -76,6 +74,12 @@ class Submission:
     def discard(self) -> None:
         """Remove what was written."""
         shutil.rmtree(self._folder, ignore_errors=True)  # what stays is swept from .tmp/ later
+
+
+def check_number(pictures: int) -> None:
+    """Raise `InvalidRequest` if a job cannot have so many pictures."""
+    if not 1 <= pictures <= MAX_IMAGES:
+        raise InvalidRequest(f"image is required, once to {MAX_IMAGES} times; {pictures} were given", field="image")
 
 
 def input_name(index: int, extension: str) -> str:

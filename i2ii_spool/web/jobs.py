@@ -3,25 +3,27 @@
 import asyncio
 import logging
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
-from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
+from i2ii_spool.errors import InvalidRequest
 from i2ii_spool.job import check_id
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.keys import check_key
 from i2ii_spool.spool.layout import State, parse_state
 from i2ii_spool.spool.lookup import find, list_jobs
-from i2ii_spool.spool.status import JobStatus, read_status, status_of
+from i2ii_spool.spool.status import JobStatus, no_result, no_such_picture, read_status, status_of
 from i2ii_spool.spool.submit import check_queue
-from i2ii_spool.web.errors import error_response, json_response
+from i2ii_spool.web.errors import json_response
 from i2ii_spool.web.upload import Upload
 from i2ii_spool.web.views import ENDINGS, SETTINGS, SPOOL, VIEW
 
 log = logging.getLogger(__name__)
 
 routes = web.RouteTableDef()
+
+Number = TypeVar("Number", int, float)
 
 MAX_WAIT = 300.0
 MAX_LISTED = 1000
@@ -109,12 +111,14 @@ async def result(request: web.Request) -> web.StreamResponse:
     n = _number(_query(request, "n"), "n", 1, least=1, most=4)
     id = check_id(request.match_info["id"])
     now = await _status(request, id)
+    if not now.has_ended:
+        return json_response(now.shown(), status=202, headers={"Retry-After": "1"})
     if now.status != "completed":
-        return _no_result(now)
+        raise no_result(now)
     outputs = now.outputs or ()
     if n > len(outputs):
-        raise NotFound(f"job {id} made {len(outputs)} picture{'s' * (len(outputs) > 1)}; there is no n={n}")
-    name = outputs[int(n) - 1]
+        raise no_such_picture(now, n)
+    name = outputs[n - 1]
     return web.FileResponse(
         request.app[SPOOL].done / id / name,
         headers={
@@ -125,20 +129,12 @@ async def result(request: web.Request) -> web.StreamResponse:
     )
 
 
-def _no_result(now: JobStatus) -> web.Response:
-    if not now.has_ended:
-        return json_response(now.shown(), status=202, headers={"Retry-After": "1"})
-    failure = now.error or {}
-    error = WrongState(f"job {now.request_id} has no result: {failure.get('message')}", code=failure.get("code"))
-    return error_response(error)
-
-
 @routes.get("/jobs")
 async def jobs(request: web.Request) -> web.Response:
     """The newest jobs, newest first; `next` is the `after` that continues the list."""
     query = _query(request, "state", "limit", "after")
     state = parse_state(query.get("state"))
-    limit = int(_number(query, "limit", 100, least=1, most=MAX_LISTED))
+    limit = _number(query, "limit", 100, least=1, most=MAX_LISTED)
     after = check_id(query["after"]) if "after" in query else None
     queue = await request.app[VIEW].queue()
     spool = request.app[SPOOL]
@@ -188,11 +184,14 @@ def _query(request: web.Request, *known: str) -> dict[str, str]:
     return dict(request.query)
 
 
-def _number(query: dict[str, str], name: str, default: float, *, least: float = 0, most: float) -> float:
+def _number(query: dict[str, str], name: str, default: Number, *, least: float = 0, most: float) -> Number:
+    """A parameter of the kind that its default is."""
+    kind = type(default)
     try:
-        number = float(query.get(name, default))
+        number = kind(query.get(name, default))
     except ValueError:
-        number = float("nan")
+        number = kind(least - 1)
     if not least <= number <= most:
-        raise InvalidRequest(f"{name} must be a number from {least:g} to {most:g}, got {query[name]!r}", field=name)
+        what = "a whole number" if kind is int else "a number"
+        raise InvalidRequest(f"{name} must be {what} from {least:g} to {most:g}, got {query[name]!r}", field=name)
     return number

@@ -6,6 +6,7 @@ from typing import Self
 
 import aiofiles
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from i2ii_spool.errors import InvalidRequest, TooLarge
 from i2ii_spool.job import EditRequest, parse
@@ -49,7 +50,7 @@ class Upload:
         try:
             async for part in await request.multipart():
                 await self._read_part(part)
-        except (ValueError, AssertionError) as error:
+        except (ValueError, AssertionError, HttpProcessingError) as error:
             raise InvalidRequest(f"the body is not a well-formed multipart form: {error}") from error
 
     async def _read_part(self, part: MultipartReader | BodyPartReader | None) -> None:
