@@ -22,7 +22,7 @@ from i2ii_spool.web.views import ENDINGS, SETTINGS, SPOOL, VIEW, Endings, View
 log = logging.getLogger(__name__)
 
 # Threads wait for the disk, not for a core: as many as there are uploads that should be made durable at once.
-THREADS = 32
+THREADS = 16
 
 
 def create_app(settings: Settings) -> web.Application:
