@@ -93,10 +93,11 @@ def is_id(text: str) -> bool:
     return ID.fullmatch(text) is not None
 
 
-def check_id(text: str) -> str:
+def check_id(text: str, field: str = "id") -> str:
     """Return `text`, or raise `InvalidRequest` if it is not a job id. Call it before any path is built from it."""
     if not is_id(text):
-        raise InvalidRequest(f"{text[:100]!r} is not a job id; one looks like 20261123-101530-482-k7m2qf", field="id")
+        example = "20261123-101530-482-k7m2qf"
+        raise InvalidRequest(f"{text[:100]!r} is not a job id; one looks like {example}", field=field)
     return text
 
 

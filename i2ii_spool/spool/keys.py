@@ -30,8 +30,8 @@ class Entry(BaseModel):
 
 def check_key(key: str) -> str:
     """Return the key, or raise `InvalidRequest`."""
-    if not 1 <= len(key) <= LONGEST:
-        raise InvalidRequest(f"Idempotency-Key must be 1 to {LONGEST} characters", field="Idempotency-Key")
+    if not (1 <= len(key) <= LONGEST and key.isascii()):
+        raise InvalidRequest(f"Idempotency-Key must be 1 to {LONGEST} ASCII characters", field="Idempotency-Key")
     return key
 
 

@@ -127,7 +127,11 @@ def _running(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobSt
 
 
 def _done(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatus:
-    result = Result.model_validate_json((place.folder / job.RESULT).read_bytes())
+    place.folder.stat()
+    result = _read(Result, place.folder / job.RESULT)
+    if result is None:  # somebody has laid hands on it
+        error = {"code": "damaged", "message": "its result.json is missing or cannot be read"}
+        return JobStatus(status="completed", error=error, **_request(place))
     shared = set(Result.model_fields) & set(JobStatus.model_fields)
     return JobStatus(
         status="completed",

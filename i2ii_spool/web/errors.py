@@ -37,7 +37,13 @@ STATUSES: list[tuple[type[I2iiError], int]] = [
     (I2iiError, 500),
 ]
 
-json_response = partial(web.json_response, dumps=partial(json.dumps, ensure_ascii=False))
+
+def _dumps(answer: object) -> str:
+    # Chinese stays legible. What a client sent that is no UTF-8 is quoted back with its bytes spelled out.
+    return json.dumps(answer, ensure_ascii=False).encode(errors="backslashreplace").decode()
+
+
+json_response = partial(web.json_response, dumps=_dumps)
 
 
 @web.middleware

@@ -119,13 +119,28 @@ async def result(request: web.Request) -> web.StreamResponse:
     if n > len(outputs):
         raise no_such_picture(now, n)
     name = outputs[n - 1]
+    path = request.app[SPOOL].done / id / name
+    _check_range(request, (await asyncio.to_thread(path.stat)).st_size)
     return web.FileResponse(
-        request.app[SPOOL].done / id / name,
+        path,
         headers={
             "Content-Type": CONTENT_TYPES[name.rpartition(".")[2]],
             "Content-Disposition": f'inline; filename="{id}-{name}"',
             "X-Content-Type-Options": "nosniff",
         },
+    )
+
+
+def _check_range(request: web.Request, size: int) -> None:
+    try:
+        if (request.http_range.start or 0) < size:
+            return
+    except ValueError:  # it is no range at all
+        pass
+    raise web.HTTPRequestRangeNotSatisfiable(
+        reason="Range Not Satisfiable",
+        headers={"Content-Range": f"bytes */{size}"},
+        text=f"the picture has {size} bytes; ask for some of those",
     )
 
 
@@ -135,7 +150,7 @@ async def jobs(request: web.Request) -> web.Response:
     query = _query(request, "state", "limit", "after")
     state = parse_state(query.get("state"))
     limit = _number(query, "limit", 100, least=1, most=MAX_LISTED)
-    after = check_id(query["after"]) if "after" in query else None
+    after = check_id(query["after"], "after") if "after" in query else None
     queue = await request.app[VIEW].queue()
     spool = request.app[SPOOL]
 

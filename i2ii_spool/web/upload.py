@@ -50,7 +50,7 @@ class Upload:
         try:
             async for part in await request.multipart():
                 await self._read_part(part)
-        except (ValueError, AssertionError, HttpProcessingError) as error:
+        except (ValueError, AssertionError, HttpProcessingError, web.RequestPayloadError) as error:
             raise InvalidRequest(f"the body is not a well-formed multipart form: {error}") from error
 
     async def _read_part(self, part: MultipartReader | BodyPartReader | None) -> None:

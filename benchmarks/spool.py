@@ -1,0 +1,256 @@
+"""How fast the spool is, without HTTP and without GPUs: submits, claims, no-op jobs, look-ups, and the wake-up.
+
+    python -m benchmarks.spool [--dir DIR] [--quick] [--json]
+
+All of it is as durable as in service: each job is fsynced before its submit returns, each attempt before its edit.
+"""
+
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from random import Random
+
+from PIL import Image
+
+from benchmarks.common import Figure, Options, fill, new_spool, options, report
+from i2ii_spool.bench import percentile, photograph
+from i2ii_spool.engines.base import EngineInfo, OnStep
+from i2ii_spool.job import EditRequest
+from i2ii_spool.pictures import encode
+from i2ii_spool.settings import Settings
+from i2ii_spool.spool.claim import Claims
+from i2ii_spool.spool.layout import Spool, State
+from i2ii_spool.spool.status import read_status
+from i2ii_spool.spool.submit import submit
+from i2ii_spool.worker.daemon import Worker
+from i2ii_spool.worker.gpus import Gpu
+
+SUBMITTERS = 16
+FEW, MANY = 100, 100_000
+MAX_PIXELS = 64_000_000
+
+spawn = multiprocessing.get_context("spawn")
+
+
+# --- submits ---------------------------------------------------------------------------------------------------------
+
+
+def durable_submits(options: Options) -> Iterator[Figure]:
+    """How many jobs a second become durable when 16 threads submit a photograph of 130 KB each."""
+    spool = new_spool(options.folder)
+    picture = spool.root / "photo.jpg"
+    picture.write_bytes(photograph(1000, 740, seed=1))
+    rate = _submit_rate(spool, picture, 32 if options.quick else 6000)
+    yield Figure(
+        f"durable submits, {SUBMITTERS} threads, 130 KB JPEG",
+        rate,
+        "/s",
+        at_least=1500,
+        note="on such a machine: huey on Redis with fsync always 1489/s, Celery 415/s; neither looks at the picture",
+    )
+
+
+def _submit_rate(spool: Spool, picture: Path, jobs: int) -> float:
+    def one(index: int) -> None:
+        submit(spool, [picture], EditRequest(prompt="watercolour", name=f"job-{index}"), max_pixels=MAX_PIXELS)
+
+    with ThreadPoolExecutor(SUBMITTERS) as pool:
+        started = time.monotonic()
+        list(pool.map(one, range(jobs)))
+        return jobs / (time.monotonic() - started)
+
+
+# --- no-op jobs ------------------------------------------------------------------------------------------------------
+
+
+class Copier:
+    """An engine that returns its picture as it came. `ready` is waited for before the first claim."""
+
+    info = EngineInfo(engine="copier", model="none", revision="1")
+
+    def __init__(self, ready: Barrier, starts: Path) -> None:
+        self._ready = ready
+        self._starts = starts
+
+    def load(self) -> None:
+        """Wait until all that are to work are there."""
+        self._file = self._starts.open("a", buffering=1)
+        self._ready.wait()
+
+    def edit(self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep) -> list[Image.Image]:
+        """Write down which job has started, and when on the clock that all processes share."""
+        self._file.write(f"{request.seed} {time.monotonic()}\n")
+        on_step(1, 1)
+        return list(images)
+
+    def close(self) -> None:
+        """Stop writing down."""
+        self._file.close()
+
+
+def _work(spool: Path, index: int, ready: Barrier, burst: bool) -> None:
+    """Be a worker process."""
+    engine = Copier(ready, spool / f"starts-{index}")
+    Worker(Settings(spool=spool), engine, Gpu(index, f"gpu{index}"), burst=burst).run()
+
+
+@contextmanager
+def _workers(spool: Spool, count: int, *, burst: bool) -> Iterator[list[SpawnProcess]]:
+    """Worker processes that begin to claim together, now."""
+    ready = spawn.Barrier(count + 1)
+    workers = [spawn.Process(target=_work, args=(spool.root, index, ready, burst)) for index in range(count)]
+    for worker in workers:
+        worker.start()
+    try:
+        ready.wait(timeout=60)
+        yield workers
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def no_op_jobs(options: Options) -> Iterator[Figure]:
+    """How many jobs a second two worker processes bring from `incoming/` to `done/` when the edit costs nothing."""
+    jobs = 10 if options.quick else 1500
+    spool = new_spool(options.folder)
+    _submit_rate(spool, _small_picture(spool), jobs)
+    with _workers(spool, 2, burst=True) as workers:
+        started = time.time()
+        for worker in workers:
+            worker.join()
+    done = list(spool.done.iterdir())
+    assert len(done) == jobs, f"{len(done)} of {jobs} are done"
+    # A rename changes the folder's ctime: this is when the last job reached done/.
+    seconds = max(folder.stat().st_ctime for folder in done) - started
+    yield Figure(
+        "no-op jobs that survive kill -9, two worker processes",
+        jobs / seconds,
+        "/s",
+        at_least=300,
+        note="on such a machine: RQ 78-106/s, Celery 257/s",
+    )
+
+
+def _small_picture(spool: Spool) -> Path:
+    path = spool.root / "small.png"
+    path.write_bytes(encode(Image.new("RGB", (64, 64), "teal"), "png"))
+    return path
+
+
+# --- the wake-up -----------------------------------------------------------------------------------------------------
+
+
+def idle_start(options: Options) -> Iterator[Figure]:
+    """How long after its submit a job's edit starts when the worker has nothing else to do."""
+    spool = new_spool(options.folder)
+    with _workers(spool, 1, burst=False):
+        time.sleep(0.5)  # until it waits
+        submitted = _submit_now_and_then(spool, 5 if options.quick else 200)
+        started = _starts(spool, len(submitted))
+    delays = sorted(1000 * (started[seed] - at) for seed, at in submitted.items())
+    note = "on such a machine: huey 2, Celery 5, RQ 13 ms"
+    yield Figure("idle worker: submit to start of the edit, p50", percentile(delays, 0.5), "ms", at_most=5, note=note)
+    yield Figure("idle worker: submit to start of the edit, p99", percentile(delays, 0.99), "ms")
+
+
+def _submit_now_and_then(spool: Spool, jobs: int) -> dict[int, float]:
+    """Submit jobs 20 to 60 ms apart; return when each submit returned, by the job's seed."""
+    picture, random = _small_picture(spool), Random(1)
+    returned = {}
+    for seed in range(jobs):
+        time.sleep(random.uniform(0.02, 0.06))
+        submit(spool, [picture], EditRequest(prompt="watercolour", seed=seed), max_pixels=MAX_PIXELS)
+        returned[seed] = time.monotonic()
+    return returned
+
+
+def _starts(spool: Spool, jobs: int) -> dict[int, float]:
+    """When each edit started, by the job's seed, once all have."""
+    give_up_at = time.monotonic() + 30
+    while time.monotonic() < give_up_at:
+        lines = (spool.root / "starts-0").read_text().splitlines()
+        if len(lines) == jobs:
+            return {int(seed): float(at) for seed, at in (line.split() for line in lines)}
+        time.sleep(0.05)
+    raise TimeoutError(f"not all of {jobs} jobs have started")
+
+
+# --- cost that must not grow -----------------------------------------------------------------------------------------
+
+
+def claims(options: Options) -> Iterator[Figure]:
+    """What a claim, with its attempt file and its give-back, costs in a short queue and in a long one."""
+    few, many = (_seconds_per_claim(options, waiting) for waiting in (FEW, _many(options)))
+    yield Figure(f"claim + give back, {FEW} waiting", 1000 * few, "ms")
+    yield Figure(f"claim + give back, {_many(options)} waiting", 1000 * many, "ms")
+    yield Figure("claim: long queue against short", many / few, "x", at_most=1.5)
+
+
+def _seconds_per_claim(options: Options, waiting: int) -> float:
+    """The median over sixty, after the first scan: the disk is shared, and its outliers are not ours."""
+    spool = new_spool(options.folder)
+    fill(spool, State.INCOMING, waiting)
+    (spool.running / "bench.gpu0").mkdir()
+    mine = Claims(spool, "bench.gpu0", max_attempts=3)
+    return statistics.median([_claim_once(mine) for _ in range(61)][1:])
+
+
+def _claim_once(mine: Claims) -> float:
+    started = time.perf_counter()
+    claim = mine.next()
+    assert claim is not None
+    claim.give_back(forget_attempt=True)
+    return time.perf_counter() - started
+
+
+def look_ups(options: Options) -> Iterator[Figure]:
+    """What reading the status of a job costs beside few jobs in `done/`, and beside many."""
+    few, many = (_seconds_per_status(options, done) for done in (FEW, _many(options)))
+    yield Figure(f"status, {FEW} done", 1000 * few, "ms")
+    yield Figure(f"status, {_many(options)} done", 1000 * many, "ms")
+    yield Figure("status: many done against few", many / few, "x", at_most=1.5)
+
+
+def _seconds_per_status(options: Options, done: int) -> float:
+    spool = new_spool(options.folder)
+    ids = fill(spool, State.DONE, done)
+    return statistics.median(_status_once(spool, id) for id in Random(1).choices(ids, k=500))
+
+
+def _status_once(spool: Spool, id: str) -> float:
+    started = time.perf_counter()
+    read_status(spool, id, queue=())
+    return time.perf_counter() - started
+
+
+def _many(options: Options) -> int:
+    return 200 if options.quick else MANY
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def help_time(options: Options) -> Iterator[Figure]:
+    """How long somebody waits for `i2ii --help`."""
+    runs = [_seconds_of_help() for _ in range(1 if options.quick else 7)]
+    yield Figure("i2ii --help, wall time", statistics.median(runs), "s", at_most=0.3)
+
+
+def _seconds_of_help() -> float:
+    started = time.perf_counter()
+    call = [sys.executable, "-m", "i2ii_spool", "--help"]
+    subprocess.run(call, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    report(options(__doc__), durable_submits, no_op_jobs, idle_start, claims, look_ups, help_time)
