@@ -115,7 +115,7 @@ class AsyncClient:
         except aiohttp.ContentTypeError as error:
             said = f"{self._url} answers {error.status}, and not in JSON"
             raise I2iiError(f"{said}: that is not an i2ii server", code="no_server") from error
-        except aiohttp.ClientConnectionError as error:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise I2iiError(f"no server answers at {self._url}: {error}", code="no_server") from error
 
 

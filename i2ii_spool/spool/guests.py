@@ -67,6 +67,8 @@ class Doorkeeper:
                 self._observed.pop(name, None)
             except PermissionError as error:
                 note_beside(self._spool.incoming / name, f"i2ii may not read or move it: {error.strerror}")
+            except Exception:  # whatever it is, its neighbours do not wait for it
+                log.exception("guest %r cannot be looked at", name)
         return admitted
 
     def _is_guest(self, entry: os.DirEntry[str]) -> bool:
@@ -113,7 +115,7 @@ class Doorkeeper:
         sync_folder(guest)
         id = new_id(guest.name)
         move(guest, self._spool.incoming / id)
-        log.info("guest admitted: %s is now %s", guest.name, id)
+        log.info("guest admitted: %s is now %s", _legible(guest.name), id)
         return id
 
     def _check_input(self, guest: Path, name: str, files: dict[str, int]) -> None:
@@ -127,7 +129,7 @@ class Doorkeeper:
         write_failure(guest, error)
         id = new_id(guest.name)
         move(guest, self._spool.failed / id)
-        log.warning("guest refused: %s is now in failed/%s: %s", guest.name, id, error)
+        log.warning("guest refused: %s is now in failed/%s: %s", _legible(guest.name), id, error)
 
 
 def _fingerprint(guest: Path) -> Fingerprint:
@@ -161,12 +163,23 @@ def _regular_files(guest: Path) -> dict[str, int]:
             raise InvalidRequest(f"{path.name!r} is {_kind(status.st_mode)}; a job folder holds regular files only")
         if path.name in HARMLESS:
             continue
+        if not _is_utf_8(path.name):
+            raise InvalidRequest(f"{path.name!r} is not a name in UTF-8; rename the file")
         if TEMP_NAME.fullmatch(path.name):
             raise InvalidRequest(f"{path.name!r} is named like a file that is still being copied; rename or remove it")
         files[path.name] = status.st_size
     if len(files) > MAX_ENTRIES:
         raise TooLarge(f"the folder holds more than {MAX_ENTRIES} files; a job needs its pictures and a prompt.txt")
     return files
+
+
+def _is_utf_8(name: str) -> bool:
+    return _legible(name) == name
+
+
+def _legible(name: str) -> str:
+    """Return a name from the disk with what is not UTF-8 in it replaced; JSON could not hold it."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _kind(mode: int) -> str:
@@ -185,7 +198,9 @@ def _read_request(guest: Path, files: dict[str, int]) -> Job:
         record = parse_json(Job, _read_text(guest, job.JOB, files))
     elif job.PROMPT in files:
         text = _read_text(guest, job.PROMPT, files).decode("utf-8-sig", errors="replace")
-        record = parse(Job, {"prompt": text.strip(), "name": guest.name[:200], "submitted_at": datetime.now(UTC)})
+        record = parse(
+            Job, {"prompt": text.strip(), "name": _legible(guest.name)[:200], "submitted_at": datetime.now(UTC)}
+        )
     else:
         raise InvalidRequest("there is neither a prompt.txt nor a job.json; write into prompt.txt what to do")
     inputs = record.inputs or find_inputs(list(files))
@@ -224,12 +239,13 @@ def note_beside(entry: Path, reason: str) -> None:
     note = entry.with_name(entry.name + NOTE_SUFFIX)
     if note.exists():
         return
-    log.warning("%s is not taken: %s", entry.name, reason)
+    name = _legible(entry.name)
+    log.warning("%s is not taken: %s", name, reason)
     cure = (
         "A job is a folder with a picture and a prompt.txt, which the group may write to:\n"
-        f"    chmod -R g+rwX {entry.name}    # if the folder is yours\n"
+        f"    chmod -R g+rwX {name}    # if the folder is yours\n"
     )
-    write_hint(note, f"{entry.name} is not taken: {reason}.\n{cure}".encode())
+    write_hint(note, f"{name} is not taken: {reason}.\n{cure}".encode())
 
 
 def _drop_old_notes(spool: Spool) -> None:

@@ -59,9 +59,11 @@ class Housekeeper:
             started = time.monotonic()
             if started < self._due[duty]:
                 continue
+            did_something: object = None
             try:
-                duty()
+                did_something = duty()
             except Exception:  # nothing accepted is at stake: it stays where it is, and is looked at again
                 log.exception("housekeeping failed; trying again in %.0f s", interval)
-            # In a spool so full that looking takes long, look so rarely that it costs two per cent of the time.
-            self._due[duty] = started + max(interval, 50 * (time.monotonic() - started))
+            # In a spool so full that looking alone takes long, look so rarely that it costs two per cent of the time.
+            cost = 0 if did_something else time.monotonic() - started
+            self._due[duty] = started + max(interval, 50 * cost)

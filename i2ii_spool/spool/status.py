@@ -60,7 +60,7 @@ class JobStatus(BaseModel):
                 detail = f"position {self.position}"
             case "running":
                 detail = f"{self.worker} step {self.step}/{self.steps}"
-            case "completed":
+            case "completed" if self.processing_time is not None:
                 detail = f"{self.worker} {self.processing_time:.2f} s"
             case _:
                 detail = (self.error or {}).get("code", "")

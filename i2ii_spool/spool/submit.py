@@ -79,7 +79,9 @@ class Submission:
 def check_number(pictures: int) -> None:
     """Raise `InvalidRequest` if a job cannot have so many pictures."""
     if not 1 <= pictures <= MAX_IMAGES:
-        raise InvalidRequest(f"image is required, once to {MAX_IMAGES} times; {pictures} were given", field="image")
+        raise InvalidRequest(
+            f"image is required, at least once and at most {MAX_IMAGES} times; {pictures} were given", field="image"
+        )
 
 
 def input_name(index: int, extension: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from i2ii_spool.errors import InvalidRequest
+from i2ii_spool.errors import InvalidRequest, NotFound
 from i2ii_spool.job import check_id
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.keys import check_key
@@ -86,6 +86,7 @@ async def status(request: web.Request) -> web.Response:
             if now.has_ended or remaining <= 0:
                 return json_response(now.shown())
             await _wait(ended, min(1.0, remaining))
+            ended.clear()  # a job that has ended and was retried ends once more
 
 
 async def _wait(ended: asyncio.Event, seconds: float) -> None:
@@ -120,7 +121,11 @@ async def result(request: web.Request) -> web.StreamResponse:
         raise no_such_picture(now, n)
     name = outputs[n - 1]
     path = request.app[SPOOL].done / id / name
-    _check_range(request, (await asyncio.to_thread(path.stat)).st_size)
+    try:
+        size = (await asyncio.to_thread(path.stat)).st_size
+    except FileNotFoundError:
+        raise NotFound(f"job {id} no longer has its {name}") from None
+    _check_range(request, size)
     return web.FileResponse(
         path,
         headers={
@@ -133,7 +138,8 @@ async def result(request: web.Request) -> web.StreamResponse:
 
 def _check_range(request: web.Request, size: int) -> None:
     try:
-        if (request.http_range.start or 0) < size:
+        # With If-Range, a range counts only if the picture is still the same; FileResponse knows.
+        if request.if_range is not None or (request.http_range.start or 0) < size:
             return
     except ValueError:  # it is no range at all
         pass

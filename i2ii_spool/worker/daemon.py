@@ -151,7 +151,7 @@ class Worker:
             self._edit(claim)
         except TakenAway as error:
             log.warning("%s", error)
-        self._heart.show(state=self._idle_state(), job=None, step=0, steps=0)
+        self._heart.note(state=self._idle_state(), job=None, step=0, steps=0)
 
     def _edit(self, claim: Claim) -> None:
         run = Run(claim, self._on_step)
@@ -259,5 +259,6 @@ class Worker:
         notify(STOPPING=1)
         self._heart.show(state=WorkerState.STOPPING)
         self._raise_if_saving_failed(wait=True)
+        self._heart.show()
         status = self._heart.status
         log.info("%s stopped: %d jobs done, %d failed", self.name, status.jobs_done, status.jobs_failed)

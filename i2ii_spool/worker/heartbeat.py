@@ -43,6 +43,11 @@ class Heartbeat:
         with self._lock:
             self._show(**changes)
 
+    def note(self, **changes: Any) -> None:
+        """Take these changes into the status; they are shown with the next beat, or with the next change."""
+        with self._lock:
+            self._note(**changes)
+
     def step(self, step: int, steps: int) -> None:
         """Show how far the current job is, at most once a second."""
         with self._lock:
@@ -50,11 +55,11 @@ class Heartbeat:
         self.beat()
 
     def count_done(self, seconds: float) -> None:
-        """Show that a job is done, which took so long."""
+        """Take note that a job is done, which took so many seconds."""
         with self._lock:
             mean = self.status.seconds_per_job
             mean = seconds if mean is None else 0.8 * mean + 0.2 * seconds
-            self._show(jobs_done=self.status.jobs_done + 1, seconds_per_job=round(mean, 4), note="")
+            self._note(jobs_done=self.status.jobs_done + 1, seconds_per_job=round(mean, 4), note="")
 
     def count_failed(self) -> None:
         """Show that a job has failed."""
@@ -64,6 +69,10 @@ class Heartbeat:
     def stop(self) -> None:
         """Remove the status file: this worker is no more."""
         drop_status(self._spool, self.status.worker)
+
+    def _note(self, **changes: Any) -> None:
+        self.status = self.status.model_copy(update=changes)
+        self._next = 0.0
 
     def _show(self, **changes: Any) -> None:
         self.status = self.status.model_copy(update=changes)
