@@ -64,6 +64,6 @@ class Housekeeper:
                 did_something = duty()
             except Exception:  # nothing accepted is at stake: it stays where it is, and is looked at again
                 log.exception("housekeeping failed; trying again in %.0f s", interval)
-            # In a spool so full that looking alone takes long, look so rarely that it costs two per cent of the time.
+            # Where looking alone takes long, as in a very full spool, look less often, but never ten times less.
             cost = 0 if did_something else time.monotonic() - started
-            self._due[duty] = started + max(interval, 50 * cost)
+            self._due[duty] = started + max(interval, min(50 * cost, 10 * interval))
