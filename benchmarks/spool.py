@@ -6,11 +6,12 @@ All of it is as durable as in service: each job is fsynced before its submit ret
 """
 
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.context import SpawnProcess
@@ -27,6 +28,7 @@ from i2ii_spool.job import EditRequest
 from i2ii_spool.pictures import encode
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.claim import Claims
+from i2ii_spool.spool.durable import sync_folder
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.status import read_status
 from i2ii_spool.spool.submit import submit
@@ -48,7 +50,10 @@ def durable_submits(options: Options) -> Iterator[Figure]:
     spool = new_spool(options.folder)
     picture = spool.root / "photo.jpg"
     picture.write_bytes(photograph(1000, 740, seed=1))
-    rate = _submit_rate(spool, picture, 32 if options.quick else 6000)
+    jobs = 32 if options.quick else 6000
+    bare = _bare_rate(spool, picture.read_bytes(), jobs)
+    rate = _submit_rate(spool, picture, jobs)
+    yield Figure(f"the system calls of a durable submit and nothing else, {SUBMITTERS} threads", bare, "/s")
     yield Figure(
         f"durable submits, {SUBMITTERS} threads, 130 KB JPEG",
         rate,
@@ -62,10 +67,36 @@ def _submit_rate(spool: Spool, picture: Path, jobs: int) -> float:
     def one(index: int) -> None:
         submit(spool, [picture], EditRequest(prompt="watercolour", name=f"job-{index}"), max_pixels=MAX_PIXELS)
 
+    return _rate(one, jobs)
+
+
+def _bare_rate(spool: Spool, picture: bytes, jobs: int) -> float:
+    """What this disk and this Python allow: no id, no look at the picture, no validation, the same four fsyncs."""
+
+    def one(index: int) -> None:
+        folder = f"{spool.staging}/bare-{index}"
+        os.mkdir(folder)
+        _write_and_sync(f"{folder}/input.jpg", picture)
+        _write_and_sync(f"{folder}/job.json", picture[:400])
+        sync_folder(folder)
+        os.rename(folder, f"{spool.trash}/bare-{index}")
+        sync_folder(spool.trash)
+
+    return _rate(one, jobs)
+
+
+def _rate(one: Callable[[int], None], jobs: int) -> float:
     with ThreadPoolExecutor(SUBMITTERS) as pool:
         started = time.monotonic()
         list(pool.map(one, range(jobs)))
         return jobs / (time.monotonic() - started)
+
+
+def _write_and_sync(path: str, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    os.write(descriptor, data)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 # --- no-op jobs ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A job: its id, the request in it, and the names of the files in its folder."""
 
 import errno
+import io
 import os
 import re
 import secrets
@@ -309,18 +310,18 @@ class Failure(Record):
     failed_at: AwareDatetime
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path | str) -> BinaryIO:
     """Open a file that others may have put there: never through a link, never waiting for a FIFO or a device."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
-        raise InvalidRequest(f"{path.name} is not a regular file; put the file itself there") from None
+        raise InvalidRequest(f"{os.path.basename(path)} is not a regular file; put the file itself there") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InvalidRequest(f"{path.name} is not a regular file; put the file itself there")
-    return open(descriptor, "rb")
+        raise InvalidRequest(f"{os.path.basename(path)} is not a regular file; put the file itself there")
+    return open(descriptor, "rb", buffering=io.DEFAULT_BUFFER_SIZE)  # or it would ask whether this is a terminal
 
 
 def attempts(folder: Path) -> list[Path]:

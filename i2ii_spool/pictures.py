@@ -3,8 +3,6 @@
 import io
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -45,15 +43,21 @@ def inspect(path: Path, *, max_pixels: int, field: str = "image") -> Header:
     Raises `UnsupportedPicture` for what is not a picture of a known format, or is truncated or damaged; `TooLarge` for
     more than `max_pixels` pixels; `InvalidRequest` for sides that no engine can use. The error names `field`.
     """
-    with _opened(path, field) as image:
-        extension = EXTENSIONS["JPEG" if image.format == "MPO" else str(image.format)]
-        _check_sides(*image.size, max_pixels, field)
-        header = Header(extension, *image.size)
-        try:
-            _check_whole(image)
-        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError...
-            raise UnsupportedPicture(f"{field} is truncated or damaged: {error}", field=field) from error
-        return header
+    with open_regular(path) as file:
+        return inspect_file(file, max_pixels=max_pixels, field=field)
+
+
+def inspect_file(file: BinaryIO, *, max_pixels: int, field: str = "image") -> Header:
+    """Like `inspect`, of an open file."""
+    image = _open(file, field)
+    extension = EXTENSIONS["JPEG" if image.format == "MPO" else str(image.format)]
+    _check_sides(*image.size, max_pixels, field)
+    header = Header(extension, *image.size)
+    try:
+        _check_whole(image)
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError...
+        raise UnsupportedPicture(f"{field} is truncated or damaged: {error}", field=field) from error
+    return header
 
 
 def _check_sides(width: int, height: int, max_pixels: int, field: str) -> None:
@@ -89,17 +93,14 @@ def _ends_as_jpeg(image: ImageFile.ImageFile) -> bool:
     Beyond that, decoding would tell nothing: libjpeg only warns of damage. Files with more behind the marker (phones
     append thumbnails and films) are decoded.
     """
-    file = cast(BinaryIO, image.fp)
-    position = file.tell()
-    file.seek(-2, os.SEEK_END)
-    end = file.read(2)
-    file.seek(position)
-    return end == b"\xff\xd9"
+    descriptor = cast(BinaryIO, image.fp).fileno()
+    return os.pread(descriptor, 2, os.fstat(descriptor).st_size - 2) == b"\xff\xd9"
 
 
 def read(path: Path) -> Image.Image:
     """Return the picture upright, in sRGB, as RGB or (where it has transparency) RGBA; the first frame of many."""
-    with _opened(path, path.name) as image:
+    with open_regular(path) as file:
+        image = _open(file, path.name)
         try:
             image.load()
         except Exception as error:
@@ -133,19 +134,16 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-@contextmanager
-def _opened(path: Path, field: str) -> Iterator[ImageFile.ImageFile]:
-    with open_regular(path) as file:
-        try:
-            image = Image.open(file, formats=list(EXTENSIONS))
-        except UnidentifiedImageError:
-            kinds = ", ".join(EXTENSIONS)
-            raise UnsupportedPicture(f"{field} is not a picture that is read here; send {kinds}", field=field) from None
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            if getattr(error, "errno", None) is not None:  # the disk's word; a decoder's OSError has no number
-                raise
-            raise UnsupportedPicture(f"{field} is damaged: {error}", field=field) from error
-        yield image
+def _open(file: BinaryIO, field: str) -> ImageFile.ImageFile:
+    try:
+        return Image.open(file, formats=list(EXTENSIONS))
+    except UnidentifiedImageError:
+        kinds = ", ".join(EXTENSIONS)
+        raise UnsupportedPicture(f"{field} is not a picture that is read here; send {kinds}", field=field) from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if getattr(error, "errno", None) is not None:  # the disk's word; a decoder's OSError has no number
+            raise
+        raise UnsupportedPicture(f"{field} is damaged: {error}", field=field) from error
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

@@ -30,17 +30,26 @@ def _publish(path: Path, data: bytes, *, durable: bool) -> None:
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
     try:
-        # `closefd` lets the close itself be checked: on a network file system that is where a full disk shows.
-        with open(descriptor, "wb", buffering=0, closefd=True) as file:
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
-            if durable:
-                os.fsync(descriptor)
+        _write(descriptor, data, durable=durable)
         os.rename(temp, path)
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
+
+
+def write_new(path: str, data: bytes) -> None:
+    """Write a file of a folder that nobody reads yet, durably but for its name: it needs no temporary one."""
+    _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), data, durable=True)
+
+
+def _write(descriptor: int, data: bytes, *, durable: bool) -> None:
+    # `closefd` lets the close itself be checked: on a network file system that is where a full disk shows.
+    with open(descriptor, "wb", buffering=0, closefd=True) as file:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+        if durable:
+            os.fsync(descriptor)
 
 
 def sync_file(path: Path) -> None:
@@ -52,7 +61,7 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_folder(path: Path) -> None:
+def sync_folder(path: Path | str) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
