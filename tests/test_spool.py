@@ -146,7 +146,7 @@ def test_a_jobs_name_stands_behind_its_id(spool: Spool, submit_job: Submit) -> N
 
 def submit_with_key(spool: Spool, picture: Path, key: str, prompt: str = "sepia") -> str:
     submission = Submission(spool)
-    submission.upload().write_bytes(picture.read_bytes())
+    Path(submission.upload()).write_bytes(picture.read_bytes())
     return submission.publish(EditRequest(prompt=prompt, name="n"), max_pixels=10**6, key=key)
 
 
@@ -558,7 +558,7 @@ def test_retention_by_age_and_by_number_takes_the_longest_ended_first(spool: Spo
 
 def test_dead_submissions_are_swept_and_living_ones_are_not(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     submission = Submission(spool)
-    submission.upload().touch()
+    Path(submission.upload()).touch()
     sweep(spool)
     assert names(spool.staging) == {submission.id}
     now = time.time()
