@@ -5,7 +5,7 @@
         client.wait(id)
         Path("result.png").write_bytes(client.result(id))
 
-All three have the same methods, and raise the errors of `i2ii_spool.errors`.
+All three submit, wait, fetch and cancel alike, and raise the errors of `i2ii_spool.errors`.
 """
 
 import asyncio

@@ -371,6 +371,7 @@ def test_a_refused_folder_is_edited_once_it_is_put_right_and_moved_back(live: Se
     shell("mv", refused, live.spool.incoming)
 
     job = wait_until(lambda: named(live.spool.done, "promptless"))
+    assert job.count("_") == 1, "the id it was refused under is not part of its new one"
     assert_edited(live.spool.done / job, "photo.jpg")
     assert "error.txt" not in ls(live.spool.done / job)
     assert named(live.spool.failed, "promptless") is None

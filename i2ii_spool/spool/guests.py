@@ -113,7 +113,7 @@ class Doorkeeper:
         for name in files:
             sync_file(guest / name)
         sync_folder(guest)
-        id = new_id(guest.name)
+        id = new_id(_name(guest))
         move(guest, self._spool.incoming / id)
         log.info("guest admitted: %s is now %s", _legible(guest.name), id)
         return id
@@ -127,9 +127,15 @@ class Doorkeeper:
 
     def _refuse(self, guest: Path, error: I2iiError) -> None:
         write_failure(guest, error)
-        id = new_id(guest.name)
+        id = new_id(_name(guest))
         move(guest, self._spool.failed / id)
         log.warning("guest refused: %s is now in failed/%s: %s", _legible(guest.name), id, error)
+
+
+def _name(guest: Path) -> str:
+    """The guest's name; of one that was refused before and has come back, without the id that it was given then."""
+    name = _legible(guest.name)
+    return name.partition("_")[2] if is_id(name) else name
 
 
 def _fingerprint(guest: Path) -> Fingerprint:
@@ -198,9 +204,7 @@ def _read_request(guest: Path, files: dict[str, int]) -> Job:
         record = parse_json(Job, _read_text(guest, job.JOB, files))
     elif job.PROMPT in files:
         text = _read_text(guest, job.PROMPT, files).decode("utf-8-sig", errors="replace")
-        record = parse(
-            Job, {"prompt": text.strip(), "name": _legible(guest.name)[:200], "submitted_at": datetime.now(UTC)}
-        )
+        record = parse(Job, {"prompt": text.strip(), "name": _name(guest)[:200], "submitted_at": datetime.now(UTC)})
     else:
         raise InvalidRequest("there is neither a prompt.txt nor a job.json; write into prompt.txt what to do")
     inputs = record.inputs or find_inputs(list(files))
