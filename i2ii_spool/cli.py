@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EX_USAGE, EX_CONFIG = 64, 78
 
 SERVER = ("host", "port", "no_auth", "max_upload_mib", "max_megapixels", "max_queue", "min_free_mib")
-WORKER = ("engine", "drain", "max_attempts")
+WORKER = ("engine", "model", "max_side", "drain", "max_attempts")
 HOUSEKEEPING = ("settle", "guest_patience", "lease")
 
 
@@ -150,7 +150,7 @@ def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
     has_gpu = bool(gpus.find_all())
     if has_gpu:
         gpus.show_only(chosen)
-    Worker(settings, engines.create(settings.engine, has_gpu=has_gpu), chosen, burst=burst).run()
+    Worker(settings, engines.create(settings, has_gpu=has_gpu), chosen, burst=burst).run()
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -293,6 +293,44 @@ def bench(settings: "Settings", *, jobs: int, concurrency: int, prompt: str, url
     report = bench.run(url, jobs=jobs, concurrency=concurrency, prompt=prompt)
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
     sys.exit(0 if report.all_succeeded else 1)
+
+
+@main.group()
+def model() -> None:
+    """Fetch a model for the qwen engine, or make a tiny one."""
+
+
+@model.command()
+@click.argument("name", required=False)
+def fetch(name: str | None) -> None:
+    """Fetch the weights of NAME from ModelScope, going on where an earlier call stopped.
+
+    They go into MODELSCOPE_CACHE. NAME is the model that is set, if it is left out.
+    """
+    from i2ii_spool.engines.qwen import loading
+    from i2ii_spool.settings import load
+
+    with _errors_shown():
+        click.echo(loading.fetch(name or load().model))
+
+
+@model.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--one-picture", is_flag=True, help="like the first Qwen-Image-Edit, which takes one picture")
+@click.option("--zero-cond-t", is_flag=True, help="like Qwen-Image-Edit-2511; without it like -2509")
+def tiny(folder: Path, *, one_picture: bool, zero_cond_t: bool) -> None:
+    """Make a complete model of random weights in FOLDER, a few megabytes large.
+
+    It runs the whole service on a CPU within seconds, and what it makes of a picture is noise.
+    """
+    from i2ii_spool.engines.qwen import loading
+
+    with _errors_shown():
+        loading.check_packages()
+        from i2ii_spool.engines.qwen.tiny import write
+
+        write(folder, one_picture=one_picture, zero_cond_t=zero_cond_t)
+    click.echo(f"{folder}: random weights; try them with --engine qwen --model {folder} --max-side 128")
 
 
 @command("spool", *SERVER, *WORKER, *HOUSEKEEPING, "keep_days", "keep_jobs", "keep_free_mib")

@@ -29,9 +29,15 @@ class Settings(BaseSettings):
 
     spool: Annotated[Path, Field(description="the spool directory")] = Path("spool")
     engine: Annotated[
-        Literal["auto", "classic"],
-        Field(description="what edits pictures; auto takes classic where there is no CUDA device, and says so"),
+        Literal["auto", "qwen", "classic"],
+        Field(description="what edits pictures; auto takes qwen on a CUDA device, else classic, and says so"),
     ] = "auto"
+    model: Annotated[
+        str, Field(min_length=1, description="what the qwen engine runs: a folder, or a name at ModelScope")
+    ] = "Qwen/Qwen-Image-Edit-2511"
+    max_side: Annotated[
+        int, Field(ge=64, le=2048, description="the model works on at most this squared in area; 1024 is native, px")
+    ] = 768
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000

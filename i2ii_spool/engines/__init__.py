@@ -3,21 +3,22 @@
 import logging
 
 from i2ii_spool.engines.base import Engine
-from i2ii_spool.errors import SettingsError
+from i2ii_spool.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-def create(name: str, *, has_gpu: bool) -> Engine:
-    """Return the engine called `name`, not loaded yet; `auto` chooses by whether there is a CUDA device."""
+def create(settings: Settings, *, has_gpu: bool) -> Engine:
+    """Return the engine that is set, not loaded yet; `auto` chooses by whether there is a CUDA device."""
+    name = settings.engine
     if name == "auto":
-        if has_gpu:
-            raise SettingsError(
-                "there is a CUDA device, and this version brings no engine that uses it; "
-                "say --engine classic to edit with Pillow on the CPU",
-                field="engine",
-            )
-        log.info("there is no CUDA device: the classic engine edits, with Pillow and a fixed list of instructions")
+        name = "qwen" if has_gpu else "classic"
+        found = "a CUDA device" if has_gpu else "no CUDA device"
+        log.info("there is %s: the %s engine edits", found, name)
+    if name == "qwen":
+        from i2ii_spool.engines.qwen import QwenEngine
+
+        return QwenEngine(settings.model, max_side=settings.max_side)
     from i2ii_spool.engines.classic import ClassicEngine
 
     return ClassicEngine()

@@ -1,0 +1,123 @@
+"""Finding the weights and loading the pipeline that they are for."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from i2ii_spool.errors import SettingsError
+
+INDEX = "model_index.json"
+PACKAGES = ("torch", "diffusers", "transformers")
+PIPELINES = ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")
+REVISION = "i2ii-revision"
+"""A file in a model's folder that says which revision of which model this is."""
+
+
+def find(model: str) -> Path:
+    """Return the folder of `model`: itself, or what ModelScope has fetched of it. Raises `SettingsError`."""
+    check_packages()
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = _fetched(model)
+    if not (folder / INDEX).is_file():
+        raise SettingsError(f"{folder} has no {INDEX}: it is not the folder of a diffusers pipeline", field="model")
+    return folder
+
+
+def check_packages() -> None:
+    """Raise `SettingsError` if what the extra `qwen` installs is missing."""
+    missing = [name for name in (*PACKAGES, "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"the qwen engine needs {', '.join(missing)}: pip install 'i2ii[qwen]', or say --engine classic",
+            field="engine",
+        )
+
+
+def _fetched(model: str) -> Path:
+    """What lies in ModelScope's cache (`MODELSCOPE_CACHE`). Nothing is fetched: a worker must not wait for a network."""
+    from modelscope import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, local_files_only=True))
+    except Exception as error:  # which one depends on modelscope's version: ValueError, CacheNotFound...
+        raise SettingsError(
+            f"the weights of {model} are not here; run `i2ii model fetch {model}`, or name their folder ({error})",
+            field="model",
+        ) from error
+
+
+def fetch(model: str) -> Path:
+    """Fetch the weights of `model` from ModelScope, with a progress bar, going on where an earlier call stopped."""
+    try:
+        from modelscope import snapshot_download
+    except ImportError:
+        raise SettingsError("fetching needs modelscope: pip install 'i2ii[qwen]'", field="model") from None
+    return Path(snapshot_download(model))
+
+
+def load(folder: Path) -> Any:
+    """Return the pipeline on its device: bfloat16 on a CUDA device, float32 on the CPU. Raises `SettingsError`."""
+    # Edits of different sizes fragment the memory of a card that is almost full of weights.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    import diffusers
+    import torch
+    import transformers
+
+    name = json.loads((folder / INDEX).read_text()).get("_class_name")
+    if name not in PIPELINES or not hasattr(diffusers, name):
+        raise SettingsError(
+            f"{folder} is for {name}; this engine runs {' and '.join(PIPELINES)} "
+            f"(diffusers here is {diffusers.__version__})",
+            field="model",
+        )
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        _check_memory(folder)
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    pipeline = getattr(diffusers, name).from_pretrained(
+        folder,
+        torch_dtype=torch.bfloat16 if has_gpu else torch.float32,
+        local_files_only=True,
+        **_processor(folder),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to("cuda" if has_gpu else "cpu")
+
+
+def _check_memory(folder: Path) -> None:
+    """Say before minutes of loading, rather than after, that the weights cannot fit."""
+    import torch
+
+    weights = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    free, total = torch.cuda.mem_get_info()
+    if weights > free:
+        raise SettingsError(
+            f"the weights take {weights / 2**30:.1f} GiB, and {free / 2**30:.1f} of this GPU's {total / 2**30:.1f} GiB "
+            "are free: stop what else runs on it, or use a larger one",
+            field="model",
+        )
+
+
+def _processor(folder: Path) -> dict[str, Any]:
+    """The processor without its video half where torchvision is missing: only that half, never used here, needs it."""
+    if importlib.util.find_spec("torchvision") is not None:
+        return {}
+    from i2ii_spool.engines.qwen.processor import ImageProcessor
+
+    return {"processor": ImageProcessor.from_pretrained(folder / "processor", local_files_only=True)}
+
+
+def revision(folder: Path) -> str:
+    """Which revision of the model lies in `folder`; empty where nothing says so."""
+    note = folder / REVISION
+    return note.read_text().strip() if note.is_file() else ""
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
