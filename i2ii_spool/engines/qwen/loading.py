@@ -38,7 +38,7 @@ def check_packages() -> None:
 
 
 def _fetched(model: str) -> Path:
-    """What lies in ModelScope's cache (`MODELSCOPE_CACHE`). Nothing is fetched: a worker must not wait for a network."""
+    """What lies in ModelScope's cache (`MODELSCOPE_CACHE`). A worker fetches nothing itself."""
     from modelscope import snapshot_download
 
     try:

@@ -1,0 +1,337 @@
+"""The qwen engine: diffusers' real pipelines, on tiny models of random weights, on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageChops
+
+pytest.importorskip("diffusers", reason="the extra `qwen` is not installed: pip install -e '.[qwen,test]'")
+pytest.importorskip("torch", reason="the extra `qwen` is not installed: pip install -e '.[qwen,test]'")
+
+import torch
+
+from i2ii_spool.engines import create
+from i2ii_spool.engines.qwen import QwenEngine, loading, sizes
+from i2ii_spool.engines.qwen.tiny import write
+from i2ii_spool.errors import Cancelled, EngineBroken, EngineError, InvalidRequest, SettingsError
+from i2ii_spool.job import EditRequest
+from i2ii_spool.settings import Settings
+from tests.conftest import Service, cli, make_picture, wait_until
+
+# What diffusers and transformers warn of within their own code is not ours to mend.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+SIDE = 128
+KINDS: dict[str, dict[str, bool]] = {
+    "first": {"one_picture": True},
+    "2509": {},
+    "2511": {"zero_cond_t": True},
+}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of a tiny model of each kind."""
+    root = tmp_path_factory.mktemp("models")
+    for kind, options in KINDS.items():
+        write(root / kind, **options)
+    return {kind: root / kind for kind in KINDS}
+
+
+@pytest.fixture(scope="session")
+def engines(models: dict[str, Path]) -> Callable[[str], QwenEngine]:
+    """A loaded engine of a kind."""
+    loaded: dict[str, QwenEngine] = {}
+
+    def engine_of(kind: str) -> QwenEngine:
+        if kind not in loaded:
+            loaded[kind] = QwenEngine(str(models[kind]), max_side=SIDE)
+            loaded[kind].load()
+        return loaded[kind]
+
+    return engine_of
+
+
+@pytest.fixture
+def engine(engines: Callable[[str], QwenEngine]) -> QwenEngine:
+    return engines("2511")
+
+
+def photo(width: int = 96, height: int = 64, *, at: float = -2.0) -> Image.Image:
+    return Image.effect_mandelbrot((width, height), (at, -1, 1, 1), 40).convert("RGB")
+
+
+def ask(**fields: Any) -> EditRequest:
+    return EditRequest(**{"prompt": "turn this into a watercolour", "num_inference_steps": 10, "seed": 1} | fields)
+
+
+def edit(engine: QwenEngine, *images: Image.Image, **fields: Any) -> list[Image.Image]:
+    return engine.edit(images or [photo()], ask(**fields), _ignore)
+
+
+def _ignore(_step: int, _steps: int) -> None:
+    """Let the edit go on."""
+
+
+def are_equal(one: Image.Image, other: Image.Image) -> bool:
+    return one.size == other.size and ImageChops.difference(one, other).getbbox() is None
+
+
+# --- what goes in comes out ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_request_makes_the_same_picture_and_everything_in_it_counts(
+    engines: Callable[[str], QwenEngine], kind: str
+) -> None:
+    engine = engines(kind)
+    [made] = edit(engine)
+    assert made.size == (160, 96), "an area of 128x128 in the aspect of 96x64, in whole 32 pixels"
+    assert are_equal(made, edit(engine)[0])
+
+    others: dict[str, list[Image.Image]] = {
+        "seed": edit(engine, seed=2),
+        "prompt": edit(engine, prompt="将图像转换为水彩画风格"),
+        "negative prompt": edit(engine, negative_prompt="blurry"),
+        "steps": edit(engine, num_inference_steps=11),
+        "cfg": edit(engine, true_cfg_scale=2.0),
+        "picture": edit(engine, photo(at=-1.0)),
+    }
+    assert [what for what, other in others.items() if are_equal(made, other[0])] == []
+
+
+def test_without_a_negative_prompt_there_is_guidance_all_the_same(engine: QwenEngine) -> None:
+    assert not are_equal(edit(engine, true_cfg_scale=4.0)[0], edit(engine, true_cfg_scale=1.0)[0])
+
+
+def test_several_pictures_are_made_with_consecutive_seeds(engine: QwenEngine) -> None:
+    first, second = edit(engine, seed=5, n=2)
+    assert are_equal(first, edit(engine, seed=5)[0])
+    assert are_equal(second, edit(engine, seed=6)[0])
+
+
+@pytest.mark.parametrize("kind", ["2509", "2511"])
+def test_each_of_three_pictures_counts(engines: Callable[[str], QwenEngine], kind: str) -> None:
+    engine, one, two, three = engines(kind), photo(), photo(at=-1.0), photo(at=-1.5)
+    [made] = edit(engine, one, two, three)
+    assert not are_equal(made, edit(engine, one, two)[0])
+    assert not are_equal(made, edit(engine, one, three, two)[0])
+
+
+def test_the_aspect_is_that_of_the_first_picture(engine: QwenEngine) -> None:
+    assert edit(engine, photo(64, 96), photo(96, 64))[0].size == (96, 160)
+
+
+def test_the_first_model_says_that_it_takes_one_picture(engines: Callable[[str], QwenEngine]) -> None:
+    with pytest.raises(InvalidRequest, match="edits one picture at a time, got 2") as raised:
+        edit(engines("first"), photo(), photo())
+    assert raised.value.field == "image"
+
+
+def test_what_is_transparent_counts_as_white(engine: QwenEngine) -> None:
+    clear = photo().convert("RGBA")
+    clear.putalpha(0)
+    white = Image.new("RGB", clear.size, "white")
+    assert are_equal(edit(engine, clear)[0], edit(engine, white)[0])
+
+
+@pytest.mark.parametrize(("size", "expected"), [("input", (101, 67)), ("48x200", (48, 200)), ("400x300", (400, 300))])
+def test_the_result_has_the_size_that_was_asked_for(engine: QwenEngine, size: str, expected: tuple[int, int]) -> None:
+    assert edit(engine, photo(101, 67), size=size)[0].size == expected
+
+
+def test_a_preset_is_refused(engine: QwenEngine) -> None:
+    with pytest.raises(InvalidRequest, match="no presets") as raised:
+        edit(engine, preset="fast")
+    assert raised.value.field == "preset"
+
+
+# --- how large it works ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_max_side_limits_the_reference_and_the_output(models: dict[str, Path], kind: str) -> None:
+    def tokens(side: int) -> int:
+        engine = QwenEngine(str(models[kind]), max_side=side)
+        engine.load()
+        seen: list[int] = []
+        engine._pipeline.transformer.img_in.register_forward_hook(
+            lambda _module, args, _out: seen.append(args[0].shape[1])
+        )
+        edit(engine, photo(300, 300))
+        engine.close()
+        return max(seen)
+
+    assert tokens(192) == 2 * (192 // 16) ** 2, "output and reference, in tokens of 16x16 pixels"
+    assert tokens(96) == 2 * (96 // 16) ** 2
+
+
+@pytest.mark.parametrize("size", ["auto", "input", "4096x16", "2000x1000", "17x1300"])
+def test_the_model_works_on_whole_tokens_within_the_limit(size: str) -> None:
+    target = sizes.target((3000, 2000), ask(size=size), 768)
+    width, height = sizes.working(target, 768)
+    assert width % 16 == height % 16 == 0
+    assert width * height <= 768**2 * 1.05
+    assert width / height == pytest.approx(target[0] / target[1], rel=0.1) or min(width, height) == 16
+
+
+# --- progress and stopping -------------------------------------------------------------------------------------------
+
+
+def test_progress_counts_through_all_pictures(engine: QwenEngine) -> None:
+    seen: list[tuple[int, int]] = []
+    engine.edit([photo()], ask(n=2), lambda step, steps: seen.append((step, steps)))
+    assert seen == [(step, 20) for step in range(1, 21)]
+
+
+def test_a_cancelled_edit_stops_at_its_step_decodes_nothing_and_leaves_the_engine_whole(
+    engine: QwenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = edit(engine)[0]
+    seen: list[int] = []
+
+    def cancel_at_3(step: int, _steps: int) -> None:
+        seen.append(step)
+        if step == 3:
+            raise Cancelled("cancelled")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._pipeline.vae, "decode", lambda *_, **__: pytest.fail("decoded"))
+        with pytest.raises(Cancelled):
+            engine.edit([photo()], ask(), cancel_at_3)
+    assert seen == [1, 2, 3]
+    assert are_equal(before, edit(engine)[0])
+
+
+# --- what can go wrong -----------------------------------------------------------------------------------------------
+
+
+def failing(engine: QwenEngine, monkeypatch: pytest.MonkeyPatch, error: Exception, *, times: int) -> list[bool]:
+    """Let decoding raise so many times; return a list that says of each call whether the VAE worked in tiles."""
+    vae, tiled = engine._pipeline.vae, []
+    original = vae.decode
+
+    def decode(*args: Any, **kwargs: Any) -> Any:
+        tiled.append(vae.use_tiling)
+        if len(tiled) <= times:
+            raise error
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(vae, "decode", decode)
+    return tiled
+
+
+def test_out_of_memory_once_is_tried_again_in_tiles(engine: QwenEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiled = failing(engine, monkeypatch, torch.OutOfMemoryError("no memory"), times=1)
+    assert edit(engine)[0].size == (160, 96)
+    assert tiled == [False, True]
+    assert not engine._pipeline.vae.use_tiling
+
+
+def test_out_of_memory_twice_fails_the_job_with_advice_and_not_the_next(
+    engine: QwenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(engine, monkeypatch, torch.OutOfMemoryError("no memory"), times=2)
+    with pytest.raises(EngineError, match="lower max_side") as raised:
+        edit(engine)
+    assert raised.value.code == "out_of_memory"
+    assert not isinstance(raised.value, EngineBroken)
+    edit(engine)
+
+
+def test_a_cuda_error_breaks_the_engine(engine: QwenEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(engine, monkeypatch, RuntimeError("CUDA error: an illegal memory access was encountered"), times=1)
+    with pytest.raises(EngineBroken, match="illegal memory access"):
+        edit(engine)
+
+
+@pytest.mark.parametrize(("value", "words"), [(float("nan"), "NaN"), (-1.0, "black picture")])
+def test_what_is_no_picture_is_not_delivered(
+    engine: QwenEngine, monkeypatch: pytest.MonkeyPatch, value: float, words: str
+) -> None:
+    original = engine._pipeline.vae.decode
+
+    def decode(*args: Any, **kwargs: Any) -> Any:
+        return (torch.full_like(original(*args, **kwargs)[0], value),)
+
+    monkeypatch.setattr(engine._pipeline.vae, "decode", decode)
+    with pytest.raises(EngineError, match=words) as raised:
+        edit(engine)
+    assert raised.value.code == "bad_output"
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def test_auto_is_qwen_on_a_gpu_and_classic_without() -> None:
+    assert create(Settings(), has_gpu=True).info.engine == "qwen"
+    assert create(Settings(), has_gpu=False).info.engine == "classic"
+
+
+def test_a_folder_that_holds_no_pipeline_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"has no model_index\.json"):
+        loading.find(str(tmp_path))
+
+
+def test_a_folder_of_another_pipeline_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(SettingsError, match="is for FluxPipeline; this engine runs QwenImageEditPipeline"):
+        loading.load(tmp_path)
+
+
+def test_what_made_a_picture_is_on_record(engine: QwenEngine, models: dict[str, Path]) -> None:
+    assert replace(engine.info, versions={}).model == str(models["2511"])
+    assert engine.info.revision == "tiny-random-weights"
+    assert set(engine.info.versions) == {"torch", "diffusers", "transformers"}
+
+
+# --- through the doors -----------------------------------------------------------------------------------------------
+
+
+def i2ii(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "i2ii_spool", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_tiny_model_is_made_labelled_and_edits_through_the_whole_service(service: Service, tmp_path: Path) -> None:
+    model = tmp_path / "tiny"
+    made = i2ii("model", "tiny", str(model))
+    assert made.returncode == 0, made.stderr
+    assert "random weights" in made.stdout
+    assert "Tiny random weights" in (model / "README.md").read_text()
+
+    service.environment |= {"I2II_ENGINE": "qwen", "I2II_MODEL": str(model), "I2II_MAX_SIDE": "128"}
+    service.start(sys.executable, "-m", "i2ii_spool", "gpu", "0")
+    wait_until(lambda: any(worker["state"] != "loading" for worker in service.workers()), seconds=120)
+    pictures = [str(make_picture(tmp_path / name)) for name in ("one.png", "two.jpg")]
+    saved = tmp_path / "result.png"
+    asked = ("-p", "将图像转换为水彩画风格", "--seed", "7", "--num-inference-steps", "10", "--size", "input")
+    cli(service, "submit", *pictures, *asked, "--wait", "-o", str(saved))
+
+    with Image.open(saved) as picture:
+        assert picture.size == (64, 48)
+    [job] = service.spool.done.iterdir()
+    result = json.loads((job / "result.json").read_text())
+    assert (result["engine"], result["revision"], result["seed"]) == ("qwen", "tiny-random-weights", 7)
+
+
+def test_missing_weights_are_one_line_with_the_cure_and_an_exit_that_systemd_can_tell(tmp_path: Path) -> None:
+    ended = i2ii(
+        *("gpu", "0", "--engine", "qwen", "--spool", str(tmp_path / "spool"), "--model", "Qwen/Qwen-Image-Edit-2511"),
+        MODELSCOPE_CACHE=str(tmp_path / "cache"),
+    )
+    assert ended.returncode == 78
+    [line] = [line for line in ended.stderr.splitlines() if line.startswith("i2ii:")]
+    assert "run `i2ii model fetch Qwen/Qwen-Image-Edit-2511`" in line
+    assert "Traceback" not in ended.stderr
