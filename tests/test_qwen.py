@@ -335,3 +335,10 @@ def test_missing_weights_are_one_line_with_the_cure_and_an_exit_that_systemd_can
     [line] = [line for line in ended.stderr.splitlines() if line.startswith("i2ii:")]
     assert "run `i2ii model fetch Qwen/Qwen-Image-Edit-2511`" in line
     assert "Traceback" not in ended.stderr
+
+
+def test_what_cannot_be_fetched_is_one_line(tmp_path: Path) -> None:
+    ended = i2ii("model", "fetch", "i2ii/there-is-no-such-model", MODELSCOPE_CACHE=str(tmp_path))
+    assert ended.returncode == 1
+    assert "i2ii: cannot fetch i2ii/there-is-no-such-model:" in ended.stderr
+    assert "Traceback" not in ended.stderr

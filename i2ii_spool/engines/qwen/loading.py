@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from i2ii_spool.errors import SettingsError
+from i2ii_spool.errors import EngineError, SettingsError
 
 INDEX = "model_index.json"
 PACKAGES = ("torch", "diffusers", "transformers")
@@ -56,7 +56,12 @@ def fetch(model: str) -> Path:
         from modelscope import snapshot_download
     except ImportError:
         raise SettingsError("fetching needs modelscope: pip install 'i2ii[qwen]'", field="model") from None
-    return Path(snapshot_download(model))
+    try:
+        return Path(snapshot_download(model))
+    except Exception as error:  # which one depends on modelscope's version
+        raise EngineError(
+            f"cannot fetch {model}: {error}; check its name and the network, and call again: what has come is kept"
+        ) from error
 
 
 def load(folder: Path) -> Any:
