@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,15 @@ def load(folder: Path) -> Any:
         _check_memory(folder)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    pipeline = getattr(diffusers, name).from_pretrained(
-        folder,
-        torch_dtype=torch.bfloat16 if has_gpu else torch.float32,
-        local_files_only=True,
-        **_processor(folder),
-    )
+    with warnings.catch_warnings():
+        # From 0.40 on diffusers would rather read `dtype`, which it ignores silently before.
+        warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
+        pipeline = getattr(diffusers, name).from_pretrained(
+            folder,
+            torch_dtype=torch.bfloat16 if has_gpu else torch.float32,
+            local_files_only=True,
+            **_processor(folder),
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to("cuda" if has_gpu else "cpu")
 

@@ -21,6 +21,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import nn
 from transformers import AddedToken, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
+from transformers.utils import logging
 
 from i2ii_spool.engines.qwen.loading import INDEX, REVISION
 from i2ii_spool.engines.qwen.processor import ImageProcessor
@@ -72,6 +73,7 @@ WORDS = (
 
 def write(folder: Path, *, one_picture: bool = False, zero_cond_t: bool = False) -> None:
     """Write the folder: laid out like Qwen-Image-Edit-2509, or like -2511 (`zero_cond_t`), or like the first model."""
+    logging.disable_progress_bar()
     pipeline = _pipeline(QwenImageEditPipeline if one_picture else QwenImageEditPlusPipeline, zero_cond_t)
     pipeline.save_pretrained(folder)
     index = json.loads((folder / INDEX).read_text())
