@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EX_USAGE, EX_CONFIG = 64, 78
 
 SERVER = ("host", "port", "no_auth", "max_upload_mib", "max_megapixels", "max_queue", "min_free_mib")
-WORKER = ("engine", "model", "max_side", "drain", "max_attempts")
+WORKER = ("engine", "model", "model_source", "max_side", "drain", "max_attempts")
 HOUSEKEEPING = ("settle", "guest_patience", "lease")
 
 
@@ -303,15 +303,17 @@ def model() -> None:
 @model.command()
 @click.argument("name", required=False)
 def fetch(name: str | None) -> None:
-    """Fetch the weights of NAME from ModelScope, going on where an earlier call stopped.
+    """Fetch the weights of NAME, going on where an earlier call stopped.
 
-    They go into MODELSCOPE_CACHE. NAME is the model that is set, if it is left out.
+    They come from ModelScope into MODELSCOPE_CACHE, or with I2II_MODEL_SOURCE=huggingface from there into HF_HOME.
+    NAME is the model that is set, if it is left out.
     """
     from i2ii_spool.engines.qwen import loading
     from i2ii_spool.settings import load
 
     with _errors_shown():
-        click.echo(loading.fetch(name or load().model))
+        settings = load()
+        click.echo(loading.fetch(name or settings.model, settings.model_source))
 
 
 @model.command()

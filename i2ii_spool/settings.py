@@ -33,8 +33,12 @@ class Settings(BaseSettings):
         Field(description="what edits pictures; auto takes qwen on a CUDA device, else classic, and says so"),
     ] = "auto"
     model: Annotated[
-        str, Field(min_length=1, description="what the qwen engine runs: a folder, or a name at ModelScope")
+        str, Field(min_length=1, description="what the qwen engine runs: a folder, or a name at model_source")
     ] = "Qwen/Qwen-Image-Edit-2511"
+    model_source: Annotated[
+        Literal["modelscope", "huggingface"],
+        Field(description="where the weights come from, and whose cache holds them"),
+    ] = "modelscope"
     max_side: Annotated[
         int, Field(ge=64, le=2048, description="the model works on at most this squared in area; 1024 is native, px")
     ] = 768

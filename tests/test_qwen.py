@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -277,7 +278,7 @@ def test_auto_is_qwen_on_a_gpu_and_classic_without() -> None:
 
 def test_a_folder_that_holds_no_pipeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"has no model_index\.json"):
-        loading.find(str(tmp_path))
+        loading.find(str(tmp_path), "modelscope")
 
 
 def test_a_folder_of_another_pipeline_is_refused(tmp_path: Path) -> None:
@@ -326,19 +327,43 @@ def test_a_tiny_model_is_made_labelled_and_edits_through_the_whole_service(servi
     assert (result["engine"], result["revision"], result["seed"]) == ("qwen", "tiny-random-weights", 7)
 
 
-def test_missing_weights_are_one_line_with_the_cure_and_an_exit_that_systemd_can_tell(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["modelscope", "huggingface"])
+def test_missing_weights_are_one_line_with_the_cure_and_an_exit_that_systemd_can_tell(
+    tmp_path: Path, source: str
+) -> None:
     ended = i2ii(
-        *("gpu", "0", "--engine", "qwen", "--spool", str(tmp_path / "spool"), "--model", "Qwen/Qwen-Image-Edit-2511"),
-        MODELSCOPE_CACHE=str(tmp_path / "cache"),
+        *("gpu", "0", "--engine", "qwen", "--spool", str(tmp_path / "spool"), "--model-source", source),
+        MODELSCOPE_CACHE=str(tmp_path),
+        HF_HOME=str(tmp_path),
     )
     assert ended.returncode == 78
-    [line] = [line for line in ended.stderr.splitlines() if line.startswith("i2ii:")]
-    assert "run `i2ii model fetch Qwen/Qwen-Image-Edit-2511`" in line
+    assert "run `i2ii model fetch Qwen/Qwen-Image-Edit-2511`" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_what_cannot_be_fetched_is_one_line(tmp_path: Path) -> None:
-    ended = i2ii("model", "fetch", "i2ii/there-is-no-such-model", MODELSCOPE_CACHE=str(tmp_path))
+@pytest.mark.parametrize("source", ["modelscope", "huggingface"])
+def test_what_cannot_be_fetched_is_one_line(tmp_path: Path, source: str) -> None:
+    ended = i2ii(
+        *("model", "fetch", "i2ii/there-is-no-such-model"),
+        I2II_MODEL_SOURCE=source,
+        MODELSCOPE_CACHE=str(tmp_path),
+        HF_HOME=str(tmp_path),
+    )
     assert ended.returncode == 1
     assert "i2ii: cannot fetch i2ii/there-is-no-such-model:" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_what_hugging_face_has_fetched_is_found_with_its_revision(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    repository = tmp_path / "models--Qwen--Tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0a1b2c")
+    shutil.copytree(models["2509"], repository / "snapshots" / "0a1b2c", ignore=shutil.ignore_patterns("i2ii-revision"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    engine = QwenEngine("Qwen/Tiny", source="huggingface", max_side=SIDE)
+    engine.load()
+    assert (engine.info.model, engine.info.revision) == ("Qwen/Tiny", "0a1b2c")

@@ -18,14 +18,15 @@ log = logging.getLogger(__name__)
 class QwenEngine:
     """Edits with the pipeline that `model_index.json` names, on the first visible CUDA device or else on the CPU."""
 
-    def __init__(self, model: str, *, max_side: int) -> None:
+    def __init__(self, model: str, *, source: str = "modelscope", max_side: int) -> None:
         self._model = model
+        self._source = source
         self._max_side = max_side
         self.info = EngineInfo(engine="qwen", model=model, revision="")
 
     def load(self) -> None:
         """Load the weights onto the device. Raises `SettingsError` if they cannot be had, or cannot fit."""
-        folder = loading.find(self._model)
+        folder = loading.find(self._model, self._source)
         self._pipeline = loading.load(folder)
         sizes.limit_references(self._pipeline, self._max_side)
         self.info = EngineInfo(

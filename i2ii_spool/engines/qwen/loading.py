@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ REVISION = "i2ii-revision"
 """A file in a model's folder that says which revision of which model this is."""
 
 
-def find(model: str) -> Path:
-    """Return the folder of `model`: itself, or what ModelScope has fetched of it. Raises `SettingsError`."""
+def find(model: str, source: str) -> Path:
+    """Return the folder of `model`: itself, or what has been fetched of it from `source`. Raises `SettingsError`."""
     check_packages()
     folder = Path(model)
     if not folder.is_dir():
-        folder = _fetched(model)
+        folder = _fetched(model, source)
     if not (folder / INDEX).is_file():
         raise SettingsError(f"{folder} has no {INDEX}: it is not the folder of a diffusers pipeline", field="model")
     return folder
@@ -30,7 +31,7 @@ def find(model: str) -> Path:
 
 def check_packages() -> None:
     """Raise `SettingsError` if what the extra `qwen` installs is missing."""
-    missing = [name for name in (*PACKAGES, "accelerate") if importlib.util.find_spec(name) is None]
+    missing = [name for name in (*PACKAGES, "accelerate", "modelscope") if importlib.util.find_spec(name) is None]
     if missing:
         raise SettingsError(
             f"the qwen engine needs {', '.join(missing)}: pip install 'i2ii[qwen]', or say --engine classic",
@@ -38,31 +39,35 @@ def check_packages() -> None:
         )
 
 
-def _fetched(model: str) -> Path:
-    """What lies in ModelScope's cache (`MODELSCOPE_CACHE`). A worker fetches nothing itself."""
-    from modelscope import snapshot_download
-
+def _fetched(model: str, source: str) -> Path:
+    """What lies in the cache of `source`. A worker fetches nothing itself."""
     try:
-        return Path(snapshot_download(model, local_files_only=True))
-    except Exception as error:  # which one depends on modelscope's version: ValueError, CacheNotFound...
+        return Path(_hub(source)(model, local_files_only=True))
+    except Exception as error:  # which one depends on the hub, and on its version
         raise SettingsError(
             f"the weights of {model} are not here; run `i2ii model fetch {model}`, or name their folder ({error})",
             field="model",
         ) from error
 
 
-def fetch(model: str) -> Path:
-    """Fetch the weights of `model` from ModelScope, with a progress bar, going on where an earlier call stopped."""
+def fetch(model: str, source: str) -> Path:
+    """Fetch the weights of `model`, showing progress, from where an earlier call stopped. Raises `EngineError`."""
+    check_packages()
     try:
-        from modelscope import snapshot_download
-    except ImportError:
-        raise SettingsError("fetching needs modelscope: pip install 'i2ii[qwen]'", field="model") from None
-    try:
-        return Path(snapshot_download(model))
-    except Exception as error:  # which one depends on modelscope's version
+        return Path(_hub(source)(model))
+    except Exception as error:  # which one depends on the hub, and on its version
         raise EngineError(
             f"cannot fetch {model}: {error}; check its name and the network, and call again: what has come is kept"
         ) from error
+
+
+def _hub(source: str) -> Callable[..., str]:
+    """The function of ModelScope (cache: `MODELSCOPE_CACHE`) or Hugging Face (`HF_HOME`) that finds and fetches."""
+    if source == "modelscope":
+        from modelscope import snapshot_download
+    else:
+        from huggingface_hub import snapshot_download
+    return snapshot_download  # type: ignore[no-any-return]
 
 
 def load(folder: Path) -> Any:
@@ -124,7 +129,9 @@ def _processor(folder: Path) -> dict[str, Any]:
 def revision(folder: Path) -> str:
     """Which revision of the model lies in `folder`; empty where nothing says so."""
     note = folder / REVISION
-    return note.read_text().strip() if note.is_file() else ""
+    if note.is_file():
+        return note.read_text().strip()
+    return folder.name if folder.parent.name == "snapshots" else ""  # as both hubs lay out their caches
 
 
 def versions() -> dict[str, str]:
