@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from i2ii_spool.errors import EngineError, SettingsError
+
+log = logging.getLogger(__name__)
 
 INDEX = "model_index.json"
 PACKAGES = ("torch", "diffusers", "transformers")
@@ -88,6 +91,8 @@ def load(folder: Path) -> Any:
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         _check_memory(folder)
+    else:
+        log.warning("there is no CUDA device: the model runs on the CPU, which only a tiny one does in seconds")
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     with warnings.catch_warnings():
