@@ -287,6 +287,15 @@ def test_a_folder_of_another_pipeline_is_refused(tmp_path: Path) -> None:
         loading.load(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["vae/diffusion_pytorch_model.safetensors", "text_encoder", "processor"])
+def test_a_folder_that_is_not_complete_is_refused(models: dict[str, Path], tmp_path: Path, part: str) -> None:
+    folder = shutil.copytree(models["2511"], tmp_path / "model")
+    shutil.move(folder / part, tmp_path / "elsewhere")
+    with pytest.raises(SettingsError, match="is not complete") as raised:
+        QwenEngine(str(folder), max_side=SIDE).load()
+    assert raised.value.field == "model"
+
+
 def test_what_made_a_picture_is_on_record(engine: QwenEngine, models: dict[str, Path]) -> None:
     assert replace(engine.info, versions={}).model == str(models["2511"])
     assert engine.info.revision == "tiny-random-weights"

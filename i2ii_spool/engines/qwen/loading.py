@@ -77,9 +77,26 @@ def load(folder: Path) -> Any:
     """Return the pipeline on its device: bfloat16 on a CUDA device, float32 on the CPU. Raises `SettingsError`."""
     # Edits of different sizes fragment the memory of a card that is almost full of weights.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    import diffusers
     import torch
-    import transformers
+
+    pipeline_class = _pipeline_class(folder)
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        _check_memory(folder)
+    else:
+        log.warning("there is no CUDA device: the model runs on the CPU, which only a tiny one does in seconds")
+    try:
+        pipeline = _read(pipeline_class, folder, torch.bfloat16 if has_gpu else torch.float32)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"{folder} is not complete: {error}; i2ii model fetch brings what is missing", field="model"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to("cuda" if has_gpu else "cpu")
+
+
+def _pipeline_class(folder: Path) -> Any:
+    import diffusers
 
     name = json.loads((folder / INDEX).read_text()).get("_class_name")
     if name not in PIPELINES or not hasattr(diffusers, name):
@@ -88,24 +105,19 @@ def load(folder: Path) -> Any:
             f"(diffusers here is {diffusers.__version__})",
             field="model",
         )
-    has_gpu = torch.cuda.is_available()
-    if has_gpu:
-        _check_memory(folder)
-    else:
-        log.warning("there is no CUDA device: the model runs on the CPU, which only a tiny one does in seconds")
+    return getattr(diffusers, name)
+
+
+def _read(pipeline_class: Any, folder: Path, dtype: Any) -> Any:
+    import diffusers
+    import transformers
+
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     with warnings.catch_warnings():
         # From 0.40 on diffusers would rather read `dtype`, which it ignores silently before.
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
-        pipeline = getattr(diffusers, name).from_pretrained(
-            folder,
-            torch_dtype=torch.bfloat16 if has_gpu else torch.float32,
-            local_files_only=True,
-            **_processor(folder),
-        )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to("cuda" if has_gpu else "cpu")
+        return pipeline_class.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **_processor(folder))
 
 
 def _check_memory(folder: Path) -> None:
