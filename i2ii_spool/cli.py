@@ -328,7 +328,7 @@ def tiny(folder: Path, *, one_picture: bool, zero_cond_t: bool) -> None:
     from i2ii_spool.engines.qwen import loading
 
     with _errors_shown():
-        loading.check_packages()
+        loading.check_packages(*loading.PACKAGES)
         from i2ii_spool.engines.qwen.tiny import write
 
         write(folder, one_picture=one_picture, zero_cond_t=zero_cond_t)

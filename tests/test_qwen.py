@@ -1,5 +1,6 @@
 """The qwen engine: diffusers' real pipelines, on tiny models of random weights, on the CPU."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -229,8 +230,14 @@ def failing(engine: QwenEngine, monkeypatch: pytest.MonkeyPatch, error: Exceptio
     return tiled
 
 
-def test_out_of_memory_once_is_tried_again_in_tiles(engine: QwenEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiled = failing(engine, monkeypatch, torch.OutOfMemoryError("no memory"), times=1)
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no memory"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling")],
+)
+def test_out_of_memory_once_is_tried_again_in_tiles(
+    engine: QwenEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    tiled = failing(engine, monkeypatch, error, times=1)
     assert edit(engine)[0].size == (160, 96)
     assert tiled == [False, True]
     assert not engine._pipeline.vae.use_tiling
@@ -251,6 +258,19 @@ def test_a_cuda_error_breaks_the_engine(engine: QwenEngine, monkeypatch: pytest.
     failing(engine, monkeypatch, RuntimeError("CUDA error: an illegal memory access was encountered"), times=1)
     with pytest.raises(EngineBroken, match="illegal memory access"):
         edit(engine)
+
+
+def test_a_cuda_error_on_the_second_try_breaks_the_engine_as_well(
+    engine: QwenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(engine, monkeypatch, torch.OutOfMemoryError("no memory"), times=1)
+    monkeypatch.setattr(engine._pipeline.vae, "enable_tiling", _raise_illegal_access)
+    with pytest.raises(EngineBroken, match="illegal memory access"):
+        edit(engine)
+
+
+def _raise_illegal_access() -> None:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
 @pytest.mark.parametrize(("value", "words"), [(float("nan"), "NaN"), (-1.0, "black picture")])
@@ -281,6 +301,20 @@ def test_a_folder_that_holds_no_pipeline_is_refused(tmp_path: Path) -> None:
         loading.find(str(tmp_path), "modelscope")
 
 
+def test_an_index_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": ')
+    with pytest.raises(SettingsError, match="cannot be read"):
+        QwenEngine(str(tmp_path), max_side=SIDE).load()
+
+
+def test_a_folder_needs_no_hub(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "modelscope" else find_spec(name))
+    assert loading.find(str(models["2509"]), "modelscope") == models["2509"]
+    with pytest.raises(SettingsError, match="modelscope"):
+        loading.find("Qwen/Qwen-Image-Edit", "modelscope")
+
+
 def test_a_folder_of_another_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(SettingsError, match="is for FluxPipeline; this engine runs QwenImageEditPipeline"):
@@ -299,7 +333,7 @@ def test_a_folder_that_is_not_complete_is_refused(models: dict[str, Path], tmp_p
 def test_what_made_a_picture_is_on_record(engine: QwenEngine, models: dict[str, Path]) -> None:
     assert replace(engine.info, versions={}).model == str(models["2511"])
     assert engine.info.revision == "tiny-random-weights"
-    assert set(engine.info.versions) == {"torch", "diffusers", "transformers"}
+    assert set(engine.info.versions) == {"torch", "diffusers", "transformers", "accelerate"}
 
 
 # --- through the doors -----------------------------------------------------------------------------------------------

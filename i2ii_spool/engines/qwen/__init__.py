@@ -1,14 +1,15 @@
 """The engine that edits with a model: diffusers' Qwen-Image-Edit pipelines. torch is loaded here alone."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from PIL import Image
 
 from i2ii_spool.engines.base import EngineInfo, OnStep
 from i2ii_spool.engines.qwen import loading, sizes
-from i2ii_spool.errors import EngineBroken, EngineError, InvalidRequest
+from i2ii_spool.errors import EngineError, InvalidRequest
 from i2ii_spool.job import EditRequest
 from i2ii_spool.pictures import on_white
 
@@ -74,24 +75,25 @@ class QwenEngine:
 
     def _make(self, seed: int, options: dict[str, Any]) -> Image.Image:
         """One picture; where memory runs out, once more with the VAE in tiles."""
+        from i2ii_spool.engines.qwen.failures import OutOfMemory, judged
+
+        with judged():
+            try:
+                with judged():
+                    return self._run(seed, options)
+            except OutOfMemory as error:
+                log.warning("trying once more with the VAE in tiles: %s", error)
+            with self._in_tiles():
+                return self._run(seed, options)
+
+    @contextmanager
+    def _in_tiles(self) -> Iterator[None]:
         import torch
 
-        try:
-            return self._run(seed, options)
-        except torch.OutOfMemoryError as error:
-            log.warning("out of memory; trying once more with the VAE in tiles: %s", error)
-        except RuntimeError as error:
-            _check_device(error)
-            raise
         torch.cuda.empty_cache()
         self._pipeline.vae.enable_tiling()
         try:
-            return self._run(seed, options)
-        except torch.OutOfMemoryError as error:
-            raise EngineError(
-                f"out of GPU memory, with the VAE in tiles as well; send fewer pictures, or lower max_side: {error}",
-                code="out_of_memory",
-            ) from error
+            yield
         finally:
             self._pipeline.vae.disable_tiling()
             torch.cuda.empty_cache()
@@ -126,9 +128,3 @@ class _Counter:
     def __call__(self, _pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         self._on_step(self._before + step + 1, self._steps)
         return tensors
-
-
-def _check_device(error: RuntimeError) -> None:
-    """Raise `EngineBroken` for a CUDA error: it poisons the process, and every call after it fails as well."""
-    if "CUDA error" in str(error):
-        raise EngineBroken(f"the GPU has failed: {error}") from error

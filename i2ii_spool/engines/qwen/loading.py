@@ -15,7 +15,8 @@ from i2ii_spool.errors import EngineError, SettingsError
 log = logging.getLogger(__name__)
 
 INDEX = "model_index.json"
-PACKAGES = ("torch", "diffusers", "transformers")
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate")
+HUBS = {"modelscope": "modelscope", "huggingface": "huggingface_hub"}
 PIPELINES = ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")
 REVISION = "i2ii-revision"
 """A file in a model's folder that says which revision of which model this is."""
@@ -23,7 +24,7 @@ REVISION = "i2ii-revision"
 
 def find(model: str, source: str) -> Path:
     """Return the folder of `model`: itself, or what has been fetched of it from `source`. Raises `SettingsError`."""
-    check_packages()
+    check_packages(*PACKAGES)
     folder = Path(model)
     if not folder.is_dir():
         folder = _fetched(model, source)
@@ -32,9 +33,9 @@ def find(model: str, source: str) -> Path:
     return folder
 
 
-def check_packages() -> None:
-    """Raise `SettingsError` if what the extra `qwen` installs is missing."""
-    missing = [name for name in (*PACKAGES, "accelerate", "modelscope") if importlib.util.find_spec(name) is None]
+def check_packages(*names: str) -> None:
+    """Raise `SettingsError` if one of these is missing, all of which the extra `qwen` installs."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise SettingsError(
             f"the qwen engine needs {', '.join(missing)}: pip install 'i2ii[qwen]', or say --engine classic",
@@ -44,6 +45,7 @@ def check_packages() -> None:
 
 def _fetched(model: str, source: str) -> Path:
     """What lies in the cache of `source`. A worker fetches nothing itself."""
+    check_packages(HUBS[source])
     try:
         return Path(_hub(source)(model, local_files_only=True))
     except Exception as error:  # which one depends on the hub, and on its version
@@ -55,7 +57,7 @@ def _fetched(model: str, source: str) -> Path:
 
 def fetch(model: str, source: str) -> Path:
     """Fetch the weights of `model`, showing progress, from where an earlier call stopped. Raises `EngineError`."""
-    check_packages()
+    check_packages(HUBS[source])
     try:
         return Path(_hub(source)(model))
     except Exception as error:  # which one depends on the hub, and on its version
@@ -98,7 +100,10 @@ def load(folder: Path) -> Any:
 def _pipeline_class(folder: Path) -> Any:
     import diffusers
 
-    name = json.loads((folder / INDEX).read_text()).get("_class_name")
+    try:
+        name = json.loads((folder / INDEX).read_text())["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{folder / INDEX} cannot be read ({error}); fetch it anew", field="model") from error
     if name not in PIPELINES or not hasattr(diffusers, name):
         raise SettingsError(
             f"{folder} is for {name}; this engine runs {' and '.join(PIPELINES)} "
