@@ -303,17 +303,19 @@ def model() -> None:
 @model.command()
 @click.argument("name", required=False)
 def fetch(name: str | None) -> None:
-    """Fetch the weights of NAME, going on where an earlier call stopped.
+    """Fetch the weights of NAME and the LoRA of the preset `fast`, going on where an earlier call stopped.
 
     They come from ModelScope into MODELSCOPE_CACHE, or with I2II_MODEL_SOURCE=huggingface from there into HF_HOME.
     NAME is the model that is set, if it is left out.
     """
-    from i2ii_spool.engines.qwen import loading
+    from i2ii_spool.engines.qwen import loading, presets
     from i2ii_spool.settings import load
 
     with _errors_shown():
         settings = load()
-        click.echo(loading.fetch(name or settings.model, settings.model_source))
+        folder = loading.fetch(name or settings.model, settings.model_source)
+        click.echo(folder)
+        click.echo(loading.fetch_lightning(presets.version_of(folder), settings.model_source))
 
 
 @model.command()

@@ -113,6 +113,9 @@ MAX_IMAGES = 3
 MAX_PROMPT = 4000
 MAX_SIDE = 4096
 
+OPEN_TO_PRESETS = {"num_inference_steps", "true_cfg_scale"}
+"""What a preset decides where a request with one leaves it out."""
+
 OutputFormat = Literal["png", "jpeg", "webp"]
 
 
@@ -123,7 +126,9 @@ class EditRequest(BaseModel):
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT, description="what to do with the picture")]
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT, description="what the result should not be")] = ""
-    preset: Annotated[str, Field(max_length=64, description="a set of engine settings, by name")] = ""
+    preset: Annotated[
+        str, Field(max_length=64, description="settings that belong together, by name: docs/models.md")
+    ] = ""
     num_inference_steps: Annotated[int, Field(description="steps, 10-100; fewer with a preset")] = 50
     true_cfg_scale: Annotated[
         float, Field(ge=1.0, le=10.0, allow_inf_nan=False, description="how closely the prompt is followed, 1-10")
@@ -178,7 +183,8 @@ class Job(EditRequest):
 
     def to_json(self) -> bytes:
         """The contents of `job.json`, for people to read as well."""
-        return (self.model_dump_json(indent=2) + "\n").encode()
+        left_open = OPEN_TO_PRESETS - self.model_fields_set if self.preset else set()
+        return (self.model_dump_json(indent=2, exclude=left_open) + "\n").encode()
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -297,6 +303,8 @@ class Result(Record):
     model: str
     revision: str
     versions: dict[str, str]
+    details: dict[str, Any] = {}
+    """What the engine says of this edit: the preset, the settings in force, the sizes."""
 
 
 class Failure(Record):

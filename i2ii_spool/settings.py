@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     max_side: Annotated[
         int, Field(ge=64, le=2048, description="the model works on at most this squared in area; 1024 is native, px")
     ] = 768
+    presets: Annotated[
+        Path | None, Field(description="a TOML file of presets of your own, for the qwen engine (docs/models.md)")
+    ] = None
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000

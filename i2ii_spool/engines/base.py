@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL.Image import Image
 
@@ -20,6 +20,8 @@ class EngineInfo:
     model: str
     revision: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What the engine has to say of its last edit."""
 
 
 class Engine(Protocol):

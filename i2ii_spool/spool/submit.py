@@ -41,7 +41,9 @@ class Submission:
         check_number(len(self._uploads))
         inputs = tuple(self._receive(index, upload, max_pixels) for index, upload in enumerate(self._uploads))
         # It is valid already, and to look at each field again costs as much as reading the picture's header.
-        record = Job.model_construct(**dict(request), inputs=inputs, submitted_at=datetime.now(UTC))
+        record = Job.model_construct(
+            request.model_fields_set, **dict(request), inputs=inputs, submitted_at=datetime.now(UTC)
+        )
         write_new(f"{self._folder}/{job.JOB}", record.to_json())
         sync_folder(self._folder)
         self.id = with_name(self.id, request.name)

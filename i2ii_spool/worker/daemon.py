@@ -202,7 +202,7 @@ class Worker:
         except Exception as error:  # a picture that its format cannot hold
             self._fail(run.claim, error)
             return
-        timings = run.save(files, self._engine.info, self._heart.status)
+        timings = run.save(files, self._heart.status)
         total = timings.load + timings.edit + timings.save
         self._heart.count_done(total)
         log.info(

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from i2ii_spool import pictures
-from i2ii_spool.engines.base import Engine, EngineInfo
+from i2ii_spool.engines.base import Engine
 from i2ii_spool.errors import Cancelled, InvalidRequest, TakenAway
 from i2ii_spool.job import Progress, Result, Timings
 from i2ii_spool.spool.claim import Claim
@@ -45,6 +45,7 @@ class Run:
         """Return the edited pictures."""
         self._edit_started = time.monotonic()
         edited = engine.edit(images, self._job, self._step)
+        self._info = engine.info  # of this edit: it is saved while the engine is at the next
         self.edit_seconds = time.monotonic() - self._edit_started
         return edited
 
@@ -65,7 +66,7 @@ class Run:
         kind = self._job.output_format
         return {_output_name(index, kind): pictures.encode(image, kind) for index, image in enumerate(edited)}
 
-    def save(self, files: dict[str, bytes], info: EngineInfo, worker: WorkerStatus) -> Timings:
+    def save(self, files: dict[str, bytes], worker: WorkerStatus) -> Timings:
         """Commit; return where the time went. Raises `TakenAway`."""
         for name, data in files.items():
             self.claim.save(name, data)
@@ -75,14 +76,14 @@ class Run:
             edit=round(self.edit_seconds, 4),
             save=round(time.monotonic() - self._save_started, 4),
         )
-        self.claim.commit(self._result(tuple(files), timings, info, worker))
+        self.claim.commit(self._result(tuple(files), timings, worker))
         return timings
 
     def _queue_seconds(self) -> float:
         submitted = self._job.submitted_at or self._started_at
         return max(0.0, (self._started_at - submitted).total_seconds())
 
-    def _result(self, outputs: tuple[str, ...], timings: Timings, info: EngineInfo, worker: WorkerStatus) -> Result:
+    def _result(self, outputs: tuple[str, ...], timings: Timings, worker: WorkerStatus) -> Result:
         return Result(
             outputs=outputs,
             width=self._sides[0],
@@ -93,10 +94,11 @@ class Run:
             gpu_id=worker.gpu_id,
             completed_at=datetime.now(UTC),
             timings=timings,
-            engine=info.engine,
-            model=info.model,
-            revision=info.revision,
-            versions=dict(info.versions),
+            engine=self._info.engine,
+            model=self._info.model,
+            revision=self._info.revision,
+            versions=dict(self._info.versions),
+            details=dict(self._info.details),
         )
 
 

@@ -3,14 +3,16 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from i2ii_spool.engines.base import EngineInfo, OnStep
-from i2ii_spool.engines.qwen import loading, sizes
+from i2ii_spool.engines.qwen import loading, loras, presets, sizes
 from i2ii_spool.errors import EngineError, InvalidRequest
-from i2ii_spool.job import EditRequest
+from i2ii_spool.job import OPEN_TO_PRESETS, EditRequest
 from i2ii_spool.pictures import on_white
 
 log = logging.getLogger(__name__)
@@ -19,10 +21,13 @@ log = logging.getLogger(__name__)
 class QwenEngine:
     """Edits with the pipeline that `model_index.json` names, on the first visible CUDA device or else on the CPU."""
 
-    def __init__(self, model: str, *, source: str = "modelscope", max_side: int) -> None:
+    def __init__(
+        self, model: str, *, source: str = "modelscope", max_side: int, presets_file: Path | None = None
+    ) -> None:
         self._model = model
         self._source = source
         self._max_side = max_side
+        self._presets_file = presets_file
         self.info = EngineInfo(engine="qwen", model=model, revision="")
 
     def load(self) -> None:
@@ -30,14 +35,30 @@ class QwenEngine:
         folder = loading.find(self._model, self._source)
         self._pipeline = loading.load(folder)
         sizes.limit_references(self._pipeline, self._max_side)
+        self._load_presets(presets.version_of(folder))
         self.info = EngineInfo(
             engine="qwen", model=self._model, revision=loading.revision(folder), versions=loading.versions()
         )
 
+    def _load_presets(self, version: presets.Version) -> None:
+        self._presets = {"quality": presets.QUALITY, "balanced": presets.BALANCED}
+        lightning = loading.find_lightning(version, self._source)
+        if lightning is not None:
+            self._presets["fast"] = presets.fast(lightning, version)
+        if self._presets_file is not None:
+            self._presets |= presets.read(self._presets_file, version)
+        for name, preset in self._presets.items():
+            if preset.lora is not None:
+                loras.load(self._pipeline, name, preset.lora)
+        self._published_scheduler = self._pipeline.scheduler
+        log.info("presets: %s", ", ".join(self._presets))
+
     def edit(self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep) -> list[Image.Image]:
         """Return `request.n` pictures of the size asked for; picture i is made with seed `request.seed + i`."""
+        request = self._with_preset(request)
         self._check(images, request)
         target = sizes.target(images[0].size, request, self._max_side)
+        self._note(request, images[0].size, target)
         options = self._options([on_white(image) for image in images], request, target)
         made = []
         for index in range(request.n):
@@ -45,9 +66,33 @@ class QwenEngine:
             made.append(self._make(request.seed + index, options | {"callback_on_step_end": count}))
         return [image if image.size == target else image.resize(target, Image.Resampling.LANCZOS) for image in made]
 
+    def _with_preset(self, request: EditRequest) -> EditRequest:
+        """Put the preset into force; return the request with what it decides filled in."""
+        if not request.preset:
+            self._use(None, presets.QUALITY)
+            return request
+        preset = self._presets.get(request.preset)
+        if preset is None:
+            cure = " (fast needs its LoRA: i2ii model fetch brings it)" if request.preset == "fast" else ""
+            raise InvalidRequest(
+                f"{request.preset!r} is not a preset here; there are {', '.join(self._presets)}{cure}", field="preset"
+            )
+        self._use(request.preset if preset.lora else None, preset)
+        decided = {name: getattr(preset, name) for name in OPEN_TO_PRESETS if name not in request.model_fields_set}
+        return request.model_copy(update=decided)
+
+    def _use(self, lora: str | None, preset: presets.Preset) -> None:
+        loras.wake(self._pipeline, lora)
+        self._pipeline.scheduler = presets.scheduler(self._published_scheduler, preset)
+
+    def _note(self, request: EditRequest, source: sizes.Size, target: sizes.Size) -> None:
+        transform = {"input": source, "computed": sizes.working(target, self._max_side), "result": target}
+        used = request.model_dump(include={"preset", *OPEN_TO_PRESETS})
+        self.info = replace(self.info, details=used | {"transform": transform})
+
     def _check(self, images: Sequence[Image.Image], request: EditRequest) -> None:
-        if request.preset:
-            raise InvalidRequest(f"this version has no presets, got {request.preset!r}; leave it out", field="preset")
+        if request.num_inference_steps == 1 and self._pipeline.scheduler.config.shift_terminal:
+            raise InvalidRequest("this model's schedule needs 2 steps at least, got 1", field="num_inference_steps")
         if len(images) > 1 and not self._takes_many:
             raise InvalidRequest(
                 f"{self._model} edits one picture at a time, got {len(images)}; "

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from i2ii_spool.engines.qwen.presets import LIGHTNING, Version
 from i2ii_spool.errors import EngineError, SettingsError
 
 log = logging.getLogger(__name__)
@@ -55,11 +56,34 @@ def _fetched(model: str, source: str) -> Path:
         ) from error
 
 
+def find_lightning(version: Version, source: str) -> Path | None:
+    """Return the LoRA of the preset `fast`, if it has been fetched from `source`."""
+    repository, name = LIGHTNING[version]
+    if importlib.util.find_spec(HUBS[source]) is None:
+        return None
+    try:
+        file = Path(_hub(source)(repository, local_files_only=True)) / name
+    except Exception as error:  # which one depends on the hub, and on its version
+        log.info("the preset fast is not available, i2ii model fetch brings its LoRA: %s", error)
+        return None
+    return file if file.is_file() else None
+
+
+def fetch_lightning(version: Version, source: str) -> Path:
+    """Fetch the LoRA of the preset `fast`. Raises `EngineError`."""
+    repository, name = LIGHTNING[version]
+    return _download(repository, source, allow_patterns=[name]) / name
+
+
 def fetch(model: str, source: str) -> Path:
     """Fetch the weights of `model`, showing progress, from where an earlier call stopped. Raises `EngineError`."""
+    return _download(model, source)
+
+
+def _download(model: str, source: str, **options: Any) -> Path:
     check_packages(HUBS[source])
     try:
-        return Path(_hub(source)(model))
+        return Path(_hub(source)(model, **options))
     except Exception as error:  # which one depends on the hub, and on its version
         raise EngineError(
             f"cannot fetch {model}: {error}; check its name and the network, and call again: what has come is kept"

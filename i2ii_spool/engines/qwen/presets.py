@@ -1,0 +1,123 @@
+"""Presets: steps, guidance, LoRA and schedule that belong together, under one name.
+
+A distilled LoRA without its schedule, its few steps and its missing guidance makes a worse picture than none: they are
+chosen together, or not at all.
+"""
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from i2ii_spool.errors import SettingsError
+
+Version = Literal["1", "2509", "2511"]
+"""Which Qwen-Image-Edit a LoRA was made for: they have the same shapes, and are not interchangeable."""
+
+
+class Preset(BaseModel):
+    """What a request means that names this preset. Steps and guidance that the request gives itself go before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_inference_steps: Annotated[int, Field(ge=1, le=100, description="steps")]
+    true_cfg_scale: Annotated[float, Field(ge=1, le=10, description="how closely the prompt is followed; 1 is fastest")]
+    lora: Annotated[Path | None, Field(description="a file of LoRA weights, from the folder of the presets' file")] = (
+        None
+    )
+    lora_version: Annotated[Version | None, Field(description="the Qwen-Image-Edit that the LoRA was made for")] = None
+    shift: Annotated[
+        float | None, Field(gt=1, description="a fixed shift of the schedule, which distilled LoRAs need (3)")
+    ] = None
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if (self.lora is None) != (self.lora_version is None):
+            raise ValueError("lora and lora_version come together")
+        if self.lora is not None and (named := version_in(self.lora.name)) not in (None, self.lora_version):
+            raise ValueError(f"lora is for {named} by its name, and lora_version says {self.lora_version}")
+        return self
+
+
+QUALITY = Preset(num_inference_steps=50, true_cfg_scale=4.0)
+BALANCED = Preset(num_inference_steps=28, true_cfg_scale=4.0)
+
+# The 4-step LoRAs of https://github.com/ModelTC/Qwen-Image-Lightning: the repository, and the file in it.
+LIGHTNING: Mapping[Version, tuple[str, str]] = {
+    "1": ("lightx2v/Qwen-Image-Lightning", "Qwen-Image-Edit-Lightning-4steps-V1.0-bf16.safetensors"),
+    "2509": (
+        "lightx2v/Qwen-Image-Lightning",
+        "Qwen-Image-Edit-2509/Qwen-Image-Edit-2509-Lightning-4steps-V1.0-bf16.safetensors",
+    ),
+    "2511": (
+        "lightx2v/Qwen-Image-Edit-2511-Lightning",
+        "Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16.safetensors",
+    ),
+}
+
+
+def fast(lora: Path, version: Version) -> Preset:
+    """The preset that Lightning's LoRA is for; its schedule is the one that it was distilled with."""
+    return Preset(num_inference_steps=4, true_cfg_scale=1.0, lora=lora, lora_version=version, shift=3.0)
+
+
+def read(file: Path, version: Version) -> dict[str, Preset]:
+    """The presets in a TOML file, a table each. Raises `SettingsError` for what is wrong in it."""
+    try:
+        tables = tomllib.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{file} cannot be read: {error}", field="presets") from error
+    return {name: _checked(file, name, table, version) for name, table in tables.items()}
+
+
+def _checked(file: Path, name: str, table: Any, version: Version) -> Preset:
+    try:
+        preset = Preset.model_validate(table)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join([name, *map(str, first["loc"])])
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        raise SettingsError(f"{file}: {field}: {message}; its settings are {_settings()}", field="presets") from None
+    if preset.lora is None:
+        return preset
+    lora = file.parent / preset.lora
+    if not lora.is_file():
+        raise SettingsError(f"{file}: {name}.lora: there is no file {lora}", field="presets")
+    if preset.lora_version != version:
+        raise SettingsError(
+            f"{file}: {name}.lora is for Qwen-Image-Edit {preset.lora_version}, and the model is {version}; "
+            "take the LoRA that was made for it",
+            field="presets",
+        )
+    return preset.model_copy(update={"lora": lora})
+
+
+def _settings() -> str:
+    return ", ".join(Preset.model_fields)
+
+
+def version_in(name: str) -> str | None:
+    """The version of Qwen-Image-Edit that a name speaks of, if it does."""
+    found = re.search(r"Qwen-Image-Edit(?:-([0-9]{4}))?", name)
+    return found and (found[1] or "1")
+
+
+def version_of(folder: Path) -> Version:
+    """The version of the model in `folder`, by what its configuration says."""
+    if json.loads((folder / "model_index.json").read_text())["_class_name"] == "QwenImageEditPipeline":
+        return "1"
+    transformer = json.loads((folder / "transformer" / "config.json").read_text())
+    return "2511" if transformer.get("zero_cond_t") else "2509"
+
+
+def scheduler(published: Any, preset: Preset) -> Any:
+    """The scheduler of the model, `published`, with the preset's fixed shift."""
+    if preset.shift is None:
+        return published
+    shift = math.log(preset.shift)
+    return type(published).from_config(published.config, base_shift=shift, max_shift=shift, shift_terminal=None)
