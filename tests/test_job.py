@@ -116,3 +116,10 @@ def test_a_wrong_request_is_refused_by_field_and_limit(fields: dict[str, str], f
 
 def test_few_steps_are_for_presets() -> None:
     assert parse(EditRequest, {"prompt": "a", "preset": "fast", "num_inference_steps": "4"}).num_inference_steps == 4
+
+
+def test_with_a_preset_what_nobody_gave_stays_open_in_the_file() -> None:
+    request = parse(Job, {"prompt": "p", "preset": "fast", "true_cfg_scale": 2.0})
+    again = parse_json(Job, request.to_json())
+    assert again.model_fields_set & {"num_inference_steps", "true_cfg_scale"} == {"true_cfg_scale"}
+    assert b'"num_inference_steps": 50' in parse(Job, {"prompt": "p"}).to_json()

@@ -18,6 +18,7 @@ pytest.importorskip("diffusers", reason="the extra `qwen` is not installed: pip 
 pytest.importorskip("torch", reason="the extra `qwen` is not installed: pip install -e '.[qwen,test]'")
 
 import torch
+from safetensors.torch import save_file
 
 from i2ii_spool.engines import create
 from i2ii_spool.engines.qwen import QwenEngine, loading, sizes
@@ -149,10 +150,11 @@ def test_the_result_has_the_size_that_was_asked_for(engine: QwenEngine, size: st
     assert edit(engine, photo(101, 67), size=size)[0].size == expected
 
 
-def test_a_preset_is_refused(engine: QwenEngine) -> None:
-    with pytest.raises(InvalidRequest, match="no presets") as raised:
+def test_a_preset_that_is_not_there_names_those_that_are(engine: QwenEngine) -> None:
+    with pytest.raises(InvalidRequest, match="quality, balanced") as raised:
         edit(engine, preset="fast")
     assert raised.value.field == "preset"
+    assert "i2ii model fetch" in str(raised.value)
 
 
 # --- how large it works ----------------------------------------------------------------------------------------------
@@ -210,6 +212,112 @@ def test_a_cancelled_edit_stops_at_its_step_decodes_nothing_and_leaves_the_engin
             engine.edit([photo()], ask(), cancel_at_3)
     assert seen == [1, 2, 3]
     assert are_equal(before, edit(engine)[0])
+
+
+# --- presets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_presets(models: dict[str, Path], tmp_path: Path) -> Callable[[str], QwenEngine]:
+    """An engine of the tiny 2511 with this text as its presets' file, beside a LoRA `lora.safetensors` that fits."""
+    write_lora(tmp_path / "lora.safetensors")
+
+    def engine_with(text: str) -> QwenEngine:
+        (tmp_path / "presets.toml").write_text(text)
+        engine = QwenEngine(str(models["2511"]), max_side=SIDE, presets_file=tmp_path / "presets.toml")
+        engine.load()
+        return engine
+
+    return engine_with
+
+
+def write_lora(file: Path, *, features: int = 64, layer: str = "transformer_blocks.0.attn.to_q") -> None:
+    matrices = {"lora_A": torch.full((4, features), 0.05), "lora_B": torch.full((features, 4), 0.05)}
+    save_file({f"transformer.{layer}.{name}.weight": matrix for name, matrix in matrices.items()}, file)
+
+
+DISTILLED = """
+[draft]
+num_inference_steps = 4
+true_cfg_scale = 1.0
+lora = "lora.safetensors"
+lora_version = "2511"
+shift = 3.0
+[bare]
+num_inference_steps = 4
+true_cfg_scale = 1.0
+shift = 3.0
+"""
+
+
+def unset(**fields: Any) -> EditRequest:
+    """A request that leaves steps and guidance to the preset."""
+    return EditRequest(prompt="turn this into a watercolour", seed=1, **fields)
+
+
+def test_a_preset_brings_lora_schedule_steps_and_guidance_and_leaves_nothing_behind(
+    with_presets: Callable[[str], QwenEngine],
+) -> None:
+    engine = with_presets(DISTILLED)
+    before = edit(engine)[0]
+    steps: list[tuple[int, int]] = []
+    [draft] = engine.edit([photo()], unset(preset="draft"), lambda *step: steps.append(step))
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert engine.info.details["preset"] == "draft"
+    assert engine.info.details["num_inference_steps"] == 4
+    assert engine.info.details["true_cfg_scale"] == 1.0
+    [bare] = engine.edit([photo()], unset(preset="bare"), _ignore)
+    assert not are_equal(draft, bare), "the LoRA takes part in the one and not in the other"
+    assert not are_equal(bare, edit(engine, num_inference_steps=4, true_cfg_scale=1.0, preset="quality")[0])
+    assert are_equal(before, edit(engine)[0])
+    assert engine.info.details["preset"] == ""
+
+
+def test_what_a_request_says_itself_goes_before_its_preset(engine: QwenEngine) -> None:
+    edit(engine, preset="balanced", num_inference_steps=2)
+    assert engine.info.details["num_inference_steps"] == 2
+    assert engine.info.details["true_cfg_scale"] == 4.0
+
+
+def test_one_step_is_refused_where_the_schedule_would_make_nothing_of_it(engine: QwenEngine) -> None:
+    with pytest.raises(InvalidRequest, match="2 steps") as raised:
+        edit(engine, preset="balanced", num_inference_steps=1)
+    assert raised.value.field == "num_inference_steps"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[a", "cannot be read"),
+        ("[a]\ntrue_cfg_scale = 1", "a.num_inference_steps: Field required"),
+        ("[a]\nnum_inference_steps = 400\ntrue_cfg_scale = 1", "a.num_inference_steps: .* 100"),
+        ("[a]\nsteps = 4\nnum_inference_steps = 4\ntrue_cfg_scale = 1", "a.steps: Extra inputs"),
+        (DISTILLED.replace("lora.safe", "other.safe"), "there is no file"),
+        (DISTILLED.replace('"2511"', '"2509"'), "is for Qwen-Image-Edit 2509, and the model is 2511"),
+        (DISTILLED.replace("lora.safe", "Qwen-Image-Edit-2509-x.safe"), "for 2509 by its name"),
+        (DISTILLED.replace('lora_version = "2511"', ""), "come together"),
+    ],
+)
+def test_a_wrong_presets_file_is_one_line_that_says_where(
+    with_presets: Callable[[str], QwenEngine], text: str, words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words) as raised:
+        with_presets(text)
+    assert raised.value.field == "presets"
+
+
+@pytest.mark.parametrize("wrong", [{"features": 32}, {"layer": "transformer_blocks.9.attn.to_q"}])
+def test_a_lora_that_does_not_fit_the_model_is_refused(
+    with_presets: Callable[[str], QwenEngine], tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    write_lora(tmp_path / "lora.safetensors", **wrong)
+    with pytest.raises(SettingsError, match="does not fit"):
+        with_presets(DISTILLED)
+
+
+def test_where_a_result_lies_in_its_picture_is_on_record(engine: QwenEngine) -> None:
+    edit(engine, photo(100, 60), size="input")
+    assert engine.info.details["transform"] == {"input": (100, 60), "computed": (96, 64), "result": (100, 60)}
 
 
 # --- what can go wrong -----------------------------------------------------------------------------------------------
