@@ -1,0 +1,73 @@
+"""Levers that trade quality for speed. All are off until they are set, and each result records which were on."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2ii_spool.engines.qwen.loading import check_packages
+from i2ii_spool.settings import StepCache
+
+FIRST_BLOCK_THRESHOLD = 0.08
+DBCACHE_THRESHOLD = 0.12
+WARM_UP_STEPS = 4
+E4M3_MAX = 448.0
+
+
+def cache_steps(pipeline: Any, kind: StepCache) -> None:
+    """Have a step reuse what the blocks made of the one before, where their first one says that little has changed."""
+    if kind == "first-block":
+        from diffusers import FirstBlockCacheConfig
+
+        pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=FIRST_BLOCK_THRESHOLD))
+    elif kind == "dbcache":
+        check_packages("cache_dit")
+        import cache_dit
+
+        cache_dit.enable_cache(
+            pipeline,
+            cache_config=cache_dit.DBCacheConfig(
+                Fn_compute_blocks=1,
+                Bn_compute_blocks=0,
+                max_warmup_steps=WARM_UP_STEPS,
+                residual_diff_threshold=DBCACHE_THRESHOLD,
+            ),
+        )
+
+
+def multiply_in_fp8(transformer: Any) -> None:
+    """Have the blocks' linear layers multiply 8-bit floats.
+
+    The last layer of the pictures' MLP keeps bfloat16, as published ablations for this model advise, and so does AdaLN.
+    """
+    for block in transformer.transformer_blocks:
+        for name, layer in list(block.named_modules()):
+            if isinstance(layer, nn.Linear) and "_mod." not in name and "img_mlp.net.2" not in name:
+                parent, _, leaf = name.rpartition(".")
+                setattr(block.get_submodule(parent), leaf, Fp8Linear(layer))
+
+
+class Fp8Linear(nn.Module):
+    """A linear layer in float8_e4m3: weights scaled by output channel, inputs by token as they come."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        weight, scale = _quantised(layer.weight.detach())
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale.t().contiguous())
+        self.bias = layer.bias
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (..., in_features) times the weights, (..., out_features), in the type of x."""
+        rows, scale = _quantised(x.reshape(-1, self.in_features))
+        made = torch._scaled_mm(  # noqa: SLF001 - the public scaled_mm is not in every torch that diffusers runs on
+            rows, self.weight.t(), scale_a=scale, scale_b=self.scale, bias=self.bias, out_dtype=x.dtype
+        )
+        return made.reshape(*x.shape[:-1], self.out_features)
+
+
+def _quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in e4m3, and what each is to be multiplied with (rows, 1)."""
+    scale = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-8) / E4M3_MAX
+    return (rows / scale).to(torch.float8_e4m3fn), scale
