@@ -17,6 +17,8 @@ PREFIX = "I2II_"
 ENV_FILE = Path("/etc/i2ii/i2ii.env")
 MIB = 2**20
 
+Memory = Literal["full", "model-offload", "group-offload", "fp8"]
+StepCache = Literal["off", "first-block", "dbcache"]
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -45,6 +47,35 @@ class Settings(BaseSettings):
     presets: Annotated[
         Path | None, Field(description="a TOML file of presets of your own, for the qwen engine (docs/models.md)")
     ] = None
+
+    memory: Annotated[
+        Literal["auto"] | Memory,
+        Field(description="where weights wait; auto takes what fits, fastest first; fp8 is lossy (docs/models.md)"),
+    ] = "auto"
+    attention: Annotated[
+        str,
+        Field(description="diffusers' name of an attention kernel; auto takes the fastest exact one; sage is lossy"),
+    ] = "auto"
+    compile: Annotated[
+        bool, Field(description="compile the transformer: about 5 % faster (published), minutes for the first edit")
+    ] = False
+    prompt_cache: Annotated[
+        int, Field(ge=0, description="readings of (pictures, prompt) kept: saves the language model, 10 MB each")
+    ] = 8
+    modulation_cache: Annotated[
+        bool, Field(description="compute AdaLN once a schedule: 1 % faster (computed), takes 4 MiB a step")
+    ] = True
+    frame_vae: Annotated[
+        bool, Field(description="run the video VAE on single frames: a third of its work (computed), free")
+    ] = True
+    step_cache: Annotated[
+        StepCache,
+        Field(description="lossy: skip blocks where a step changes little: 1.5 to 2.4 times faster (published)"),
+    ] = "off"
+    fp8: Annotated[
+        bool,
+        Field(description="lossy: multiply 8-bit floats, 1.1 to 1.3 times faster (published); Ada, Hopper or later"),
+    ] = False
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000

@@ -55,11 +55,15 @@ def engines(models: dict[str, Path]) -> Callable[[str], QwenEngine]:
 
     def engine_of(kind: str) -> QwenEngine:
         if kind not in loaded:
-            loaded[kind] = QwenEngine(str(models[kind]), max_side=SIDE)
+            loaded[kind] = QwenEngine(settings(models[kind]))
             loaded[kind].load()
         return loaded[kind]
 
     return engine_of
+
+
+def settings(model: Path | str, **others: Any) -> Settings:
+    return Settings(**{"model": str(model), "max_side": SIDE} | others)
 
 
 @pytest.fixture
@@ -163,7 +167,7 @@ def test_a_preset_that_is_not_there_names_those_that_are(engine: QwenEngine) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_max_side_limits_the_reference_and_the_output(models: dict[str, Path], kind: str) -> None:
     def tokens(side: int) -> int:
-        engine = QwenEngine(str(models[kind]), max_side=side)
+        engine = QwenEngine(settings(models[kind], max_side=side))
         engine.load()
         seen: list[int] = []
         engine._pipeline.transformer.img_in.register_forward_hook(
@@ -224,7 +228,7 @@ def with_presets(models: dict[str, Path], tmp_path: Path) -> Callable[[str], Qwe
 
     def engine_with(text: str) -> QwenEngine:
         (tmp_path / "presets.toml").write_text(text)
-        engine = QwenEngine(str(models["2511"]), max_side=SIDE, presets_file=tmp_path / "presets.toml")
+        engine = QwenEngine(settings(models["2511"], presets=tmp_path / "presets.toml"))
         engine.load()
         return engine
 
@@ -412,7 +416,7 @@ def test_a_folder_that_holds_no_pipeline_is_refused(tmp_path: Path) -> None:
 def test_an_index_that_is_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": ')
     with pytest.raises(SettingsError, match="cannot be read"):
-        QwenEngine(str(tmp_path), max_side=SIDE).load()
+        QwenEngine(settings(tmp_path)).load()
 
 
 def test_a_folder_needs_no_hub(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,7 +430,7 @@ def test_a_folder_needs_no_hub(models: dict[str, Path], monkeypatch: pytest.Monk
 def test_a_folder_of_another_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(SettingsError, match="is for FluxPipeline; this engine runs QwenImageEditPipeline"):
-        loading.load(tmp_path)
+        loading.load(tmp_path, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("part", ["vae/diffusion_pytorch_model.safetensors", "text_encoder", "processor"])
@@ -434,7 +438,7 @@ def test_a_folder_that_is_not_complete_is_refused(models: dict[str, Path], tmp_p
     folder = shutil.copytree(models["2511"], tmp_path / "model")
     shutil.move(folder / part, tmp_path / "elsewhere")
     with pytest.raises(SettingsError, match="is not complete") as raised:
-        QwenEngine(str(folder), max_side=SIDE).load()
+        QwenEngine(settings(folder)).load()
     assert raised.value.field == "model"
 
 
@@ -515,6 +519,6 @@ def test_what_hugging_face_has_fetched_is_found_with_its_revision(
     (repository / "refs" / "main").write_text("0a1b2c")
     shutil.copytree(models["2509"], repository / "snapshots" / "0a1b2c", ignore=shutil.ignore_patterns("i2ii-revision"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    engine = QwenEngine("Qwen/Tiny", source="huggingface", max_side=SIDE)
+    engine = QwenEngine(settings("Qwen/Tiny", model_source="huggingface"))
     engine.load()
     assert (engine.info.model, engine.info.revision) == ("Qwen/Tiny", "0a1b2c")

@@ -18,12 +18,7 @@ def create(settings: Settings, *, has_gpu: bool) -> Engine:
     if name == "qwen":
         from i2ii_spool.engines.qwen import QwenEngine
 
-        return QwenEngine(
-            settings.model,
-            source=settings.model_source,
-            max_side=settings.max_side,
-            presets_file=settings.presets,
-        )
+        return QwenEngine(settings)
     from i2ii_spool.engines.classic import ClassicEngine
 
     return ClassicEngine()

@@ -14,6 +14,7 @@ from i2ii_spool.engines.qwen import loading, loras, presets, sizes
 from i2ii_spool.errors import EngineError, InvalidRequest
 from i2ii_spool.job import OPEN_TO_PRESETS, EditRequest
 from i2ii_spool.pictures import on_white
+from i2ii_spool.settings import Memory, Settings
 
 log = logging.getLogger(__name__)
 
@@ -21,36 +22,52 @@ log = logging.getLogger(__name__)
 class QwenEngine:
     """Edits with the pipeline that `model_index.json` names, on the first visible CUDA device or else on the CPU."""
 
-    def __init__(
-        self, model: str, *, source: str = "modelscope", max_side: int, presets_file: Path | None = None
-    ) -> None:
-        self._model = model
-        self._source = source
-        self._max_side = max_side
-        self._presets_file = presets_file
-        self.info = EngineInfo(engine="qwen", model=model, revision="")
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._model = settings.model
+        self._max_side = settings.max_side
+        self.info = EngineInfo(engine="qwen", model=self._model, revision="")
 
     def load(self) -> None:
         """Load the weights onto the device. Raises `SettingsError` if they cannot be had, or cannot fit."""
-        folder = loading.find(self._model, self._source)
-        self._pipeline = loading.load(folder)
+        folder = loading.find(self._model, self._settings.model_source)
+        from i2ii_spool.engines.qwen import levers
+
+        device = loading.device()
+        self._memory = self._choose_memory(folder, device)
+        self._pipeline = loading.load(folder, device)
         sizes.limit_references(self._pipeline, self._max_side)
         self._load_presets(presets.version_of(folder))
+        self._modulations = levers.pull(self._pipeline, self._settings, self._memory, device)
+        self._lossy = levers.lossy_ones(self._settings, self._memory)
         self.info = EngineInfo(
             engine="qwen", model=self._model, revision=loading.revision(folder), versions=loading.versions()
         )
 
+    def _choose_memory(self, folder: Path, device: Any) -> Memory:
+        """Choose before minutes of loading: that the weights cannot fit is said at once."""
+        if self._settings.memory != "auto":
+            return self._settings.memory
+        if device.type == "cpu":
+            return "full"
+        import torch
+
+        from i2ii_spool.engines.qwen import memory
+
+        return memory.choose(memory.weights(folder), self._max_side, free=torch.cuda.mem_get_info()[0])
+
     def _load_presets(self, version: presets.Version) -> None:
         self._presets = {"quality": presets.QUALITY, "balanced": presets.BALANCED}
-        lightning = loading.find_lightning(version, self._source)
+        lightning = loading.find_lightning(version, self._settings.model_source)
         if lightning is not None:
             self._presets["fast"] = presets.fast(lightning, version)
-        if self._presets_file is not None:
-            self._presets |= presets.read(self._presets_file, version)
+        if self._settings.presets is not None:
+            self._presets |= presets.read(self._settings.presets, version)
         for name, preset in self._presets.items():
             if preset.lora is not None:
                 loras.load(self._pipeline, name, preset.lora)
         self._published_scheduler = self._pipeline.scheduler
+        self._awake: str | None = None
         log.info("presets: %s", ", ".join(self._presets))
 
     def edit(self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep) -> list[Image.Image]:
@@ -82,13 +99,17 @@ class QwenEngine:
         return request.model_copy(update=decided)
 
     def _use(self, lora: str | None, preset: presets.Preset) -> None:
-        loras.wake(self._pipeline, lora)
+        if lora != self._awake:
+            loras.wake(self._pipeline, lora)
+            self._awake = lora
+            if self._modulations is not None:
+                self._modulations.forget()
         self._pipeline.scheduler = presets.scheduler(self._published_scheduler, preset)
 
     def _note(self, request: EditRequest, source: sizes.Size, target: sizes.Size) -> None:
         transform = {"input": source, "computed": sizes.working(target, self._max_side), "result": target}
         used = request.model_dump(include={"preset", *OPEN_TO_PRESETS})
-        self.info = replace(self.info, details=used | {"transform": transform})
+        self.info = replace(self.info, details=used | {"transform": transform, "lossy": self._lossy})
 
     def _check(self, images: Sequence[Image.Image], request: EditRequest) -> None:
         if request.num_inference_steps == 1 and self._pipeline.scheduler.config.shift_terminal:
@@ -148,7 +169,11 @@ class QwenEngine:
         import torch
 
         # A generator on the CPU draws the same noise whatever the card.
-        pixels = self._pipeline(**options, generator=torch.Generator("cpu").manual_seed(seed)).images[0]
+        try:
+            pixels = self._pipeline(**options, generator=torch.Generator("cpu").manual_seed(seed)).images[0]
+        except BaseException:
+            self._pipeline.maybe_free_model_hooks()  # as at its regular end: nothing half done meets the next edit
+            raise
         if not np.isfinite(pixels).all():
             raise EngineError(
                 f"the model returned numbers that are no colours (NaN) for seed {seed}", code="bad_output"

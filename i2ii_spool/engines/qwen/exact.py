@@ -23,6 +23,16 @@ EXACT = ("native", "_native_cudnn", "flash", "_flash_3")
 """diffusers' names of attention kernels that compute the same: PyTorch's own choice, cuDNN's, flash-attn 2 and 3."""
 
 
+def drop_head(pipeline: Any) -> None:
+    """Skip the language model's last layer: the words that it would say next are read by nobody."""
+    pipeline.text_encoder.lm_head = nn.Identity()
+
+
+def keep_prompts(pipeline: Any, size: int) -> None:
+    """Have the language model read each (pictures, prompt) once; the last `size` of them are kept."""
+    pipeline.encode_prompt = PromptCache(pipeline.encode_prompt, size)
+
+
 class PromptCache:
     """`encode_prompt` that remembers what the language model made of the last few (pictures, prompt)."""
 

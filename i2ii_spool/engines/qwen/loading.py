@@ -99,26 +99,33 @@ def _hub(source: str) -> Callable[..., str]:
     return snapshot_download  # type: ignore[no-any-return]
 
 
-def load(folder: Path) -> Any:
-    """Return the pipeline on its device: bfloat16 on a CUDA device, float32 on the CPU. Raises `SettingsError`."""
+def device() -> Any:
+    """The device that computes: the first CUDA device that is visible, or else the CPU."""
     # Edits of different sizes fragment the memory of a card that is almost full of weights.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     import torch
 
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(folder: Path, device: Any) -> Any:
+    """Return the pipeline in the host's memory: bfloat16 for a CUDA device, float32 for the CPU.
+
+    Raises `SettingsError` if the folder is for another engine, or is not complete.
+    """
+    import torch
+
     pipeline_class = _pipeline_class(folder)
-    has_gpu = torch.cuda.is_available()
-    if has_gpu:
-        _check_memory(folder)
-    else:
+    if device.type == "cpu":
         log.warning("there is no CUDA device: the model runs on the CPU, which only a tiny one does in seconds")
     try:
-        pipeline = _read(pipeline_class, folder, torch.bfloat16 if has_gpu else torch.float32)
+        pipeline = _read(pipeline_class, folder, torch.float32 if device.type == "cpu" else torch.bfloat16)
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"{folder} is not complete: {error}; i2ii model fetch brings what is missing", field="model"
         ) from error
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to("cuda" if has_gpu else "cpu")
+    return pipeline
 
 
 def _pipeline_class(folder: Path) -> Any:
@@ -147,20 +154,6 @@ def _read(pipeline_class: Any, folder: Path, dtype: Any) -> Any:
         # From 0.40 on diffusers would rather read `dtype`, which it ignores silently before.
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
         return pipeline_class.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **_processor(folder))
-
-
-def _check_memory(folder: Path) -> None:
-    """Say before minutes of loading, rather than after, that the weights cannot fit."""
-    import torch
-
-    weights = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    free, total = torch.cuda.mem_get_info()
-    if weights > free:
-        raise SettingsError(
-            f"the weights take {weights / 2**30:.1f} GiB, and {free / 2**30:.1f} of this GPU's {total / 2**30:.1f} GiB "
-            "are free: stop what else runs on it, or use a larger one",
-            field="model",
-        )
 
 
 def _processor(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def cache_steps(pipeline: Any, kind: StepCache) -> None:
         )
 
 
-def multiply_in_fp8(transformer: Any) -> None:
+def multiply_in_fp8(transformer: Any, device: torch.device) -> None:
     """Have the blocks' linear layers multiply 8-bit floats.
 
     The last layer of the pictures' MLP keeps bfloat16, as published ablations for this model advise, and so does AdaLN.
@@ -44,7 +44,7 @@ def multiply_in_fp8(transformer: Any) -> None:
         for name, layer in list(block.named_modules()):
             if isinstance(layer, nn.Linear) and "_mod." not in name and "img_mlp.net.2" not in name:
                 parent, _, leaf = name.rpartition(".")
-                setattr(block.get_submodule(parent), leaf, Fp8Linear(layer))
+                setattr(block.get_submodule(parent), leaf, Fp8Linear(layer.to(device)))
 
 
 class Fp8Linear(nn.Module):

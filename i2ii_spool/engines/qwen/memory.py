@@ -17,11 +17,12 @@ GIB = 2**30
 FIXED = 1.5 * GIB
 AT_1024 = 3.5 * GIB
 
-WORDS = {
+EXACT: tuple[Memory, ...] = ("full", "model-offload", "group-offload")
+"""The modes that change nothing in the result, the fastest first."""
+WORDS: dict[Memory, str] = {
     "full": "all weights stay on the card",
     "model-offload": "one model at a time is on the card, some seconds slower for each picture",
     "group-offload": "one block of the transformer at a time is on the card, several times slower",
-    "fp8": "the transformer is kept in 8 bits (lossy), one model at a time is on the card",
 }
 
 
@@ -35,7 +36,7 @@ def weights(folder: Path) -> dict[str, int]:
 
 
 def needs(sizes: Mapping[str, int], max_side: int) -> dict[Memory, float]:
-    """What each mode takes on the card, in bytes; the exact ones first, the fastest of them first."""
+    """What each mode takes on the card, in bytes, for edits of one picture."""
     work = FIXED + AT_1024 * (max_side / 1024) ** 2
     others = max((size for part, size in sizes.items() if part != "transformer"), default=0)
     transformer = sizes.get("transformer", 0)
@@ -47,33 +48,35 @@ def needs(sizes: Mapping[str, int], max_side: int) -> dict[Memory, float]:
     }
 
 
-def choose(mode: Memory, sizes: Mapping[str, int], max_side: int, free: float) -> Memory:
-    """Return `mode`, or for `auto` the first exact one that fits into `free` bytes, and log why.
-
-    Raises `SettingsError` where even the smallest does not fit, or where the one that is set cannot.
-    """
+def choose(sizes: Mapping[str, int], max_side: int, free: float) -> Memory:
+    """Return the fastest exact mode that fits into `free` bytes, and log why. Raises `SettingsError` if none does."""
     needed = needs(sizes, max_side)
-    chosen = mode
-    if mode == "auto":
-        exact: list[Memory] = ["full", "model-offload", "group-offload"]
-        chosen = next((each for each in exact if needed[each] <= free), "group-offload")
-    # The estimate of what the work takes may be too high: weights that fit are given a try where they were asked for.
-    least = needed[chosen] if mode == "auto" else needed[chosen] - needs({}, max_side)["full"]
-    if least > free:
-        raise SettingsError(
-            f"memory {chosen} needs {needed[chosen] / GIB:.1f} GiB on the card for this model with max_side {max_side}, "
-            f"and {free / GIB:.1f} GiB are free: stop what else runs on it, lower max_side, or choose memory anew",
-            field="memory",
-        )
-    log.info(
-        "memory: %s (%s): needs about %.1f GiB of the %.1f GiB that are free",
-        *(chosen, WORDS[chosen], needed[chosen] / GIB, free / GIB),
+    for mode in EXACT:
+        if needed[mode] <= free:
+            log.info(
+                "memory: %s, %s: needs about %.1f of the %.1f GiB that are free",
+                *(mode, WORDS[mode], needed[mode] / GIB, free / GIB),
+            )
+            return mode
+    raise SettingsError(
+        f"this model needs about {needed[EXACT[-1]] / GIB:.1f} GiB on the card even with {EXACT[-1]}, and "
+        f"{free / GIB:.1f} GiB are free: stop what else runs on it, lower max_side, or use a larger one",
+        field="memory",
     )
-    return chosen
 
 
 def place(pipeline: Any, mode: Memory, device: torch.device) -> None:
-    """Bring the pipeline to `device` in this mode, which is not `auto`."""
+    """Bring the pipeline to `device` in this mode. Raises `SettingsError` if it does not fit."""
+    try:
+        _place(pipeline, mode, device)
+    except torch.OutOfMemoryError as error:
+        raise SettingsError(
+            f"the weights do not fit with {mode} ({error}): say auto, or stop what else runs on this GPU",
+            field="memory",
+        ) from error
+
+
+def _place(pipeline: Any, mode: Memory, device: torch.device) -> None:
     if mode == "full":
         pipeline.to(device)
         return
