@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 EX_USAGE, EX_CONFIG = 64, 78
 
 SERVER = ("host", "port", "no_auth", "max_upload_mib", "max_megapixels", "max_queue", "min_free_mib")
-WORKER = ("engine", "model", "model_source", "max_side", "drain", "max_attempts")
+EXACT = ("attention", "compile", "prompt_cache", "modulation_cache", "frame_vae")
+LEVERS = ("memory", *EXACT, "step_cache", "fp8")
+WORKER = ("engine", "model", "model_source", "max_side", *LEVERS, "drain", "max_attempts")
 HOUSEKEEPING = ("settle", "guest_patience", "lease")
 
 
@@ -68,11 +70,13 @@ def _option(name: str, kind: Any, text: str) -> click.Option:
     """An option whose value is validated where it is defined; `kind` is only shown."""
     kinds = get_args(kind) or (kind,)
     metavar = "|".join(METAVARS.get(each, str(each)) for each in kinds if each is not NoneType)
-    flag = f"--{name.replace('_', '-')}"
-    return click.Option([flag], help=text, is_flag=kind is bool, default=None, metavar=metavar)
+    flag = name.replace("_", "-")
+    is_switch = kind is bool
+    spelt = f"--{flag}/--no-{flag}" if is_switch and not flag.startswith("no-") else f"--{flag}"
+    return click.Option([spelt], help=text, is_flag=is_switch, default=None, metavar=None if is_switch else metavar)
 
 
-METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH", bool: ""}
+METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

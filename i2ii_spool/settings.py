@@ -49,12 +49,12 @@ class Settings(BaseSettings):
     ] = None
 
     memory: Annotated[
-        Literal["auto"] | Memory,
+        Literal["auto", "full", "model-offload", "group-offload", "fp8"],
         Field(description="where weights wait; auto takes what fits, fastest first; fp8 is lossy (docs/models.md)"),
     ] = "auto"
     attention: Annotated[
         str,
-        Field(description="diffusers' name of an attention kernel; auto takes the fastest exact one; sage is lossy"),
+        Field(description="diffusers' name of a kernel; auto takes the fastest exact one; sage is lossy"),
     ] = "auto"
     compile: Annotated[
         bool, Field(description="compile the transformer: about 5 % faster (published), minutes for the first edit")
@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     ] = "off"
     fp8: Annotated[
         bool,
-        Field(description="lossy: multiply 8-bit floats, 1.1 to 1.3 times faster (published); Ada, Hopper or later"),
+        Field(description="lossy: multiply 8-bit floats: 1.1 to 1.3 times faster (published); Ada or later"),
     ] = False
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"

@@ -13,7 +13,6 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from i2ii_spool.errors import SettingsError
 
@@ -104,7 +103,7 @@ class Modulations:
         return self._schedule[scheduler.step_index or 0]
 
 
-class Held(nn.Module):
+class Held(nn.Module):  # type: ignore[misc]
     """Stands where a block has its modulation layers, and returns what they made of this step's embedding."""
 
     modulation: Tensor
@@ -127,8 +126,8 @@ class FrameConv(QwenImageCausalConv3d):  # type: ignore[misc]
         left, right, top, bottom, earlier, _ = self._padding
         if cache_x is not None or x.shape[2] > 1 or earlier != self.kernel_size[0] - 1:
             return super().forward(x, cache_x)
-        frame = F.pad(x[:, :, 0], (left, right, top, bottom))
-        return F.conv2d(frame, self.weight[:, :, -1], self.bias, stride=self.stride[1:]).unsqueeze(2)
+        frame = nn.functional.pad(x[:, :, 0], (left, right, top, bottom))
+        return nn.functional.conv2d(frame, self.weight[:, :, -1], self.bias, stride=self.stride[1:]).unsqueeze(2)
 
 
 def use_frames(vae: nn.Module) -> None:
@@ -139,7 +138,7 @@ def use_frames(vae: nn.Module) -> None:
 
 
 def choose_attention(transformer: Any, name: str, device: torch.device) -> None:
-    """Set the attention kernel called `name`; `auto` takes the exact one that is fastest on this device, and says which.
+    """Set the attention kernel called `name`; `auto` takes the exact one that is fastest on this device.
 
     Raises `SettingsError` if that kernel is not there.
     """
@@ -157,17 +156,17 @@ def choose_attention(transformer: Any, name: str, device: torch.device) -> None:
 
 
 def _seconds(name: str, transformer: Any, device: torch.device) -> float:
-    """What attention takes with this kernel, for as many tokens as an edit at 1024x1024; infinity if it is not there."""
+    """What attention takes with this kernel, for as many tokens as an edit at 1024x1024; infinite without it."""
     shape = (1, 8448, transformer.config.num_attention_heads, transformer.config.attention_head_dim)
     query, key, value = torch.randn(3, *shape, device=device, dtype=transformer.dtype)
     try:
         with attention_backend(name):
-            for _ in range(3):
-                torch.cuda.synchronize()
-                begun = time.perf_counter()
-                dispatch_attention_fn(query, key, value)
-                torch.cuda.synchronize()
-        return time.perf_counter() - begun
+            dispatch_attention_fn(query, key, value)  # not counted: it may have to build itself
+            torch.cuda.synchronize()
+            begun = time.perf_counter()
+            dispatch_attention_fn(query, key, value)
+            torch.cuda.synchronize()
+            return time.perf_counter() - begun
     except (ValueError, RuntimeError, ImportError) as error:
         log.debug("attention %s: %s", name, error)
         return math.inf

@@ -47,7 +47,7 @@ def multiply_in_fp8(transformer: Any, device: torch.device) -> None:
                 setattr(block.get_submodule(parent), leaf, Fp8Linear(layer.to(device)))
 
 
-class Fp8Linear(nn.Module):
+class Fp8Linear(nn.Module):  # type: ignore[misc]
     """A linear layer in float8_e4m3: weights scaled by output channel, inputs by token as they come."""
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -61,7 +61,7 @@ class Fp8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., in_features) times the weights, (..., out_features), in the type of x."""
         rows, scale = _quantised(x.reshape(-1, self.in_features))
-        made = torch._scaled_mm(  # noqa: SLF001 - the public scaled_mm is not in every torch that diffusers runs on
+        made = torch._scaled_mm(  # the public scaled_mm is not in every torch that diffusers runs on
             rows, self.weight.t(), scale_a=scale, scale_b=self.scale, bias=self.bias, out_dtype=x.dtype
         )
         return made.reshape(*x.shape[:-1], self.out_features)

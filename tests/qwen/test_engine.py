@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image
 
-pytest.importorskip("diffusers", reason="the extra `qwen` is not installed: pip install -e '.[qwen,test]'")
-pytest.importorskip("torch", reason="the extra `qwen` is not installed: pip install -e '.[qwen,test]'")
+from tests.qwen import KINDS, REASON, are_equal, ask, edit, ignore, photo, settings
+
+pytest.importorskip("diffusers", reason=REASON)
+pytest.importorskip("torch", reason=REASON)
 
 import torch
 from safetensors.torch import save_file
 
 from i2ii_spool.engines import create
 from i2ii_spool.engines.qwen import QwenEngine, loading, sizes
-from i2ii_spool.engines.qwen.tiny import write
 from i2ii_spool.errors import Cancelled, EngineBroken, EngineError, InvalidRequest, SettingsError
 from i2ii_spool.job import EditRequest
 from i2ii_spool.settings import Settings
@@ -30,65 +31,6 @@ from tests.conftest import Service, cli, make_picture, wait_until
 
 # What diffusers and transformers warn of within their own code is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-SIDE = 128
-KINDS: dict[str, dict[str, bool]] = {
-    "first": {"one_picture": True},
-    "2509": {},
-    "2511": {"zero_cond_t": True},
-}
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of a tiny model of each kind."""
-    root = tmp_path_factory.mktemp("models")
-    for kind, options in KINDS.items():
-        write(root / kind, **options)
-    return {kind: root / kind for kind in KINDS}
-
-
-@pytest.fixture(scope="session")
-def engines(models: dict[str, Path]) -> Callable[[str], QwenEngine]:
-    """A loaded engine of a kind."""
-    loaded: dict[str, QwenEngine] = {}
-
-    def engine_of(kind: str) -> QwenEngine:
-        if kind not in loaded:
-            loaded[kind] = QwenEngine(settings(models[kind]))
-            loaded[kind].load()
-        return loaded[kind]
-
-    return engine_of
-
-
-def settings(model: Path | str, **others: Any) -> Settings:
-    return Settings(**{"model": str(model), "max_side": SIDE} | others)
-
-
-@pytest.fixture
-def engine(engines: Callable[[str], QwenEngine]) -> QwenEngine:
-    return engines("2511")
-
-
-def photo(width: int = 96, height: int = 64, *, at: float = -2.0) -> Image.Image:
-    return Image.effect_mandelbrot((width, height), (at, -1, 1, 1), 40).convert("RGB")
-
-
-def ask(**fields: Any) -> EditRequest:
-    return EditRequest(**{"prompt": "turn this into a watercolour", "num_inference_steps": 10, "seed": 1} | fields)
-
-
-def edit(engine: QwenEngine, *images: Image.Image, **fields: Any) -> list[Image.Image]:
-    return engine.edit(images or [photo()], ask(**fields), _ignore)
-
-
-def _ignore(_step: int, _steps: int) -> None:
-    """Let the edit go on."""
-
-
-def are_equal(one: Image.Image, other: Image.Image) -> bool:
-    return one.size == other.size and ImageChops.difference(one, other).getbbox() is None
 
 
 # --- what goes in comes out ------------------------------------------------------------------------------------------
@@ -270,7 +212,7 @@ def test_a_preset_brings_lora_schedule_steps_and_guidance_and_leaves_nothing_beh
     assert engine.info.details["preset"] == "draft"
     assert engine.info.details["num_inference_steps"] == 4
     assert engine.info.details["true_cfg_scale"] == 1.0
-    [bare] = engine.edit([photo()], unset(preset="bare"), _ignore)
+    [bare] = engine.edit([photo()], unset(preset="bare"), ignore)
     assert not are_equal(draft, bare), "the LoRA takes part in the one and not in the other"
     assert not are_equal(bare, edit(engine, num_inference_steps=4, true_cfg_scale=1.0, preset="quality")[0])
     assert are_equal(before, edit(engine)[0])

@@ -1,0 +1,44 @@
+"""What the tests of the qwen engine share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageChops
+
+from i2ii_spool.job import EditRequest
+from i2ii_spool.settings import Settings
+
+if TYPE_CHECKING:
+    from i2ii_spool.engines.qwen import QwenEngine
+
+SIDE = 128
+KINDS: dict[str, dict[str, bool]] = {
+    "first": {"one_picture": True},
+    "2509": {},
+    "2511": {"zero_cond_t": True},
+}
+REASON = "the extra `qwen` is not installed: pip install -e '.[qwen,test]'"
+
+
+def settings(model: Path | str, **others: Any) -> Settings:
+    return Settings(**{"model": str(model), "max_side": SIDE} | others)
+
+
+def photo(width: int = 96, height: int = 64, *, at: float = -2.0) -> Image.Image:
+    return Image.effect_mandelbrot((width, height), (at, -1, 1, 1), 40).convert("RGB")
+
+
+def ask(**fields: Any) -> EditRequest:
+    return EditRequest(**{"prompt": "turn this into a watercolour", "num_inference_steps": 10, "seed": 1} | fields)
+
+
+def edit(engine: "QwenEngine", *images: Image.Image, **fields: Any) -> list[Image.Image]:
+    return engine.edit(images or [photo()], ask(**fields), ignore)
+
+
+def ignore(_step: int, _steps: int) -> None:
+    """An `on_step` that does nothing."""
+
+
+def are_equal(one: Image.Image, other: Image.Image) -> bool:
+    return one.size == other.size and not ImageChops.difference(one, other).getbbox()
