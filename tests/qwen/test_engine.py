@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.qwen import KINDS, REASON, are_equal, ask, edit, ignore, photo, settings
+from tests.qwen import KINDS, REASON, are_equal, ask, edit, ignore, photo, settings, write_lora
 
 pytest.importorskip("diffusers", reason=REASON)
 pytest.importorskip("torch", reason=REASON)
 
 import torch
-from safetensors.torch import save_file
 
 from i2ii_spool.engines import create
 from i2ii_spool.engines.qwen import QwenEngine, loading, sizes
@@ -175,11 +174,6 @@ def with_presets(models: dict[str, Path], tmp_path: Path) -> Callable[[str], Qwe
         return engine
 
     return engine_with
-
-
-def write_lora(file: Path, *, features: int = 64, layer: str = "transformer_blocks.0.attn.to_q") -> None:
-    matrices = {"lora_A": torch.full((4, features), 0.05), "lora_B": torch.full((features, 4), 0.05)}
-    save_file({f"transformer.{layer}.{name}.weight": matrix for name, matrix in matrices.items()}, file)
 
 
 DISTILLED = """

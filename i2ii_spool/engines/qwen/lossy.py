@@ -1,11 +1,12 @@
 """Levers that trade quality for speed. All are off until they are set, and each result records which were on."""
 
+import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from i2ii_spool.engines.qwen.loading import check_packages
+from i2ii_spool.errors import SettingsError
 from i2ii_spool.settings import StepCache
 
 FIRST_BLOCK_THRESHOLD = 0.08
@@ -15,13 +16,17 @@ E4M3_MAX = 448.0
 
 
 def cache_steps(pipeline: Any, kind: StepCache) -> None:
-    """Have a step reuse what the blocks made of the one before, where their first one says that little has changed."""
+    """Have a step reuse what the blocks made of the one before, where their first one says that little has changed.
+
+    Raises `SettingsError` if that needs a package that is missing.
+    """
     if kind == "first-block":
         from diffusers import FirstBlockCacheConfig
 
         pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=FIRST_BLOCK_THRESHOLD))
     elif kind == "dbcache":
-        check_packages("cache_dit")
+        if importlib.util.find_spec("cache_dit") is None:
+            raise SettingsError("dbcache needs cache_dit: pip install 'i2ii[dbcache]'", field="step_cache")
         import cache_dit
 
         cache_dit.enable_cache(
