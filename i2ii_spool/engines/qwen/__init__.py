@@ -26,23 +26,28 @@ class QwenEngine:
         self._settings = settings
         self._model = settings.model
         self._max_side = settings.max_side
+        self._memory: Memory = "full"
         self.info = EngineInfo(engine="qwen", model=self._model, revision="")
 
     def load(self) -> None:
         """Load the weights onto the device. Raises `SettingsError` if they cannot be had, or cannot fit."""
         folder = loading.find(self._model, self._settings.model_source)
-        from i2ii_spool.engines.qwen import levers
-
         device = loading.device()
         self._memory = self._choose_memory(folder, device)
-        self._pipeline = loading.load(folder, device)
-        sizes.limit_references(self._pipeline, self._max_side)
-        self._load_presets(presets.version_of(folder))
-        self._modulations = levers.pull(self._pipeline, self._settings, self._memory, device)
-        self._lossy = levers.lossy_ones(self._settings, self._memory)
+        self.take(loading.load(folder, device), presets.version_of(folder), device)
         self.info = EngineInfo(
             engine="qwen", model=self._model, revision=loading.revision(folder), versions=loading.versions()
         )
+
+    def take(self, pipeline: Any, version: presets.Version, device: Any) -> None:
+        """Edit with this pipeline, which is on the device already, or goes there."""
+        from i2ii_spool.engines.qwen import levers
+
+        self._pipeline = pipeline
+        sizes.limit_references(pipeline, self._max_side)
+        self._load_presets(version)
+        self._modulations = levers.pull(pipeline, self._settings, self._memory, device)
+        self._lossy = levers.lossy_ones(self._settings, self._memory)
 
     def _choose_memory(self, folder: Path, device: Any) -> Memory:
         """Choose before minutes of loading: that the weights cannot fit is said at once."""

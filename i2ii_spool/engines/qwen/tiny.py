@@ -6,6 +6,8 @@ runs on it, on a CPU, within seconds. What it makes is coloured noise.
 
 import json
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +73,49 @@ WORDS = (
 )
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How wide and deep the three models are, in the words of their configurations."""
+
+    transformer: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    text: Mapping[str, Any]
+    vision: Mapping[str, Any]
+
+
+TINY = Shape(
+    transformer={
+        "num_layers": 2,
+        "attention_head_dim": HIDDEN,
+        "num_attention_heads": 2,
+        "joint_attention_dim": HIDDEN,
+        "axes_dims_rope": (8, 12, 12),
+    },
+    vae={"base_dim": 8, "z_dim": 16, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1},
+    text={
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 512,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+    },
+    vision={
+        "depth": 2,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_heads": 2,
+        "out_hidden_size": HIDDEN,
+        "fullatt_block_indexes": [1],
+    },
+)
+
+
 def write(folder: Path, *, one_picture: bool = False, zero_cond_t: bool = False) -> None:
     """Write the folder: laid out like Qwen-Image-Edit-2509, or like -2511 (`zero_cond_t`), or like the first model."""
     logging.disable_progress_bar()
-    pipeline = _pipeline(QwenImageEditPipeline if one_picture else QwenImageEditPlusPipeline, zero_cond_t)
-    pipeline.save_pretrained(folder)
+    random_pipeline(TINY, one_picture=one_picture, zero_cond_t=zero_cond_t).save_pretrained(folder)
     index = json.loads((folder / INDEX).read_text())
     index["processor"] = ["transformers", "Qwen2VLProcessor"]  # as it is published, not our own class
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
@@ -83,13 +123,19 @@ def write(folder: Path, *, one_picture: bool = False, zero_cond_t: bool = False)
     (folder / "README.md").write_text(README)
 
 
-def _pipeline(kind: Any, zero_cond_t: bool) -> Any:
+def random_pipeline(shape: Shape, *, one_picture: bool = False, zero_cond_t: bool = False) -> Any:
+    """A pipeline of this shape, its weights on torch's default device and of its default type."""
     torch.manual_seed(0)
     tokenizer = _tokenizer()
-    text_encoder, transformer, vae = _text_encoder(tokenizer), _transformer(zero_cond_t), _vae()
+    transformer = QwenImageTransformer2DModel(
+        patch_size=2, in_channels=64, out_channels=16, zero_cond_t=zero_cond_t, **shape.transformer
+    )
+    vae = AutoencoderKLQwenImage(temperal_downsample=[False, True, True], **shape.vae)
+    text_encoder = _text_encoder(shape, tokenizer)
     # As initialised, the output hardly depends on anything that goes in: no test could see a lost prompt.
     for module, gain in ((transformer, 1.6), (vae, 1.3), (text_encoder, 1.0)):
-        _redraw(module, gain)
+        _redraw(module.eval().requires_grad_(False), gain)
+    kind = QwenImageEditPipeline if one_picture else QwenImageEditPlusPipeline
     return kind(
         scheduler=FlowMatchEulerDiscreteScheduler.from_config(SCHEDULER),
         vae=vae,
@@ -107,52 +153,17 @@ def _redraw(module: nn.Module, gain: float) -> None:
                 weight.normal_(0, gain / weight[0].numel() ** 0.5)
 
 
-def _transformer(zero_cond_t: bool) -> Any:
-    return QwenImageTransformer2DModel(
-        patch_size=2,
-        in_channels=64,
-        out_channels=16,
-        num_layers=2,
-        attention_head_dim=HIDDEN,
-        num_attention_heads=2,
-        joint_attention_dim=HIDDEN,
-        axes_dims_rope=(8, 12, 12),
-        zero_cond_t=zero_cond_t,
-    )
-
-
-def _vae() -> Any:
-    return AutoencoderKLQwenImage(
-        base_dim=8, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1, temperal_downsample=[False, True, True]
-    )
-
-
-def _text_encoder(tokenizer: Any) -> Any:
+def _text_encoder(shape: Shape, tokenizer: Any) -> Any:
     id_of = tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
         text_config={
-            "hidden_size": HIDDEN,
-            "intermediate_size": 2 * HIDDEN,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "vocab_size": len(tokenizer),
+            **shape.text,
             "rope_theta": 1_000_000.0,
-            "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
             "bos_token_id": id_of("<|endoftext|>"),
             "eos_token_id": id_of("<|im_end|>"),
             "pad_token_id": id_of("<|endoftext|>"),
         },
-        vision_config={
-            "depth": 2,
-            "hidden_size": HIDDEN,
-            "intermediate_size": 2 * HIDDEN,
-            "num_heads": 2,
-            "out_hidden_size": HIDDEN,
-            "window_size": 112,
-            "fullatt_block_indexes": [1],
-            "tokens_per_second": 2,
-        },
+        vision_config={**shape.vision, "window_size": 112, "tokens_per_second": 2},
         image_token_id=id_of("<|image_pad|>"),
         video_token_id=id_of("<|video_pad|>"),
         vision_start_token_id=id_of("<|vision_start|>"),
@@ -160,7 +171,7 @@ def _text_encoder(tokenizer: Any) -> Any:
         vision_token_id=id_of("<|vision_pad|>"),
         tie_word_embeddings=False,
     )
-    return Qwen2_5_VLForConditionalGeneration(config).eval()
+    return Qwen2_5_VLForConditionalGeneration(config)
 
 
 def _tokenizer() -> Any:
