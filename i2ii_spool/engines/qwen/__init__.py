@@ -136,7 +136,7 @@ class QwenEngine:
             "image": images if self._takes_many else images[0],
             "prompt": request.prompt,
             # Without any negative prompt diffusers drops the guidance, and says so in a warning at most.
-            "negative_prompt": request.negative_prompt or " ",
+            "negative_prompt": (request.negative_prompt or " ") if request.true_cfg_scale > 1 else None,
             "true_cfg_scale": request.true_cfg_scale,
             "num_inference_steps": request.num_inference_steps,
             "width": width,

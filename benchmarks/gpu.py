@@ -1,0 +1,387 @@
+"""What edits take on a GPU: i2ii's worker beside plain diffusers, in one run, on the full-size Qwen-Image-Edit-2511.
+
+    python -m benchmarks.gpu [--sides 1024 768] [--steps 50] [--set fp8=true ...] [--json]
+    python -m benchmarks.gpu --tiny        # only see that it runs, on a CPU
+
+The weights are random and made straight on the card: nothing is downloaded. What an edit takes does not depend on them,
+but for step caches, which skip more or less with other weights: what this prints with one means nothing.
+"""
+
+import argparse
+import gc
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import describe_machine
+from i2ii_spool import settings
+from i2ii_spool.bench import photograph
+from i2ii_spool.engines.base import OnStep
+from i2ii_spool.engines.qwen import QwenEngine, loading, sizes
+from i2ii_spool.engines.qwen.tiny import TINY, Shape, random_pipeline
+from i2ii_spool.job import EditRequest
+from i2ii_spool.settings import Settings
+from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.submit import submit
+from i2ii_spool.worker import gpus
+from i2ii_spool.worker.daemon import Worker
+
+PUBLISHED = Shape(
+    transformer={},  # diffusers' defaults are those of the published model
+    vae={},
+    text={
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    },
+    vision={
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": 3584,
+        "fullatt_block_indexes": [7, 15, 23, 31],
+    },
+)
+NATIVE = 1024
+PROMPT = "make it red and add a large blue hat"
+LORA_RANK = 64
+IN_A_ROW = 8
+PRESETS = """
+[distilled]
+num_inference_steps = 4
+true_cfg_scale = 1.0
+shift = 3.0
+lora = "lora.safetensors"
+lora_version = "2511"
+"""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit as it was timed: from the call until the picture is in the host's memory."""
+
+    begun: float
+    ended: float
+    steps: tuple[float, ...]
+    """When each step had ended on the card."""
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.begun
+
+    @property
+    def step(self) -> float:
+        """The median seconds of a step."""
+        return statistics.median(later - earlier for earlier, later in pairwise(self.steps))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    side: int
+    steps: str
+    seconds: float
+    step_seconds: float
+    tflops: float | None
+    """TFLOP/s within a step."""
+    of_peak: float | None
+    """Their share of what the card's matrix product reaches."""
+    peak_gib: float | None
+    """The most memory that was allocated on the card, weights included."""
+
+
+class Bench:
+    """One run: the card, and what has been measured on it."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._shape = TINY if options.tiny else PUBLISHED
+        self._device = loading.device()
+        self.peak = matrix_peak(self._device, 512 if options.tiny else 8192)
+        self.rows: list[Row] = []
+        self.gaps: list[float] = []
+        self._flops: dict[int, float] = {}
+
+    def run(self) -> None:
+        """Measure plain diffusers, then the worker at each side."""
+        self._plain()
+        for side in self._options.sides:
+            self._worker(side)
+
+    def pipeline(self) -> Any:
+        """A new pipeline of random weights, on the card."""
+        free_memory(self._device)
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32 if self._device.type == "cpu" else torch.bfloat16)
+        try:
+            with torch.device(self._device):
+                pipeline = random_pipeline(self._shape, zero_cond_t=True)
+        finally:
+            torch.set_default_dtype(default)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _plain(self) -> None:
+        """diffusers as its documentation has it, which scales every reference to its native area."""
+        pipeline = self.pipeline()
+        for side in self._options.sides:
+            self._flops[side] = flops_of_a_pass(pipeline, side)
+        sizes.limit_references(pipeline, self._native)
+        for side in self._options.sides:
+            edit_plainly(pipeline, side, 2, 4.0)  # not counted: kernels are chosen and memory is taken
+            reset_peak(self._device)
+            edit = edit_plainly(pipeline, side, self._options.steps, 4.0)
+            # Its passes see the native reference whatever the side: where they differ there is no count for them.
+            self._add("diffusers", side, f"{self._options.steps}x2", edit, passes=2, is_counted=side == self._native)
+
+    @property
+    def _native(self) -> int:
+        return int(max(self._options.sides)) if self._options.tiny else NATIVE
+
+    def _worker(self, side: int) -> None:
+        """The real worker on a real spool: a first edit that is not counted, one of each kind, and a few in a row."""
+        with tempfile.TemporaryDirectory(prefix="i2ii-benchmark-") as folder:
+            spool = Spool(Path(folder) / "spool")
+            spool.create()
+            engine = MeasuredEngine(self._settings(Path(folder), side), self)
+            exact = request(num_inference_steps=self._options.steps, true_cfg_scale=4.0)
+            distilled = EditRequest(prompt=PROMPT, preset="distilled", seed=0)
+            jobs = [exact.model_copy(update={"num_inference_steps": 10}), exact, *[distilled] * (2 + IN_A_ROW)]
+            picture = Path(folder) / "picture.jpg"
+            picture.write_bytes(photograph(NATIVE, NATIVE, seed=0))
+            for job in jobs:
+                submit(spool, [picture], job, max_pixels=NATIVE**2)
+            Worker(engine.settings, engine, gpus.choose("0"), burst=True).run()
+        _, full, _, few, *rest = engine.edits
+        self._add("i2ii", side, f"{self._options.steps}x2", full, passes=2)
+        self._add("i2ii, 4-step LoRA", side, "4x1", few, passes=1)
+        row = [few, *rest]
+        self.gaps += [later.begun - earlier.ended for earlier, later in pairwise(row)]
+
+    def _settings(self, folder: Path, side: int) -> Settings:
+        (folder / "presets.toml").write_text(PRESETS)
+        levers = dict(each.split("=", 1) for each in self._options.set)
+        return settings.load(
+            {
+                "spool": folder / "spool",
+                "engine": "qwen",
+                "model": "random weights",
+                "max_side": side,
+                "presets": folder / "presets.toml",
+                **levers,
+            }
+        )
+
+    def _add(self, what: str, side: int, steps: str, edit: Edit, *, passes: int, is_counted: bool = True) -> None:
+        tflops = passes * self._flops[side] / edit.step / 1e12 if is_counted else None
+        peak = torch.cuda.max_memory_allocated() / 2**30 if self._device.type == "cuda" else None
+        of_peak = tflops / self.peak if tflops is not None else None
+        self.rows.append(Row(what, side, steps, edit.seconds, edit.step, tflops, of_peak, peak))
+
+
+class MeasuredEngine(QwenEngine):
+    """The engine, on random weights, with a record of when each edit and each of its steps ended."""
+
+    def __init__(self, settings: Settings, bench: Bench) -> None:
+        super().__init__(settings)
+        self.settings = settings
+        self.edits: list[Edit] = []
+        self._bench = bench
+
+    def load(self) -> None:
+        """Make the weights rather than find them, and a LoRA beside them."""
+        pipeline = self._bench.pipeline()
+        assert self.settings.presets is not None
+        write_lora(self.settings.presets.parent / "lora.safetensors", pipeline.transformer)
+        self.take(pipeline, "2511", loading.device())
+        self.info = replace(self.info, versions=loading.versions())
+
+    def edit(self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep) -> list[Image.Image]:
+        """Edit, and keep the time."""
+        reset_peak(loading.device())
+        steps = []
+
+        def timed(step: int, count: int) -> None:
+            synchronise()
+            steps.append(time.perf_counter())
+            on_step(step, count)
+
+        begun = time.perf_counter()
+        made = super().edit(images, request, timed)
+        self.edits.append(Edit(begun, time.perf_counter(), tuple(steps)))
+        return made
+
+
+def write_lora(file: Path, transformer: nn.Module) -> None:
+    """A LoRA for every linear layer of the blocks, as large as those that are published."""
+    matrices = {}
+    for name, layer in transformer.named_modules():
+        if isinstance(layer, nn.Linear) and name.startswith("transformer_blocks."):
+            matrices[f"transformer.{name}.lora_A.weight"] = torch.randn(LORA_RANK, layer.in_features) * 0.01
+            matrices[f"transformer.{name}.lora_B.weight"] = torch.randn(layer.out_features, LORA_RANK) * 0.01
+    save_file({name: matrix.bfloat16() for name, matrix in matrices.items()}, file)
+
+
+def edit_plainly(pipeline: Any, side: int, steps: int, cfg: float) -> Edit:
+    """One edit with the pipeline as it comes."""
+    ended: list[float] = []
+
+    def on_step_end(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        synchronise()
+        ended.append(time.perf_counter())
+        return tensors
+
+    begun = time.perf_counter()
+    pipeline(
+        image=Image.open(io.BytesIO(photograph(NATIVE, NATIVE, seed=0))),
+        prompt=PROMPT,
+        negative_prompt=" " if cfg > 1 else None,
+        true_cfg_scale=cfg,
+        num_inference_steps=steps,
+        width=side,
+        height=side,
+        generator=torch.Generator("cpu").manual_seed(0),
+        callback_on_step_end=on_step_end,
+    )
+    return Edit(begun, time.perf_counter(), tuple(ended))
+
+
+def flops_of_a_pass(pipeline: Any, side: int) -> float:
+    """The multiplications and additions of one pass of the transformer, with result and one reference of this side."""
+    sizes.limit_references(pipeline, side)
+    with counting(pipeline.transformer) as counted:
+        edit_plainly(pipeline, side, 2, 1.0)
+    return counted[-1]
+
+
+@contextmanager
+def counting(transformer: Any) -> Iterator[list[float]]:
+    """Count the FLOP of each pass."""
+    forward, counted = transformer.forward, []
+
+    def counted_forward(*args: Any, **kwargs: Any) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            made = forward(*args, **kwargs)
+        counted.append(float(counter.get_total_flops()))
+        return made
+
+    transformer.forward = counted_forward
+    try:
+        yield counted
+    finally:
+        del transformer.forward
+
+
+def matrix_peak(device: torch.device, side: int) -> float:
+    """The TFLOP/s of a large matrix product in the type that the model computes in: the best of ten."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    one, other = torch.randn(2, side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(10):
+        synchronise()
+        begun = time.perf_counter()
+        _ = one @ other
+        synchronise()
+        best = min(best, time.perf_counter() - begun)
+    return 2 * side**3 / best / 1e12
+
+
+def synchronise() -> None:
+    """Wait until the card has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def reset_peak(device: torch.device) -> None:
+    """Count the most memory anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what the last pipeline took."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def request(**fields: Any) -> EditRequest:
+    """What is measured: the size of the result is `max_side` squared."""
+    return EditRequest(prompt=PROMPT, seed=0, **fields)
+
+
+# --- what is printed -------------------------------------------------------------------------------------------------
+
+
+def show(bench: Bench, machine: dict[str, str]) -> None:
+    """Print the table."""
+    console = Console(width=120)
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
+    console.print(f"matrix peak {bench.peak:.1f} TFLOP/s")
+    table = Table("", "side", "steps", "s/edit", "s/step", "TFLOP/s", "of peak", "peak GiB", box=None)
+    for row in bench.rows:
+        table.add_row(
+            *(row.what, str(row.side), row.steps, f"{row.seconds:.3f}", f"{row.step_seconds:.4f}"),
+            *(_cell(row.tflops, ".2f"), _cell(row.of_peak, ".0%"), _cell(row.peak_gib, ".1f")),
+        )
+    console.print(table)
+    print(f"between consecutive edits: median {gap(bench):.2f} ms, worst {max(bench.gaps) * 1e3:.2f} ms")
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def gap(bench: Bench) -> float:
+    """The median milliseconds from the end of an edit to the beginning of the next."""
+    return statistics.median(bench.gaps) * 1e3
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description="What edits take on a GPU, beside plain diffusers.")
+    parser.add_argument("--sides", type=int, nargs="+", help="max_side of each run  [default 1024 768]")
+    parser.add_argument("--steps", type=int, help="of the edit that is not distilled  [default 50]")
+    parser.add_argument("--set", nargs="+", default=[], metavar="SETTING=VALUE", help="settings of i2ii")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model: the figures mean nothing")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    options.sides = options.sides or ([128, 96] if options.tiny else [1024, 768])
+    options.steps = options.steps or (10 if options.tiny else 50)
+
+    machine = describe_machine(Path())
+    machine |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"} | loading.versions()
+    bench = Bench(options)
+    bench.run()
+    if options.json:
+        rows = [asdict(row) for row in bench.rows]
+        print(json.dumps({"machine": machine, "peak": bench.peak, "gap_ms": gap(bench), "rows": rows}, indent=2))
+        return
+    show(bench, machine)
+
+
+if __name__ == "__main__":
+    main()
