@@ -19,6 +19,7 @@ from i2ii_spool import __version__
 from i2ii_spool.errors import I2iiError, InvalidRequest, NotFound, SettingsError, SpoolUnusable, WrongState
 
 if TYPE_CHECKING:
+    from i2ii_spool.engines.qwen.presets import Version
     from i2ii_spool.settings import Settings
     from i2ii_spool.spool.layout import Spool
 
@@ -319,14 +320,21 @@ def fetch(name: str | None) -> None:
         settings = load()
         folder = loading.fetch(name or settings.model, settings.model_source)
         click.echo(folder)
-        click.echo(loading.fetch_lightning(presets.version_of(folder), settings.model_source))
+        lightning = loading.fetch_lightning(presets.version_of(folder), settings.model_source)
+        if lightning is not None:
+            click.echo(lightning)
 
 
 @model.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--one-picture", is_flag=True, help="like the first Qwen-Image-Edit, which takes one picture")
-@click.option("--zero-cond-t", is_flag=True, help="like Qwen-Image-Edit-2511; without it like -2509")
-def tiny(folder: Path, *, one_picture: bool, zero_cond_t: bool) -> None:
+@click.option(
+    "--like",
+    type=click.Choice(["1", "2509", "2511", "2.1"]),
+    default="2511",
+    show_default=True,
+    help="the Qwen-Image-Edit, or Qwen-Image-2.1, that it is built like; 1 takes one picture",
+)
+def tiny(folder: Path, *, like: "Version") -> None:
     """Make a complete model of random weights in FOLDER, a few megabytes large.
 
     It runs the whole service on a CPU within seconds, and what it makes of a picture is noise.
@@ -337,7 +345,7 @@ def tiny(folder: Path, *, one_picture: bool, zero_cond_t: bool) -> None:
         loading.check_packages(*loading.PACKAGES)
         from i2ii_spool.engines.qwen.tiny import write
 
-        write(folder, one_picture=one_picture, zero_cond_t=zero_cond_t)
+        write(folder, like)
     click.echo(f"{folder}: random weights; try them with --engine qwen --model {folder} --max-side 128")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from i2ii_spool.engines.qwen.families import FAMILIES, QWEN_IMAGE_21
 from i2ii_spool.engines.qwen.presets import LIGHTNING, Version
 from i2ii_spool.errors import EngineError, SettingsError
 
@@ -18,7 +19,6 @@ log = logging.getLogger(__name__)
 INDEX = "model_index.json"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate")
 HUBS = {"modelscope": "modelscope", "huggingface": "huggingface_hub"}
-PIPELINES = ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")
 REVISION = "i2ii-revision"
 """A file in a model's folder that says which revision of which model this is."""
 
@@ -57,10 +57,10 @@ def _fetched(model: str, source: str) -> Path:
 
 
 def find_lightning(version: Version, source: str) -> Path | None:
-    """Return the LoRA of the preset `fast`, if it has been fetched from `source`."""
-    repository, name = LIGHTNING[version]
-    if importlib.util.find_spec(HUBS[source]) is None:
+    """Return the LoRA of the preset `fast`, if there is one and it has been fetched from `source`."""
+    if version not in LIGHTNING or importlib.util.find_spec(HUBS[source]) is None:
         return None
+    repository, name = LIGHTNING[version]
     try:
         file = Path(_hub(source)(repository, local_files_only=True)) / name
     except Exception as error:  # which one depends on the hub, and on its version
@@ -69,8 +69,10 @@ def find_lightning(version: Version, source: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def fetch_lightning(version: Version, source: str) -> Path:
-    """Fetch the LoRA of the preset `fast`. Raises `EngineError`."""
+def fetch_lightning(version: Version, source: str) -> Path | None:
+    """Fetch the LoRA of the preset `fast`, if there is one. Raises `EngineError`."""
+    if version not in LIGHTNING:
+        return None
     repository, name = LIGHTNING[version]
     return _download(repository, source, allow_patterns=[name]) / name
 
@@ -135,9 +137,9 @@ def _pipeline_class(folder: Path) -> Any:
         name = json.loads((folder / INDEX).read_text())["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{folder / INDEX} cannot be read ({error}); fetch it anew", field="model") from error
-    if name not in PIPELINES or not hasattr(diffusers, name):
+    if name not in FAMILIES or not hasattr(diffusers, name):
         raise SettingsError(
-            f"{folder} is for {name}; this engine runs {' and '.join(PIPELINES)} "
+            f"{folder} is for {name}; this engine runs {', '.join(FAMILIES)} "
             f"(diffusers here is {diffusers.__version__})",
             field="model",
         )
@@ -153,16 +155,20 @@ def _read(pipeline_class: Any, folder: Path, dtype: Any) -> Any:
     with warnings.catch_warnings():
         # From 0.40 on diffusers would rather read `dtype`, which it ignores silently before.
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
-        return pipeline_class.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **_processor(folder))
+        return pipeline_class.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, **_processor(pipeline_class, folder)
+        )
 
 
-def _processor(folder: Path) -> dict[str, Any]:
+def _processor(pipeline_class: Any, folder: Path) -> dict[str, Any]:
     """The processor without its video half where torchvision is missing: only that half, never used here, needs it."""
     if importlib.util.find_spec("torchvision") is not None:
         return {}
-    from i2ii_spool.engines.qwen.processor import ImageProcessor
+    from i2ii_spool.engines.qwen import processor
 
-    return {"processor": ImageProcessor.from_pretrained(folder / "processor", local_files_only=True)}
+    is_21 = pipeline_class.__name__ == QWEN_IMAGE_21.pipeline
+    kind = processor.of_21() if is_21 else processor.of_edit()
+    return {"processor": kind.from_pretrained(folder / "processor", local_files_only=True)}
 
 
 def revision(folder: Path) -> str:

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from i2ii_spool.errors import SettingsError
 
-Version = Literal["1", "2509", "2511"]
-"""Which Qwen-Image-Edit a LoRA was made for: they have the same shapes, and are not interchangeable."""
+Version = Literal["1", "2509", "2511", "2.1"]
+"""Which Qwen-Image-Edit, or Qwen-Image-2.1, a LoRA was made for: those of one shape are not interchangeable either."""
 
 
 class Preset(BaseModel):
@@ -30,7 +30,7 @@ class Preset(BaseModel):
     lora: Annotated[Path | None, Field(description="a file of LoRA weights, from the folder of the presets' file")] = (
         None
     )
-    lora_version: Annotated[Version | None, Field(description="the Qwen-Image-Edit that the LoRA was made for")] = None
+    lora_version: Annotated[Version | None, Field(description="the model that the LoRA was made for")] = None
     shift: Annotated[
         float | None, Field(gt=1, description="a fixed shift of the schedule, which distilled LoRAs need (3)")
     ] = None
@@ -44,8 +44,8 @@ class Preset(BaseModel):
         return self
 
 
-QUALITY = Preset(num_inference_steps=50, true_cfg_scale=4.0)
-BALANCED = Preset(num_inference_steps=28, true_cfg_scale=4.0)
+PLAIN = Preset(num_inference_steps=50, true_cfg_scale=4.0)
+"""What holds without a preset: the schedule as it is published, and steps and guidance from the request."""
 
 # The 4-step LoRAs of https://github.com/ModelTC/Qwen-Image-Lightning: the repository, and the file in it.
 LIGHTNING: Mapping[Version, tuple[str, str]] = {
@@ -90,7 +90,7 @@ def _checked(file: Path, name: str, table: Any, version: Version) -> Preset:
         raise SettingsError(f"{file}: {name}.lora: there is no file {lora}", field="presets")
     if preset.lora_version != version:
         raise SettingsError(
-            f"{file}: {name}.lora is for Qwen-Image-Edit {preset.lora_version}, and the model is {version}; "
+            f"{file}: {name}.lora is for the model {preset.lora_version}, and this one is {version}; "
             "take the LoRA that was made for it",
             field="presets",
         )
@@ -102,14 +102,17 @@ def _settings() -> str:
 
 
 def version_in(name: str) -> str | None:
-    """The version of Qwen-Image-Edit that a name speaks of, if it does."""
-    found = re.search(r"Qwen-Image-Edit(?:-([0-9]{4}))?", name)
-    return found and (found[1] or "1")
+    """The version of the model that a name speaks of, if it does."""
+    found = re.search(r"Qwen-Image-(?:Edit(?:-([0-9]{4}))?|(2\.1))", name)
+    return found and (found[1] or found[2] or "1")
 
 
 def version_of(folder: Path) -> Version:
     """The version of the model in `folder`, by what its configuration says."""
-    if json.loads((folder / "model_index.json").read_text())["_class_name"] == "QwenImageEditPipeline":
+    name = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    if name == "QwenImage21Pipeline":
+        return "2.1"
+    if name == "QwenImageEditPipeline":
         return "1"
     transformer = json.loads((folder / "transformer" / "config.json").read_text())
     return "2511" if transformer.get("zero_cond_t") else "2509"

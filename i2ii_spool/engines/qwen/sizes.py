@@ -14,8 +14,6 @@ from i2ii_spool.job import EditRequest
 Size = tuple[int, int]
 """Width and height in pixels."""
 
-# Eight pixels to a latent, two by two latents to a token.
-MULTIPLE = 16
 # The published pipelines round their own sides so.
 AUTO_MULTIPLE = 32
 # What the pipelines scale references to, and what the Plus pipeline shows its language model.
@@ -30,12 +28,12 @@ def target(first: Size, request: EditRequest, max_side: int) -> Size:
     return request.sides() or _fit(first, max_side, AUTO_MULTIPLE)
 
 
-def working(target: Size, max_side: int) -> Size:
-    """The size that the model computes: the target's, in whole tokens, and at most `max_side` squared in area."""
+def working(target: Size, max_side: int, multiple: int) -> Size:
+    """The size that is computed: the target's in whole multiples, and at most `max_side` squared in area."""
     width, height = target
     if width * height > max_side**2:
-        return _fit(target, max_side, MULTIPLE)
-    return _to_multiple(width, MULTIPLE), _to_multiple(height, MULTIPLE)
+        return _fit(target, max_side, multiple)
+    return _to_multiple(width, multiple), _to_multiple(height, multiple)
 
 
 def _fit(size: Size, side: int, multiple: int) -> Size:
@@ -49,7 +47,7 @@ def _to_multiple(side: float, multiple: int) -> int:
 
 
 def limit_references(pipeline: Any, max_side: int) -> None:
-    """Have the pipeline scale its references to an area of `max_side` squared.
+    """Have an Edit or Plus pipeline scale its references to an area of `max_side` squared.
 
     It has no option for this: the areas are a constant of the Plus pipeline's module, and a number within the Edit
     pipeline's code, which reaches `calculate_dimensions`.

@@ -25,8 +25,9 @@ from transformers import AddedToken, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalG
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 from transformers.utils import logging
 
+from i2ii_spool.engines.qwen import processor
 from i2ii_spool.engines.qwen.loading import INDEX, REVISION
-from i2ii_spool.engines.qwen.processor import ImageProcessor
+from i2ii_spool.engines.qwen.presets import Version
 
 LABEL = "tiny-random-weights"
 README = """# Tiny random weights
@@ -112,12 +113,19 @@ TINY = Shape(
 )
 
 
-def write(folder: Path, *, one_picture: bool = False, zero_cond_t: bool = False) -> None:
-    """Write the folder: laid out like Qwen-Image-Edit-2509, or like -2511 (`zero_cond_t`), or like the first model."""
+def write(folder: Path, like: Version) -> None:
+    """Write the folder of a tiny model that is laid out like this one."""
     logging.disable_progress_bar()
-    random_pipeline(TINY, one_picture=one_picture, zero_cond_t=zero_cond_t).save_pretrained(folder)
+    if like == "2.1":
+        from i2ii_spool.engines.qwen import tiny21
+
+        pipeline, kind = tiny21.random_pipeline(), "Qwen3VLProcessor"
+    else:
+        pipeline = random_pipeline(TINY, one_picture=like == "1", zero_cond_t=like == "2511")
+        kind = "Qwen2VLProcessor"
+    pipeline.save_pretrained(folder)
     index = json.loads((folder / INDEX).read_text())
-    index["processor"] = ["transformers", "Qwen2VLProcessor"]  # as it is published, not our own class
+    index["processor"] = ["transformers", kind]  # as it is published, not our own class
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     (folder / REVISION).write_text(LABEL + "\n")
     (folder / "README.md").write_text(README)
@@ -126,55 +134,57 @@ def write(folder: Path, *, one_picture: bool = False, zero_cond_t: bool = False)
 def random_pipeline(shape: Shape, *, one_picture: bool = False, zero_cond_t: bool = False) -> Any:
     """A pipeline of this shape, its weights on torch's default device and of its default type."""
     torch.manual_seed(0)
-    tokenizer = _tokenizer()
+    words = tokenizer()
     transformer = QwenImageTransformer2DModel(
         patch_size=2, in_channels=64, out_channels=16, zero_cond_t=zero_cond_t, **shape.transformer
     )
     vae = AutoencoderKLQwenImage(temperal_downsample=[False, True, True], **shape.vae)
-    text_encoder = _text_encoder(shape, tokenizer)
-    # As initialised, the output hardly depends on anything that goes in: no test could see a lost prompt.
+    text_encoder = _text_encoder(shape, words)
     for module, gain in ((transformer, 1.6), (vae, 1.3), (text_encoder, 1.0)):
-        _redraw(module.eval().requires_grad_(False), gain)
+        redraw(module.eval().requires_grad_(False), gain)
     kind = QwenImageEditPipeline if one_picture else QwenImageEditPlusPipeline
     return kind(
         scheduler=FlowMatchEulerDiscreteScheduler.from_config(SCHEDULER),
         vae=vae,
         text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        processor=ImageProcessor(Qwen2VLImageProcessor(), tokenizer, chat_template=CHAT_TEMPLATE),
+        tokenizer=words,
+        processor=processor.of_edit()(Qwen2VLImageProcessor(), words, chat_template=CHAT_TEMPLATE),
         transformer=transformer,
     )
 
 
-def _redraw(module: nn.Module, gain: float) -> None:
+def redraw(module: nn.Module, gain: float) -> None:
+    """Draw the weights anew: as initialised, the output hardly depends on what goes in, and no test saw a lost prompt."""
     with torch.no_grad():
         for weight in module.parameters():
             if weight.ndim >= 2:
                 weight.normal_(0, gain / weight[0].numel() ** 0.5)
 
 
-def _text_encoder(shape: Shape, tokenizer: Any) -> Any:
-    id_of = tokenizer.convert_tokens_to_ids
+def _text_encoder(shape: Shape, words: Any) -> Any:
+    ids = token_ids(words)
     config = Qwen2_5_VLConfig(
-        text_config={
-            **shape.text,
-            "rope_theta": 1_000_000.0,
-            "bos_token_id": id_of("<|endoftext|>"),
-            "eos_token_id": id_of("<|im_end|>"),
-            "pad_token_id": id_of("<|endoftext|>"),
-        },
+        text_config={**shape.text, "rope_theta": 1_000_000.0, **ids["text"]},
         vision_config={**shape.vision, "window_size": 112, "tokens_per_second": 2},
-        image_token_id=id_of("<|image_pad|>"),
-        video_token_id=id_of("<|video_pad|>"),
-        vision_start_token_id=id_of("<|vision_start|>"),
-        vision_end_token_id=id_of("<|vision_end|>"),
-        vision_token_id=id_of("<|vision_pad|>"),
+        **ids["pictures"],
+        vision_token_id=words.convert_tokens_to_ids("<|vision_pad|>"),
         tie_word_embeddings=False,
     )
     return Qwen2_5_VLForConditionalGeneration(config)
 
 
-def _tokenizer() -> Any:
+def token_ids(words: Any) -> dict[str, dict[str, int]]:
+    """What the configuration of a language model that sees says of the tokens."""
+    text = {"bos": "<|endoftext|>", "eos": "<|im_end|>", "pad": "<|endoftext|>"}
+    pictures = {name: f"<|{name}|>" for name in ("vision_start", "vision_end")}
+    pictures |= {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+    return {
+        part: {f"{name}_token_id": words.convert_tokens_to_ids(token) for name, token in names.items()}
+        for part, names in (("text", text), ("pictures", pictures))
+    }
+
+
+def tokenizer() -> Any:
     """A byte-level BPE as Qwen2's, trained on the system prompt alone."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
