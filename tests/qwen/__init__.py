@@ -10,13 +10,10 @@ from i2ii_spool.settings import Settings
 
 if TYPE_CHECKING:
     from i2ii_spool.engines.qwen import QwenEngine
+    from i2ii_spool.engines.qwen.presets import Version
 
 SIDE = 128
-KINDS: dict[str, dict[str, bool]] = {
-    "first": {"one_picture": True},
-    "2509": {},
-    "2511": {"zero_cond_t": True},
-}
+KINDS: "tuple[Version, ...]" = ("1", "2509", "2511", "2.1")
 REASON = "the extra `qwen` is not installed: pip install -e '.[qwen,test]'"
 
 

@@ -18,8 +18,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from i2ii_spool.engines.qwen.tiny import write
 
     root = tmp_path_factory.mktemp("models")
-    for kind, options in KINDS.items():
-        write(root / kind, **options)
+    for kind in KINDS:
+        write(root / kind, kind)
     return {kind: root / kind for kind in KINDS}
 
 

@@ -65,7 +65,7 @@ def test_several_pictures_are_made_with_consecutive_seeds(engine: QwenEngine) ->
     assert are_equal(second, edit(engine, seed=6)[0])
 
 
-@pytest.mark.parametrize("kind", ["2509", "2511"])
+@pytest.mark.parametrize("kind", ["2509", "2511", "2.1"])
 def test_each_of_three_pictures_counts(engines: Callable[[str], QwenEngine], kind: str) -> None:
     engine, one, two, three = engines(kind), photo(), photo(at=-1.0), photo(at=-1.5)
     [made] = edit(engine, one, two, three)
@@ -79,7 +79,7 @@ def test_the_aspect_is_that_of_the_first_picture(engine: QwenEngine) -> None:
 
 def test_the_first_model_says_that_it_takes_one_picture(engines: Callable[[str], QwenEngine]) -> None:
     with pytest.raises(InvalidRequest, match="edits one picture at a time, got 2") as raised:
-        edit(engines("first"), photo(), photo())
+        edit(engines("1"), photo(), photo())
     assert raised.value.field == "image"
 
 
@@ -88,6 +88,14 @@ def test_what_is_transparent_counts_as_white(engine: QwenEngine) -> None:
     clear.putalpha(0)
     white = Image.new("RGB", clear.size, "white")
     assert are_equal(edit(engine, clear)[0], edit(engine, white)[0])
+
+
+def test_the_model_that_reads_transparency_is_shown_it_and_makes_some(engines: Callable[[str], QwenEngine]) -> None:
+    engine, clear, opaque = engines("2.1"), photo(), photo().convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    assert edit(engine, clear)[0].mode == "RGBA"
+    assert edit(engine)[0].mode == "RGB"
+    assert not are_equal(edit(engine, clear)[0], edit(engine, opaque)[0])
 
 
 @pytest.mark.parametrize(("size", "expected"), [("input", (101, 67)), ("48x200", (48, 200)), ("400x300", (400, 300))])
@@ -125,7 +133,7 @@ def test_max_side_limits_the_reference_and_the_output(models: dict[str, Path], k
 @pytest.mark.parametrize("size", ["auto", "input", "4096x16", "2000x1000", "17x1300"])
 def test_the_model_works_on_whole_tokens_within_the_limit(size: str) -> None:
     target = sizes.target((3000, 2000), ask(size=size), 768)
-    width, height = sizes.working(target, 768)
+    width, height = sizes.working(target, 768, 16)
     assert width % 16 == height % 16 == 0
     assert width * height <= 768**2 * 1.05
     assert width / height == pytest.approx(target[0] / target[1], rel=0.1) or min(width, height) == 16
@@ -233,7 +241,7 @@ def test_one_step_is_refused_where_the_schedule_would_make_nothing_of_it(engine:
         ("[a]\nnum_inference_steps = 400\ntrue_cfg_scale = 1", "a.num_inference_steps: .* 100"),
         ("[a]\nsteps = 4\nnum_inference_steps = 4\ntrue_cfg_scale = 1", "a.steps: Extra inputs"),
         (DISTILLED.replace("lora.safe", "other.safe"), "there is no file"),
-        (DISTILLED.replace('"2511"', '"2509"'), "is for Qwen-Image-Edit 2509, and the model is 2511"),
+        (DISTILLED.replace('"2511"', '"2509"'), "is for the model 2509, and this one is 2511"),
         (DISTILLED.replace("lora.safe", "Qwen-Image-Edit-2509-x.safe"), "for 2509 by its name"),
         (DISTILLED.replace('lora_version = "2511"', ""), "come together"),
     ],

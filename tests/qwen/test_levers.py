@@ -20,6 +20,7 @@ import torch
 
 from i2ii_spool.engines.qwen import QwenEngine, loading, lossy, memory, sizes
 from i2ii_spool.errors import Cancelled, SettingsError
+from i2ii_spool.pictures import on_white
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -33,10 +34,12 @@ def plain(models: dict[str, Path]) -> Callable[[str], Image.Image]:
 
     def made_by(kind: str) -> Image.Image:
         pipeline = loading.load(models[kind], CPU)
-        sizes.limit_references(pipeline, 128)
+        if kind != "2.1":
+            sizes.limit_references(pipeline, 128)
         pixels = pipeline(
             image=photo(),
             prompt=ask().prompt,
+            **({"output_resolution": 128} if kind == "2.1" else {}),
             negative_prompt=" ",
             true_cfg_scale=4.0,
             num_inference_steps=10,
@@ -45,7 +48,7 @@ def plain(models: dict[str, Path]) -> Callable[[str], Image.Image]:
             generator=torch.Generator("cpu").manual_seed(1),
             output_type="np",
         ).images[0]
-        return Image.fromarray((pixels * 255).round().astype("uint8"))
+        return on_white(Image.fromarray((pixels * 255).round().astype("uint8")))
 
     return made_by
 
@@ -103,10 +106,11 @@ def test_what_is_computed_otherwise_is_equal_but_for_rounding(
     assert distance(edit(load(models["2511"], **lever))[0], plain("2511")) <= 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_levers_that_are_on_by_default_are_equal_but_for_rounding(
-    engine: QwenEngine, plain: Callable[[str], Image.Image]
+    engines: Callable[[str], QwenEngine], plain: Callable[[str], Image.Image], kind: str
 ) -> None:
-    assert distance(edit(engine)[0], plain("2511")) <= 1
+    assert distance(edit(engines(kind))[0], plain(kind)) <= 1
 
 
 @pytest.mark.skipif(
@@ -178,14 +182,15 @@ PUBLISHED = {"text_encoder": 16.6e9, "transformer": 40.9e9, "vae": 0.25e9}
 """The bytes of Qwen-Image-Edit-2511."""
 
 
+@pytest.mark.parametrize("kind", ["2511", "2.1"])
 @pytest.mark.parametrize("mode", ["model-offload", "group-offload"])
 def test_weights_that_wait_in_the_host_s_memory_change_nothing(
-    models: dict[str, Path], plain: Callable[[str], Image.Image], mode: str
+    models: dict[str, Path], plain: Callable[[str], Image.Image], mode: str, kind: str
 ) -> None:
-    engine = QwenEngine(settings(models["2511"], memory=mode))
+    engine = QwenEngine(settings(models[kind], memory=mode))
     engine.load()
     made = edit(engine)[0]
-    assert distance(made, plain("2511")) <= 1
+    assert distance(made, plain(kind)) <= 1
     with pytest.raises(Cancelled):
         engine.edit([photo(at=-1.0)], ask(), cancel_at_step_4)
     assert are_equal(edit(engine)[0], made), "a cancelled edit leaves every part where the next one looks for it"
@@ -231,12 +236,13 @@ def cancel_at_step_4(step: int, _steps: int) -> None:
 # --- lossy -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["2511", "2.1"])
 @pytest.mark.parametrize(("lever", "name"), [({"fp8": True}, "fp8"), ({"memory": "fp8"}, "memory fp8")])
 def test_eight_bits_are_near_and_on_record(
-    models: dict[str, Path], plain: Callable[[str], Image.Image], lever: dict[str, Any], name: str
+    models: dict[str, Path], plain: Callable[[str], Image.Image], lever: dict[str, Any], name: str, kind: str
 ) -> None:
-    engine = load(models["2511"], **lever)
-    difference = np.asarray(edit(engine)[0], dtype=float) - np.asarray(plain("2511"), dtype=float)
+    engine = load(models[kind], **lever)
+    difference = np.asarray(edit(engine)[0], dtype=float) - np.asarray(plain(kind), dtype=float)
     assert 0 < np.abs(difference).mean() < 12, "of 255"
     assert engine.info.details["lossy"] == [name]
 
@@ -262,6 +268,11 @@ def test_a_step_cache_skips_blocks_where_steps_are_alike_and_forgets_a_cancelled
     with pytest.raises(Cancelled):
         engine.edit([photo(at=-1.0)], ask(), cancel_at_step_4)
     assert are_equal(edit(engine)[0], made)
+
+
+def test_a_model_that_keeps_what_steps_share_by_itself_has_no_step_cache(models: dict[str, Path]) -> None:
+    with pytest.raises(SettingsError, match="keeps what steps share by itself"):
+        load(models["2.1"], step_cache="first-block")
 
 
 def test_a_step_cache_whose_package_is_missing_is_one_line(

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from i2ii_spool.engines.base import EngineInfo, OnStep
-from i2ii_spool.engines.qwen import loading, loras, presets, sizes
+from i2ii_spool.engines.qwen import families, loading, loras, presets, sizes
 from i2ii_spool.errors import EngineError, InvalidRequest
 from i2ii_spool.job import OPEN_TO_PRESETS, EditRequest
 from i2ii_spool.pictures import on_white
@@ -44,7 +44,9 @@ class QwenEngine:
         from i2ii_spool.engines.qwen import levers
 
         self._pipeline = pipeline
-        sizes.limit_references(pipeline, self._max_side)
+        self._family = families.of(pipeline)
+        if not self._family.takes_resolution:
+            sizes.limit_references(pipeline, self._max_side)
         self._load_presets(version)
         self._modulations = levers.pull(pipeline, self._settings, self._memory, device)
         self._lossy = levers.lossy_ones(self._settings, self._memory)
@@ -62,7 +64,7 @@ class QwenEngine:
         return memory.choose(memory.weights(folder), self._max_side, free=torch.cuda.mem_get_info()[0])
 
     def _load_presets(self, version: presets.Version) -> None:
-        self._presets = {"quality": presets.QUALITY, "balanced": presets.BALANCED}
+        self._presets = {"quality": self._family.quality, "balanced": self._family.balanced}
         lightning = loading.find_lightning(version, self._settings.model_source)
         if lightning is not None:
             self._presets["fast"] = presets.fast(lightning, version)
@@ -81,21 +83,28 @@ class QwenEngine:
         self._check(images, request)
         target = sizes.target(images[0].size, request, self._max_side)
         self._note(request, images[0].size, target)
-        options = self._options([on_white(image) for image in images], request, target)
+        shown = list(images) if self._family.reads_alpha else [on_white(image) for image in images]
+        options = self._options(shown, request, target)
         made = []
         for index in range(request.n):
             count = _Counter(on_step, index * request.num_inference_steps, request.n * request.num_inference_steps)
             made.append(self._make(request.seed + index, options | {"callback_on_step_end": count}))
+        if not any(image.mode == "RGBA" for image in shown):
+            made = [on_white(image) for image in made]
         return [image if image.size == target else image.resize(target, Image.Resampling.LANCZOS) for image in made]
 
     def _with_preset(self, request: EditRequest) -> EditRequest:
         """Put the preset into force; return the request with what it decides filled in."""
         if not request.preset:
-            self._use(None, presets.QUALITY)
+            self._use(None, presets.PLAIN)
             return request
         preset = self._presets.get(request.preset)
         if preset is None:
-            cure = " (fast needs its LoRA: i2ii model fetch brings it)" if request.preset == "fast" else ""
+            cure = (
+                " (fast needs its LoRA, which i2ii model fetch brings if there is one)"
+                if request.preset == "fast"
+                else ""
+            )
             raise InvalidRequest(
                 f"{request.preset!r} is not a preset here; there are {', '.join(self._presets)}{cure}", field="preset"
             )
@@ -112,28 +121,28 @@ class QwenEngine:
         self._pipeline.scheduler = presets.scheduler(self._published_scheduler, preset)
 
     def _note(self, request: EditRequest, source: sizes.Size, target: sizes.Size) -> None:
-        transform = {"input": source, "computed": sizes.working(target, self._max_side), "result": target}
+        transform = {"input": source, "computed": self._working(target), "result": target}
         used = request.model_dump(include={"preset", *OPEN_TO_PRESETS})
         self.info = replace(self.info, details=used | {"transform": transform, "lossy": self._lossy})
 
     def _check(self, images: Sequence[Image.Image], request: EditRequest) -> None:
         if request.num_inference_steps == 1 and self._pipeline.scheduler.config.shift_terminal:
             raise InvalidRequest("this model's schedule needs 2 steps at least, got 1", field="num_inference_steps")
-        if len(images) > 1 and not self._takes_many:
+        if len(images) > self._family.most_pictures:
             raise InvalidRequest(
                 f"{self._model} edits one picture at a time, got {len(images)}; "
                 "send one, or have the operator load Qwen-Image-Edit-2509 or -2511",
                 field="image",
             )
 
-    @property
-    def _takes_many(self) -> bool:
-        return type(self._pipeline).__name__ == "QwenImageEditPlusPipeline"
+    def _working(self, target: sizes.Size) -> sizes.Size:
+        return sizes.working(target, self._max_side, self._family.multiple)
 
     def _options(self, images: list[Image.Image], request: EditRequest, target: tuple[int, int]) -> dict[str, Any]:
-        width, height = sizes.working(target, self._max_side)
-        return {
-            "image": images if self._takes_many else images[0],
+        width, height = self._working(target)
+        resolution = {"output_resolution": self._max_side} if self._family.takes_resolution else {}
+        return resolution | {
+            "image": images if self._family.most_pictures > 1 else images[0],
             "prompt": request.prompt,
             # Without any negative prompt diffusers drops the guidance, and says so in a warning at most.
             "negative_prompt": (request.negative_prompt or " ") if request.true_cfg_scale > 1 else None,
@@ -183,7 +192,7 @@ class QwenEngine:
             raise EngineError(
                 f"the model returned numbers that are no colours (NaN) for seed {seed}", code="bad_output"
             )
-        if not pixels.any():
+        if not pixels[..., :3].any():
             raise EngineError(f"the model returned a black picture for seed {seed}", code="bad_output")
         return Image.fromarray((pixels * 255).round().astype("uint8"))
 

@@ -14,30 +14,31 @@ class Family:
     """Its class."""
     most_pictures: int
     multiple: int
-    """Its sides are whole multiples of so many pixels."""
+    """Its sides are whole multiples of so many pixels: two by two latents, of 8 pixels each or of 16."""
     quality: Preset
     """Steps and guidance as they are published."""
     balanced: Preset
     reads_alpha: bool = False
     takes_resolution: bool = False
     """Whether it is told what to scale its references to; the others have it in their code."""
+    has_two_streams: bool = True
+    """Whether pictures and text have layers of their own in each block, AdaLN among them, and no mask between them."""
 
 
-_GUIDED = {
-    "quality": Preset(num_inference_steps=50, true_cfg_scale=4.0),
-    "balanced": Preset(num_inference_steps=28, true_cfg_scale=4.0),
-}
-# Eight pixels to a latent, two by two latents to a token; twice that for 2.1.
-EDIT = Family("QwenImageEditPipeline", most_pictures=1, multiple=16, **_GUIDED)
-PLUS = Family("QwenImageEditPlusPipeline", most_pictures=3, multiple=16, **_GUIDED)
+GUIDED_QUALITY = Preset(num_inference_steps=50, true_cfg_scale=4.0)
+GUIDED_BALANCED = Preset(num_inference_steps=28, true_cfg_scale=4.0)
+
+EDIT = Family("QwenImageEditPipeline", 1, multiple=16, quality=GUIDED_QUALITY, balanced=GUIDED_BALANCED)
+PLUS = Family("QwenImageEditPlusPipeline", 3, multiple=16, quality=GUIDED_QUALITY, balanced=GUIDED_BALANCED)
 QWEN_IMAGE_21 = Family(
     "QwenImage21Pipeline",
-    most_pictures=3,
+    3,
     multiple=32,
     quality=Preset(num_inference_steps=40, true_cfg_scale=1.0),
     balanced=Preset(num_inference_steps=28, true_cfg_scale=1.0),
     reads_alpha=True,
     takes_resolution=True,
+    has_two_streams=False,
 )
 FAMILIES = {family.pipeline: family for family in (EDIT, PLUS, QWEN_IMAGE_21)}
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from i2ii_spool.engines.qwen import exact, lossy, memory
+from i2ii_spool.engines.qwen import exact, families, lossy, memory
+from i2ii_spool.errors import SettingsError
 from i2ii_spool.settings import Memory, Settings
 
 
@@ -13,6 +14,7 @@ def pull(pipeline: Any, settings: Settings, mode: Memory, device: torch.device) 
 
     Returns the modulations that it keeps, if it does. Raises `SettingsError` for what cannot be had here.
     """
+    two_streams = families.of(pipeline).has_two_streams
     exact.drop_head(pipeline)
     if settings.prompt_cache:
         exact.keep_prompts(pipeline, settings.prompt_cache)
@@ -21,10 +23,13 @@ def pull(pipeline: Any, settings: Settings, mode: Memory, device: torch.device) 
     if settings.fp8:
         lossy.multiply_in_fp8(pipeline.transformer, device)
     # A block that waits elsewhere comes with its modulation layers, and only then.
-    keeps = settings.modulation_cache and mode != "group-offload"
+    keeps = settings.modulation_cache and mode != "group-offload" and two_streams
     modulations = exact.Modulations(pipeline) if keeps else None
     memory.place(pipeline, mode, device)
-    exact.choose_attention(pipeline.transformer, settings.attention, device)
+    if settings.attention != "auto" or two_streams:  # without, there are masks, which most kernels refuse
+        exact.choose_attention(pipeline.transformer, settings.attention, device)
+    if settings.step_cache != "off" and not two_streams:
+        raise SettingsError("this model keeps what steps share by itself: leave it off", field="step_cache")
     lossy.cache_steps(pipeline, settings.step_cache)
     if settings.compile:
         pipeline.transformer.compile_repeated_blocks(fullgraph=settings.step_cache == "off")

@@ -1,4 +1,4 @@
-"""The language models' processors for pictures alone: transformers cannot build the published ones without torchvision."""
+"""The language models' processors for pictures alone: transformers cannot build those published without torchvision."""
 
 from typing import Any
 

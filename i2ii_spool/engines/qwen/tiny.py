@@ -154,7 +154,7 @@ def random_pipeline(shape: Shape, *, one_picture: bool = False, zero_cond_t: boo
 
 
 def redraw(module: nn.Module, gain: float) -> None:
-    """Draw the weights anew: as initialised, the output hardly depends on what goes in, and no test saw a lost prompt."""
+    """Draw the weights anew: as initialised, what comes out hardly depends on what goes in."""
     with torch.no_grad():
         for weight in module.parameters():
             if weight.ndim >= 2:
@@ -210,9 +210,9 @@ def _as_qwen2(trained: dict[str, Any]) -> Any:
         (Path(folder) / "tokenizer_config.json").write_text(
             json.dumps({"unk_token": "<|endoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
         )
-        tokenizer = Qwen2Tokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens(
+        words = Qwen2Tokenizer.from_pretrained(folder)
+    words.add_special_tokens(
         {"additional_special_tokens": [AddedToken(token, special=True, normalized=False) for token in SPECIAL]}
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    words.chat_template = CHAT_TEMPLATE
+    return words
