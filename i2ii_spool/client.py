@@ -61,7 +61,7 @@ class AsyncClient:
         """Send pictures, as paths or as their bytes, and the request; return the job's id once it is accepted."""
         check_number(len(pictures))
         form = aiohttp.FormData()
-        for name, value in request.model_dump(exclude_defaults=True).items():
+        for name, value in request.model_dump(exclude_unset=True).items():
             form.add_field(name, str(value))
         for picture in pictures:
             data = picture if isinstance(picture, bytes) else await asyncio.to_thread(picture.read_bytes)

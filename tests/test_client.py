@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -141,6 +142,14 @@ def test_each_of_several_pictures_is_fetched_by_its_number(service: Service, cli
     done = service.spool.done / id
     assert client.result(id) == client.result(id, 1) == (done / "result.jpg").read_bytes()
     assert client.result(id, 2) == (done / "result-2.jpg").read_bytes()
+
+
+@all_clients
+def test_a_default_that_is_said_beside_a_preset_is_kept(service: Service, client: AnyClient, picture: Path) -> None:
+    id = client.submit([picture], EditRequest(prompt="anything", preset="fast", num_inference_steps=50))
+    record = json.loads((service.spool.incoming / id / "job.json").read_text())
+    assert record["num_inference_steps"] == 50
+    assert "true_cfg_scale" not in record, "what is not said is the preset's to decide"
 
 
 @all_clients
