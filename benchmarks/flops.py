@@ -1,0 +1,94 @@
+"""What an edit costs in multiplications and additions: counted on the published architecture, without weights or GPU.
+
+    python -m benchmarks.flops
+
+It is why `max_side` limits references as well, and what each exact lever is worth. It takes some ten seconds.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from benchmarks.common import Figure
+from benchmarks.gpu import PUBLISHED
+from i2ii_spool.engines.qwen import exact
+
+SIDES = (1024, 768, 512)
+TEXT = 256
+"""Tokens that the transformer sees of an instruction and one picture at 384x384."""
+SYSTEM = 64
+"""Tokens that the language model sees and the transformer does not."""
+
+
+def passes() -> Iterator[Figure]:
+    """One pass of the transformer: result and one square reference, both of this side."""
+    transformer = QwenImageTransformer2DModel(zero_cond_t=True)
+    for side in SIDES:
+        latents = (side // 16) ** 2
+        yield Figure(f"tokens of pictures at {side}", 2 * latents, "")
+        yield Figure(f"a pass at {side}", tflop(partial(_one_pass, transformer, side)), "TFLOP")
+    blocks = transformer.transformer_blocks
+    yield Figure("weights of the transformer", _billions(transformer), "10^9")
+    yield Figure(
+        "of these AdaLN's", sum(_billions(block.img_mod) + _billions(block.txt_mod) for block in blocks), "10^9"
+    )
+
+
+def _one_pass(transformer: torch.nn.Module, side: int) -> None:
+    row = side // 16
+    transformer(
+        hidden_states=torch.empty(1, 2 * row**2, 64),
+        timestep=torch.empty(1),
+        encoder_hidden_states=torch.empty(1, TEXT, 3584),
+        img_shapes=[[(1, row, row)] * 2],
+    )
+
+
+def vae() -> Iterator[Figure]:
+    """The VAE at 1024x1024, as it comes and on single frames."""
+    model = AutoencoderKLQwenImage()
+    for how in ("", ", on single frames"):
+        yield Figure(f"VAE encode{how}", tflop(lambda: model.encode(torch.empty(1, 3, 1, 1024, 1024))), "TFLOP")
+        yield Figure(f"VAE decode{how}", tflop(lambda: model.decode(torch.empty(1, 16, 1, 128, 128))), "TFLOP")
+        exact.use_frames(model)
+
+
+def reading() -> Iterator[Figure]:
+    """The language model, without its vision tower."""
+    config = Qwen2_5_VLConfig(text_config=dict(PUBLISHED.text), vision_config=dict(PUBLISHED.vision))
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    tokens = SYSTEM + TEXT
+    seen, positions = torch.empty(1, tokens, 3584), torch.arange(tokens).expand(3, 1, tokens)
+    language = model.model.language_model
+    yield Figure("a reading", tflop(lambda: language(inputs_embeds=seen, position_ids=positions)), "TFLOP")
+    yield Figure("its last layer, which is dropped", tflop(lambda: model.lm_head(seen)), "TFLOP")
+
+
+def tflop(call: Callable[[], object]) -> float:
+    """The multiplications and additions of `call`, in 10^12."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call()
+    return float(counter.get_total_flops() / 1e12)
+
+
+def _billions(module: torch.nn.Module) -> float:
+    return float(sum(weight.numel() for weight in module.parameters()) / 1e9)
+
+
+def main() -> None:
+    """Count, and print."""
+    # As matrix products, which is what attention is: the counter knows no fused kernel of a CPU.
+    with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH):
+        for count in (passes, vae, reading):
+            for figure in count():
+                print(figure.line())
+
+
+if __name__ == "__main__":
+    main()
