@@ -344,6 +344,18 @@ def test_what_is_no_picture_is_not_delivered(
     assert raised.value.code == "bad_output"
 
 
+def test_too_little_memory_for_one_edit_is_said_before_the_engine_is_ready(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(*_args: Any, **_kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("diffusers.AutoencoderKLQwenImage.decode", decode)
+    with pytest.raises(SettingsError, match=r"memory full is too little for one edit: .* lower max_side") as raised:
+        QwenEngine(settings(models["2511"])).load()
+    assert raised.value.field == "memory"
+
+
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 

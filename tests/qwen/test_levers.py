@@ -26,6 +26,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 OFF: dict[str, Any] = {"attention": "native", "prompt_cache": 0, "modulation_cache": False, "frame_vae": False}
 CPU = torch.device("cpu")
+OWN = """
+[own]
+num_inference_steps = 10
+true_cfg_scale = 4.0
+lora = "lora.safetensors"
+lora_version = "2511"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +154,23 @@ def test_modulations_are_computed_once_for_each_step_of_a_schedule(models: dict[
         assert len(computed) == 22
 
 
-def test_a_lora_changes_modulations_and_leaves_none_behind(models: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "lever",
+    [
+        {},
+        {"modulation_cache": True},
+        {"fp8": True},
+        {"memory": "fp8"},
+        {"memory": "group-offload"},
+        {"step_cache": "first-block"},
+    ],
+)
+def test_a_lora_takes_part_with_every_lever_and_leaves_nothing_behind(
+    models: dict[str, Path], tmp_path: Path, lever: dict[str, Any]
+) -> None:
     write_lora(tmp_path / "lora.safetensors", layer="transformer_blocks.0.img_mod.1", outputs=384)
-    (tmp_path / "presets.toml").write_text(
-        '[own]\nnum_inference_steps = 10\ntrue_cfg_scale = 4.0\nlora = "lora.safetensors"\nlora_version = "2511"'
-    )
-    engine = load(models["2511"], modulation_cache=True, presets=tmp_path / "presets.toml")
+    (tmp_path / "presets.toml").write_text(OWN)
+    engine = load(models["2511"], presets=tmp_path / "presets.toml", **lever)
     [before], [within], [after] = edit(engine), edit(engine, preset="own"), edit(engine)
     assert are_equal(before, after)
     assert not are_equal(before, within)

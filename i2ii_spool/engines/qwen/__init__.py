@@ -11,7 +11,7 @@ from PIL import Image
 
 from i2ii_spool.engines.base import EngineInfo, OnStep
 from i2ii_spool.engines.qwen import families, loading, loras, presets, sizes
-from i2ii_spool.errors import EngineError, InvalidRequest
+from i2ii_spool.errors import EngineError, InvalidRequest, SettingsError
 from i2ii_spool.job import OPEN_TO_PRESETS, EditRequest
 from i2ii_spool.pictures import on_white
 from i2ii_spool.settings import Memory, Settings
@@ -40,7 +40,7 @@ class QwenEngine:
         )
 
     def take(self, pipeline: Any, version: presets.Version, device: Any) -> None:
-        """Edit with this pipeline, which is on the device already, or goes there."""
+        """Get ready to edit with this pipeline, which is on the device already, or goes there."""
         from i2ii_spool.engines.qwen import levers
 
         self._pipeline = pipeline
@@ -50,6 +50,19 @@ class QwenEngine:
         self._load_presets(version)
         self._modulations = levers.pull(pipeline, self._settings, self._memory, device)
         self._lossy = levers.lossy_ones(self._settings, self._memory)
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Edit once before anybody waits for it: kernels are chosen and compiled, and that memory suffices is seen."""
+        from i2ii_spool.engines.qwen.failures import OutOfMemory
+
+        request = EditRequest(prompt="warm up", seed=0).model_copy(update={"num_inference_steps": 2})
+        try:
+            self.edit([Image.new("RGB", (self._max_side, self._max_side), "grey")], request, lambda *_: None)
+        except OutOfMemory as error:
+            raise SettingsError(
+                f"memory {self._memory} is too little for one edit: {error}; or choose another", field="memory"
+            ) from error
 
     def _choose_memory(self, folder: Path, device: Any) -> Memory:
         """Choose before minutes of loading: that the weights cannot fit is said at once."""

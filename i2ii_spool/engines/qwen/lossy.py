@@ -13,6 +13,9 @@ FIRST_BLOCK_THRESHOLD = 0.08
 DBCACHE_THRESHOLD = 0.12
 WARM_UP_STEPS = 4
 E4M3_MAX = 448.0
+KEPT = ("_mod.", "img_mlp.net.2", "img_mlp.out", "lora_")
+"""The linear layers of a block that keep their type."""
+FP8_CAPABILITY = (8, 9)
 
 
 def cache_steps(pipeline: Any, kind: StepCache) -> None:
@@ -44,10 +47,13 @@ def multiply_in_fp8(transformer: Any, device: torch.device) -> None:
     """Have the blocks' linear layers multiply 8-bit floats.
 
     The last layer of the pictures' MLP keeps bfloat16, as published ablations for this model advise, and so does AdaLN.
+    Raises `SettingsError` for a card that cannot.
     """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
+        raise SettingsError("this card has no 8-bit floats; Ada, Hopper and later ones do: leave it off", field="fp8")
     for block in transformer.transformer_blocks:
         for name, layer in list(block.named_modules()):
-            if isinstance(layer, nn.Linear) and "_mod." not in name and "img_mlp.net.2" not in name:
+            if isinstance(layer, nn.Linear) and not any(part in name for part in KEPT):
                 parent, _, leaf = name.rpartition(".")
                 setattr(block.get_submodule(parent), leaf, Fp8Linear(layer.to(device)))
 
@@ -67,7 +73,13 @@ class Fp8Linear(nn.Module):  # type: ignore[misc]
         """Return x (..., in_features) times the weights, (..., out_features), in the type of x."""
         rows, scale = _quantised(x.reshape(-1, self.in_features))
         made = torch._scaled_mm(  # the public scaled_mm is not in every torch that diffusers runs on
-            rows, self.weight.t(), scale_a=scale, scale_b=self.scale, bias=self.bias, out_dtype=x.dtype
+            rows,
+            self.weight.t(),
+            scale_a=scale,
+            scale_b=self.scale,
+            bias=self.bias,
+            out_dtype=x.dtype,
+            use_fast_accum=True,
         )
         return made.reshape(*x.shape[:-1], self.out_features)
 
