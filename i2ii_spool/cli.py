@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from i2ii_spool import __version__
-from i2ii_spool.errors import I2iiError, InvalidRequest, NotFound, SettingsError, SpoolUnusable, WrongState
+from i2ii_spool.errors import EngineError, I2iiError, InvalidRequest, NotFound, SettingsError, SpoolUnusable, WrongState
 
 if TYPE_CHECKING:
     from i2ii_spool.engines.qwen.presets import Version
@@ -320,9 +320,12 @@ def fetch(name: str | None) -> None:
         settings = load()
         folder = loading.fetch(name or settings.model, settings.model_source)
         click.echo(folder)
-        lightning = loading.fetch_lightning(presets.version_of(folder), settings.model_source)
-        if lightning is not None:
-            click.echo(lightning)
+        try:
+            lightning = loading.fetch_lightning(presets.version_of(folder), settings.model_source)
+        except EngineError as error:
+            click.echo(f"i2ii: the model is complete, and without the preset fast: {error}", err=True)
+        else:
+            click.echo(lightning or "", nl=lightning is not None)
 
 
 @model.command()

@@ -74,7 +74,10 @@ def fetch_lightning(version: Version, source: str) -> Path | None:
     if version not in LIGHTNING:
         return None
     repository, name = LIGHTNING[version]
-    return _download(repository, source, allow_patterns=[name]) / name
+    file = _download(repository, source, allow_patterns=[name]) / name
+    if not file.is_file():
+        raise EngineError(f"{repository} has no {name} at {source}")
+    return file
 
 
 def fetch(model: str, source: str) -> Path:
