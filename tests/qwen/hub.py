@@ -19,8 +19,9 @@ class Hub:
         self.stalls = False
         """Whether nothing more comes after the first half of a file of weights."""
         self.has_stalled = threading.Event()
-        self.asked: list[tuple[str, str]] = []
-        """The files that were asked for, and the range of each."""
+        self.asked: set[str] = set()
+        """The files that were asked for."""
+        self._goes_on = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -31,8 +32,14 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.go_on()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def go_on(self) -> None:
+        """Stall no more."""
+        self.stalls = False
+        self._loop.call_soon_threadsafe(self._goes_on.set)
 
     def environment(self, cache: Path) -> dict[str, str]:
         """What has both clients ask here, and keep what they get under `cache`."""
@@ -50,7 +57,7 @@ class Hub:
         app.router.add_get("/{repository:[^/]+/[^/]+}/resolve/{revision}/{path:.*}", self._file)
         app.router.add_get("/api/v1/models/{repository:[^/]+/[^/]+}/repo/files", self._files)
         app.router.add_get("/api/v1/models/{repository:[^/]+/[^/]+}/repo", self._file)
-        runner = web.AppRunner(app, shutdown_timeout=0)
+        runner = web.AppRunner(app, shutdown_timeout=1)
         self._loop.run_until_complete(runner.setup())
         site = web.TCPSite(runner, "127.0.0.1", 0)
         self._loop.run_until_complete(site.start())
@@ -92,7 +99,7 @@ class Hub:
             raise web.HTTPNotFound
         headers = {"ETag": f'"{_digest(path)}"', "X-Repo-Commit": REVISION}
         if request.method == "GET":
-            self.asked.append((path.name, request.headers.get("Range", "")))
+            self.asked.add(str(path))
         if self.stalls and path.suffix == ".safetensors" and request.method == "GET":
             return await self._half(request, path, headers)
         return web.FileResponse(path, headers=headers)
@@ -103,7 +110,7 @@ class Hub:
         await response.prepare(request)
         await response.write(data[: len(data) // 2])
         self.has_stalled.set()
-        await asyncio.Event().wait()
+        await self._goes_on.wait()
         return response
 
 
