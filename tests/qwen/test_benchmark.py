@@ -1,6 +1,7 @@
-"""The GPU benchmark at its smallest: that it runs through the real worker, not what it prints."""
+"""The engine's benchmarks: that they run, and count what the documentation quotes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -31,3 +32,11 @@ def test_the_gpu_benchmark_measures_diffusers_and_the_worker_in_one_run() -> Non
     ]
     assert all(row["seconds"] > row["step_seconds"] > 0 for row in report["rows"])
     assert report["gap_ms"] > 0
+
+
+def test_flop_are_counted_on_the_published_architecture() -> None:
+    ran = subprocess.run([sys.executable, "-m", "benchmarks.flops"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    figures = dict(re.findall(r"^(.+?) {2,}([0-9.]+)", ran.stdout, re.MULTILINE))
+    assert float(figures["a pass at 1024"]) / float(figures["a pass at 768"]) == pytest.approx(2.0, abs=0.1)
+    assert float(figures["VAE decode, on single frames"]) < 0.5 * float(figures["VAE decode"])

@@ -1,6 +1,7 @@
 """Every kind of model through the whole service: a real server, a real worker, and HTTP."""
 
 import io
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from i2ii_spool.client import Client
+from i2ii_spool.job import EditRequest
 from tests.conftest import Service, get_json, wait_until
 from tests.qwen import KINDS, REASON, SIDE, are_equal, ask, photo
 
@@ -19,6 +21,12 @@ pytest.importorskip("torch", reason=REASON)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 Edit = Callable[..., Image.Image]
+PRESETS = """
+[draft]
+num_inference_steps = 4
+true_cfg_scale = 1.0
+shift = 3.0
+"""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -27,15 +35,22 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def url(kind: str, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with one worker, which has loaded the tiny model of this kind."""
+def running(kind: str, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A spool with one worker, which has loaded the tiny model of this kind."""
     service = Service(tmp_path_factory.mktemp("service"))
+    presets = service.spool.root.parent / "presets.toml"
+    presets.write_text(PRESETS)
     service.environment |= {"I2II_ENGINE": "qwen", "I2II_MODEL": str(models[kind]), "I2II_MAX_SIDE": str(SIDE)}
-    url = service.serve()
+    service.environment["I2II_PRESETS"] = str(presets)
     service.start(sys.executable, "-m", "i2ii_spool", "gpu", "0")
     wait_until(lambda: any(worker["state"] != "loading" for worker in service.workers()), seconds=120)
-    yield url
+    yield service
     service.stop_all()
+
+
+@pytest.fixture(scope="module")
+def url(running: Service) -> str:
+    return running.serve()
 
 
 @pytest.fixture
@@ -88,6 +103,17 @@ def test_a_second_picture_counts(edit: Edit, kind: str) -> None:
 
 def test_size_input_is_the_size_of_the_first_picture(edit: Edit) -> None:
     assert edit(photo(75, 101), size="input").size == (75, 101)
+
+
+def test_a_preset_decides_what_a_request_leaves_open(client: Client, running: Service, tmp_path: Path) -> None:
+    id = client.submit(saved(tmp_path, photo()), EditRequest(prompt="anything", preset="draft"))
+    assert client.wait(id).status == "completed"
+    details = json.loads((running.spool.done / id / "result.json").read_text())["details"]
+    assert (details["preset"], details["num_inference_steps"], details["true_cfg_scale"]) == ("draft", 4, 1.0)
+    id = client.submit(saved(tmp_path, photo()), EditRequest(prompt="anything", preset="no-such"))
+    error = client.wait(id).error or {}
+    assert error["field"] == "preset"
+    assert "there are quality, balanced, draft" in error["message"]
 
 
 def test_progress_only_grows_and_a_cancelled_edit_leaves_the_next_as_it_was(
