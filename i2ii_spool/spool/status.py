@@ -46,6 +46,8 @@ class JobStatus(BaseModel):
     seed: int | None = None
     engine: str | None = None
     model: str | None = None
+    details: dict[str, Any] | None = None
+    """What the engine has to say of this edit (docs/models.md)."""
     error: dict[str, Any] | None = None
 
     @property

@@ -1,7 +1,6 @@
 """Every kind of model through the whole service: a real server, a real worker, and HTTP."""
 
 import io
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,10 +104,10 @@ def test_size_input_is_the_size_of_the_first_picture(edit: Edit) -> None:
     assert edit(photo(75, 101), size="input").size == (75, 101)
 
 
-def test_a_preset_decides_what_a_request_leaves_open(client: Client, running: Service, tmp_path: Path) -> None:
+def test_a_preset_decides_what_a_request_leaves_open(client: Client, url: str, tmp_path: Path) -> None:
     id = client.submit(saved(tmp_path, photo()), EditRequest(prompt="anything", preset="draft"))
     assert client.wait(id).status == "completed"
-    details = json.loads((running.spool.done / id / "result.json").read_text())["details"]
+    details = get_json(f"{url}/status/{id}")["details"]
     assert (details["preset"], details["num_inference_steps"], details["true_cfg_scale"]) == ("draft", 4, 1.0)
     id = client.submit(saved(tmp_path, photo()), EditRequest(prompt="anything", preset="no-such"))
     error = client.wait(id).error or {}
