@@ -18,7 +18,7 @@ ENV_FILE = Path("/etc/i2ii/i2ii.env")
 MIB = 2**20
 
 Memory = Literal["full", "model-offload", "group-offload", "fp8"]
-StepCache = Literal["off", "first-block", "dbcache"]
+StepCache = Literal["off", "first-block", "taylorseer", "dbcache"]
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     ] = True
     step_cache: Annotated[
         StepCache,
-        Field(description="lossy: skip blocks where a step changes little: 1.5 to 2.4 times faster (published)"),
+        Field(description="lossy: skip or guess blocks where steps change little: 1.5 to 2.4 times faster (published)"),
     ] = "off"
     fp8: Annotated[
         bool,

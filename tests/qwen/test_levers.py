@@ -293,6 +293,18 @@ def test_a_model_that_keeps_what_steps_share_by_itself_has_no_step_cache(models:
         load(models["2.1"], step_cache="first-block")
 
 
+def test_taylorseer_guesses_two_steps_of_three_and_forgets_a_cancelled_edit(models: dict[str, Path]) -> None:
+    engine = load(models["2511"], step_cache="taylorseer")
+    layer = engine._pipeline.transformer.transformer_blocks[1].attn.to_q
+    with counting(layer, "forward") as calls:
+        made = edit(engine)[0]
+    assert len(calls) == 2 * (4 + 2), "in 10 steps with two passes: the first four, and two of the other six"
+    assert engine.info.details["lossy"] == ["step_cache taylorseer"]
+    with pytest.raises(Cancelled):
+        engine.edit([photo(at=-1.0)], ask(), cancel_at_step_4)
+    assert are_equal(edit(engine)[0], made)
+
+
 def test_a_step_cache_whose_package_is_missing_is_one_line(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from i2ii_spool.settings import StepCache
 
 FIRST_BLOCK_THRESHOLD = 0.08
 DBCACHE_THRESHOLD = 0.12
+TAYLOR_INTERVAL = 3
 WARM_UP_STEPS = 4
 E4M3_MAX = 448.0
 KEPT = ("_mod.", "img_mlp.net.2", "img_mlp.out", "lora_")
@@ -19,7 +20,7 @@ FP8_CAPABILITY = (8, 9)
 
 
 def cache_steps(pipeline: Any, kind: StepCache) -> None:
-    """Have a step reuse what the blocks made of the one before, where their first one says that little has changed.
+    """Have a step reuse what blocks made of the one before where little changes, or guess it from the last two.
 
     Raises `SettingsError` if that needs a package that is missing.
     """
@@ -27,6 +28,12 @@ def cache_steps(pipeline: Any, kind: StepCache) -> None:
         from diffusers import FirstBlockCacheConfig
 
         pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=FIRST_BLOCK_THRESHOLD))
+    elif kind == "taylorseer":
+        from diffusers import TaylorSeerCacheConfig
+
+        pipeline.transformer.enable_cache(
+            TaylorSeerCacheConfig(cache_interval=TAYLOR_INTERVAL, disable_cache_before_step=WARM_UP_STEPS, max_order=1)
+        )
     elif kind == "dbcache":
         if importlib.util.find_spec("cache_dit") is None:
             raise SettingsError("dbcache needs cache_dit: pip install 'i2ii[dbcache]'", field="step_cache")
