@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         Field(description="diffusers' name of a kernel; auto takes the fastest exact one; sage is lossy"),
     ] = "auto"
     compile: Annotated[
-        bool, Field(description="compile the transformer: about 5 % faster (published), minutes for the first edit")
+        bool, Field(description="compile the transformer: about 5 % faster (published), takes minutes at start")
     ] = False
     prompt_cache: Annotated[
         int, Field(ge=0, description="readings of (pictures, prompt) kept: saves the language model, 10 MB each")
