@@ -1,8 +1,9 @@
-"""What an edit costs in multiplications and additions: counted on the published architecture, without weights or GPU.
+"""What an edit costs in multiplications, additions and memory: counted on the published architecture, without a GPU.
 
     python -m benchmarks.flops
 
-It is why `max_side` limits references as well, and what each exact lever is worth. It takes some ten seconds.
+It is why `max_side` limits references as well, what each exact lever is worth, and what `memory=auto` decides by. It
+takes some ten seconds.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.common import Figure
 from benchmarks.gpu import PUBLISHED
-from i2ii_spool.engines.qwen import exact
+from i2ii_spool.engines.qwen import exact, memory
 
 SIDES = (1024, 768, 512)
 TEXT = 256
@@ -70,6 +71,20 @@ def reading() -> Iterator[Figure]:
     yield Figure("its last layer, which is dropped", tflop(lambda: model.lm_head(seen)), "TFLOP")
 
 
+def memory_needed() -> Iterator[Figure]:
+    """What `memory` takes on the card in each mode, by the weights in bfloat16 and the engine's own estimate."""
+    config = Qwen2_5_VLConfig(text_config=dict(PUBLISHED.text), vision_config=dict(PUBLISHED.vision))
+    parts = {
+        "transformer": QwenImageTransformer2DModel(),
+        "text_encoder": Qwen2_5_VLForConditionalGeneration(config),
+        "vae": AutoencoderKLQwenImage(),
+    }
+    weights = {name: round(2e9 * _billions(part)) for name, part in parts.items()}
+    for side in SIDES[:2]:
+        for mode, needed in memory.needs(weights, side).items():
+            yield Figure(f"memory {mode} at {side}", needed / memory.GIB, "GiB")
+
+
 def tflop(call: Callable[[], object]) -> float:
     """The multiplications and additions of `call`, in 10^12."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -85,7 +100,7 @@ def main() -> None:
     """Count, and print."""
     # As matrix products, which is what attention is: the counter knows no fused kernel of a CPU.
     with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH):
-        for count in (passes, vae, reading):
+        for count in (passes, vae, reading, memory_needed):
             for figure in count():
                 print(figure.line())
 
