@@ -85,6 +85,8 @@ class Edit:
     ended: float
     steps: tuple[float, ...]
     """When each step had ended on the card."""
+    peak_gib: float | None
+    """The most memory that was allocated on the card, weights included."""
 
     @property
     def seconds(self) -> float:
@@ -152,32 +154,32 @@ class Bench:
         sizes.limit_references(pipeline, self._native)
         for side in self._options.sides:
             edit_plainly(pipeline, side, 2, 4.0)  # not counted: kernels are chosen and memory is taken
-            reset_peak(self._device)
             edit = edit_plainly(pipeline, side, self._options.steps, 4.0)
             # Its passes see the native reference whatever the side: where they differ there is no count for them.
-            self._add("diffusers", side, f"{self._options.steps}x2", edit, passes=2, is_counted=side == self._native)
+            self._add("diffusers", side, edit, passes=2, is_counted=side == self._native)
 
     @property
     def _native(self) -> int:
         return int(max(self._options.sides)) if self._options.tiny else NATIVE
 
     def _worker(self, side: int) -> None:
-        """The real worker on a real spool: a first edit that is not counted, one of each kind, and a few in a row."""
+        """The real worker on a real spool: one edit of each kind, and a few in a row."""
         with tempfile.TemporaryDirectory(prefix="i2ii-benchmark-") as folder:
             spool = Spool(Path(folder) / "spool")
             spool.create()
             engine = MeasuredEngine(self._settings(Path(folder), side), self)
             exact = request(num_inference_steps=self._options.steps, true_cfg_scale=4.0)
             distilled = EditRequest(prompt=PROMPT, preset="distilled", seed=0)
-            jobs = [exact.model_copy(update={"num_inference_steps": 10}), exact, *[distilled] * (2 + IN_A_ROW)]
+            jobs = [exact, *[distilled] * (2 + IN_A_ROW)]
             picture = Path(folder) / "picture.jpg"
             picture.write_bytes(photograph(NATIVE, NATIVE, seed=0))
             for job in jobs:
                 submit(spool, [picture], job, max_pixels=NATIVE**2)
             Worker(engine.settings, engine, gpus.choose("0"), burst=True).run()
+        # Not counted: the engine's own warm-up, and the first edit with the LoRA.
         _, full, _, few, *rest = engine.edits
-        self._add("i2ii", side, f"{self._options.steps}x2", full, passes=2)
-        self._add("i2ii, 4-step LoRA", side, "4x1", few, passes=1)
+        self._add("i2ii", side, full, passes=2)
+        self._add("i2ii, 4-step LoRA", side, few, passes=1)
         row = [few, *rest]
         self.gaps += [later.begun - earlier.ended for earlier, later in pairwise(row)]
 
@@ -195,11 +197,11 @@ class Bench:
             }
         )
 
-    def _add(self, what: str, side: int, steps: str, edit: Edit, *, passes: int, is_counted: bool = True) -> None:
+    def _add(self, what: str, side: int, edit: Edit, *, passes: int, is_counted: bool = True) -> None:
         tflops = passes * self._flops[side] / edit.step / 1e12 if is_counted else None
-        peak = torch.cuda.max_memory_allocated() / 2**30 if self._device.type == "cuda" else None
         of_peak = tflops / self.peak if tflops is not None else None
-        self.rows.append(Row(what, side, steps, edit.seconds, edit.step, tflops, of_peak, peak))
+        steps = f"{len(edit.steps)}x{passes}"
+        self.rows.append(Row(what, side, steps, edit.seconds, edit.step, tflops, of_peak, edit.peak_gib))
 
 
 class MeasuredEngine(QwenEngine):
@@ -221,7 +223,7 @@ class MeasuredEngine(QwenEngine):
 
     def edit(self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep) -> list[Image.Image]:
         """Edit, and keep the time."""
-        reset_peak(loading.device())
+        reset_peak()
         steps = []
 
         def timed(step: int, count: int) -> None:
@@ -231,7 +233,7 @@ class MeasuredEngine(QwenEngine):
 
         begun = time.perf_counter()
         made = super().edit(images, request, timed)
-        self.edits.append(Edit(begun, time.perf_counter(), tuple(steps)))
+        self.edits.append(Edit(begun, time.perf_counter(), tuple(steps), peak_gib()))
         return made
 
 
@@ -254,6 +256,7 @@ def edit_plainly(pipeline: Any, side: int, steps: int, cfg: float) -> Edit:
         ended.append(time.perf_counter())
         return tensors
 
+    reset_peak()
     begun = time.perf_counter()
     pipeline(
         image=Image.open(io.BytesIO(photograph(NATIVE, NATIVE, seed=0))),
@@ -266,7 +269,7 @@ def edit_plainly(pipeline: Any, side: int, steps: int, cfg: float) -> Edit:
         generator=torch.Generator("cpu").manual_seed(0),
         callback_on_step_end=on_step_end,
     )
-    return Edit(begun, time.perf_counter(), tuple(ended))
+    return Edit(begun, time.perf_counter(), tuple(ended), peak_gib())
 
 
 def flops_of_a_pass(pipeline: Any, side: int) -> float:
@@ -315,10 +318,15 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def reset_peak(device: torch.device) -> None:
+def reset_peak() -> None:
     """Count the most memory anew."""
-    if device.type == "cuda":
+    if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gib() -> float | None:
+    """The most memory since then, if there is a card."""
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
 def free_memory(device: torch.device) -> None:

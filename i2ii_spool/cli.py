@@ -325,7 +325,8 @@ def fetch(name: str | None) -> None:
         except EngineError as error:
             click.echo(f"i2ii: the model is complete, and without the preset fast: {error}", err=True)
         else:
-            click.echo(lightning or "", nl=lightning is not None)
+            if lightning is not None:
+                click.echo(lightning)
 
 
 @model.command()

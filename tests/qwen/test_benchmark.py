@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason=REASON)
 
 def test_the_gpu_benchmark_measures_diffusers_and_the_worker_in_one_run() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--json", "--set", "frame_vae=false"],
+        [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--json", "--steps", "12", "--set", "frame_vae=false"],
         capture_output=True,
         text=True,
         check=False,
@@ -30,6 +30,7 @@ def test_the_gpu_benchmark_measures_diffusers_and_the_worker_in_one_run() -> Non
         ("i2ii", 96),
         ("i2ii, 4-step LoRA", 96),
     ]
+    assert [row["steps"] for row in report["rows"]] == ["12x2", "12x2", "12x2", "4x1", "12x2", "4x1"]
     assert all(row["seconds"] > row["step_seconds"] > 0 for row in report["rows"])
     assert report["gap_ms"] > 0
 

@@ -109,7 +109,7 @@ class QwenEngine:
     def _with_preset(self, request: EditRequest) -> EditRequest:
         """Put the preset into force; return the request with what it decides filled in."""
         if not request.preset:
-            self._use(None, presets.PLAIN)
+            self._use(None, None)
             return request
         preset = self._presets.get(request.preset)
         if preset is None:
@@ -121,17 +121,17 @@ class QwenEngine:
             raise InvalidRequest(
                 f"{request.preset!r} is not a preset here; there are {', '.join(self._presets)}{cure}", field="preset"
             )
-        self._use(request.preset if preset.lora else None, preset)
+        self._use(request.preset if preset.lora else None, preset.shift)
         decided = {name: getattr(preset, name) for name in OPEN_TO_PRESETS if name not in request.model_fields_set}
         return request.model_copy(update=decided)
 
-    def _use(self, lora: str | None, preset: presets.Preset) -> None:
+    def _use(self, lora: str | None, shift: float | None) -> None:
         if lora != self._awake:
             loras.wake(self._pipeline, lora)
             self._awake = lora
             if self._modulations is not None:
                 self._modulations.forget()
-        self._pipeline.scheduler = presets.scheduler(self._published_scheduler, preset)
+        self._pipeline.scheduler = presets.scheduler(self._published_scheduler, shift)
 
     def _note(self, request: EditRequest, source: sizes.Size, target: sizes.Size) -> None:
         transform = {"input": source, "computed": self._working(target), "result": target}
@@ -211,7 +211,7 @@ class QwenEngine:
 
     def close(self) -> None:
         """Let go of the device."""
-        del self._pipeline
+        del self._pipeline, self._modulations
 
 
 class _Counter:

@@ -150,7 +150,7 @@ def choose_attention(transformer: Any, name: str, device: torch.device) -> None:
         if device.type != "cuda":
             return
         seconds = {each: _seconds(each, transformer, device) for each in EXACT}
-        log.info("attention: %s", ", ".join(f"{each} {time * 1e3:.1f} ms" for each, time in seconds.items()))
+        log.info("attention: %s", ", ".join(f"{each} {took * 1e3:.1f} ms" for each, took in seconds.items()))
         name = min(seconds, key=seconds.__getitem__)
     try:
         transformer.set_attention_backend(name)

@@ -15,6 +15,8 @@ def pull(pipeline: Any, settings: Settings, mode: Memory, device: torch.device) 
     Returns the modulations that it keeps, if it does. Raises `SettingsError` for what cannot be had here.
     """
     two_streams = families.of(pipeline).has_two_streams
+    if settings.step_cache != "off" and not two_streams:
+        raise SettingsError("this model keeps what steps share by itself: leave it off", field="step_cache")
     exact.drop_head(pipeline)
     if settings.prompt_cache:
         exact.keep_prompts(pipeline, settings.prompt_cache)
@@ -28,8 +30,6 @@ def pull(pipeline: Any, settings: Settings, mode: Memory, device: torch.device) 
     memory.place(pipeline, mode, device)
     if settings.attention != "auto" or two_streams:  # without, there are masks, which most kernels refuse
         exact.choose_attention(pipeline.transformer, settings.attention, device)
-    if settings.step_cache != "off" and not two_streams:
-        raise SettingsError("this model keeps what steps share by itself: leave it off", field="step_cache")
     lossy.cache_steps(pipeline, settings.step_cache)
     if settings.compile:
         pipeline.transformer.compile_repeated_blocks(fullgraph=settings.step_cache == "off")

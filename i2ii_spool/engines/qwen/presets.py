@@ -44,9 +44,6 @@ class Preset(BaseModel):
         return self
 
 
-PLAIN = Preset(num_inference_steps=50, true_cfg_scale=4.0)
-"""What holds without a preset: the schedule as it is published, and steps and guidance from the request."""
-
 # The 4-step LoRAs of https://github.com/ModelTC/Qwen-Image-Lightning: the repository, and the file in it.
 LIGHTNING: Mapping[Version, tuple[str, str]] = {
     "1": ("lightx2v/Qwen-Image-Lightning", "Qwen-Image-Edit-Lightning-4steps-V1.0-bf16.safetensors"),
@@ -118,9 +115,9 @@ def version_of(folder: Path) -> Version:
     return "2511" if transformer.get("zero_cond_t") else "2509"
 
 
-def scheduler(published: Any, preset: Preset) -> Any:
-    """The scheduler of the model, `published`, with the preset's fixed shift."""
-    if preset.shift is None:
+def scheduler(published: Any, shift: float | None) -> Any:
+    """The scheduler of the model, `published`, with a preset's fixed shift if it has one."""
+    if shift is None:
         return published
-    shift = math.log(preset.shift)
-    return type(published).from_config(published.config, base_shift=shift, max_shift=shift, shift_terminal=None)
+    log_shift = math.log(shift)
+    return type(published).from_config(published.config, base_shift=log_shift, max_shift=log_shift, shift_terminal=None)
