@@ -30,7 +30,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import describe_machine
-from i2ii_spool import settings
+from i2ii_spool import gpus, settings
 from i2ii_spool.bench import photograph
 from i2ii_spool.engines.base import OnStep
 from i2ii_spool.engines.qwen import QwenEngine, loading, sizes
@@ -39,7 +39,6 @@ from i2ii_spool.job import EditRequest
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.submit import submit
-from i2ii_spool.worker import gpus
 from i2ii_spool.worker.daemon import Worker
 
 PUBLISHED = Shape(

@@ -24,6 +24,7 @@ from PIL import Image
 from benchmarks.common import Figure, Options, fill, new_spool, options, report
 from i2ii_spool.bench import percentile, photograph
 from i2ii_spool.engines.base import EngineInfo, OnStep
+from i2ii_spool.gpus import Gpu
 from i2ii_spool.job import EditRequest
 from i2ii_spool.pictures import encode
 from i2ii_spool.settings import Settings
@@ -33,7 +34,6 @@ from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.status import read_status
 from i2ii_spool.spool.submit import submit
 from i2ii_spool.worker.daemon import Worker
-from i2ii_spool.worker.gpus import Gpu
 
 SUBMITTERS = 16
 FEW, MANY = 100, 100_000

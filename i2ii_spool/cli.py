@@ -146,16 +146,14 @@ def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
 
     N is an index within CUDA_VISIBLE_DEVICES, a GPU-<uuid> or a MIG-<uuid>.
     """
-    from i2ii_spool import engines, logs
-    from i2ii_spool.worker import gpus
+    from i2ii_spool import engines, gpus, logs
     from i2ii_spool.worker.daemon import Worker
 
     chosen = gpus.choose(gpu)
     logs.set_up(chosen.unit)
-    has_gpu = bool(gpus.find_all())
-    if has_gpu:
-        gpus.show_only(chosen)
-    Worker(settings, engines.create(settings, has_gpu=has_gpu), chosen, burst=burst).run()
+    device = gpus.show_only(chosen)
+    engine = engines.create(settings, has_gpu=device is not None)
+    Worker(settings, engine, chosen, device, burst=burst).run()
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------

@@ -13,9 +13,8 @@ import sys
 import time
 from functools import partial
 
-from i2ii_spool import __version__, logs
+from i2ii_spool import __version__, gpus, logs
 from i2ii_spool.settings import Settings
-from i2ii_spool.worker import gpus
 
 log = logging.getLogger(__name__)
 

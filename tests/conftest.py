@@ -19,6 +19,7 @@ from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.submit import submit
 
 HERE = Path(__file__).parent
+FAKE_DRIVER = HERE / "fake_driver"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 from PIL.Image import Image
 
-from i2ii_spool import logs, settings
+from i2ii_spool import gpus, logs, settings
 from i2ii_spool.engines.base import EngineInfo, OnStep
 from i2ii_spool.errors import EngineBroken
 from i2ii_spool.job import EditRequest
-from i2ii_spool.worker import gpus
 from i2ii_spool.worker.daemon import Worker
 
 

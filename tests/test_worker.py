@@ -16,13 +16,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from i2ii_spool.errors import SettingsError
 from i2ii_spool.job import EditRequest, attempts
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.submit import submit
-from i2ii_spool.spool.workers import WORKER_NAME, see_workers, worker_name
-from i2ii_spool.worker import gpus
-from i2ii_spool.worker.gpus import Gpu
+from i2ii_spool.spool.workers import see_workers, worker_name
 from tests.conftest import HERE, Service, cli, make_picture, wait_until
 
 GPU0 = worker_name("gpu0")
@@ -429,84 +426,6 @@ def test_systemd_hears_how_the_worker_is(service: Service, submit_job: Submit, m
 # --- which GPU -------------------------------------------------------------------------------------------------------
 
 UUID = "8f3a1b2c-0d1e-2f30-4152-637485960718"
-
-
-@pytest.mark.parametrize(
-    ("visible", "wanted", "chosen"),
-    [
-        (None, "0", Gpu(0, "gpu0")),
-        (None, "7", Gpu(7, "gpu7")),
-        (None, f"GPU-{UUID}", Gpu(f"GPU-{UUID}", "gpu-8f3a1b2c")),
-        (None, f"MIG-{UUID}", Gpu(f"MIG-{UUID}", "mig-8f3a1b2c")),
-        (None, f"MIG-GPU-{UUID}/3/0", Gpu(f"MIG-GPU-{UUID}/3/0", "mig-8f3a1b2c-3-0")),
-        ("3,5", "0", Gpu(3, "gpu3")),
-        ("3,5", "1", Gpu(5, "gpu5")),
-        (" 3 , 5 ", "1", Gpu(5, "gpu5")),
-        ("3,-1,5", "0", Gpu(3, "gpu3")),
-        (f"GPU-{UUID},GPU-1234abcd", "1", Gpu("GPU-1234abcd", "gpu-1234abcd")),
-        (f"GPU-{UUID}", f"GPU-{UUID}", Gpu(f"GPU-{UUID}", "gpu-8f3a1b2c")),
-        (f"MIG-{UUID}", "0", Gpu(f"MIG-{UUID}", "mig-8f3a1b2c")),
-    ],
-)
-def test_an_index_counts_within_the_visible_gpus(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None, wanted: str, chosen: Gpu
-) -> None:
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpus.choose(wanted) == chosen
-    assert WORKER_NAME.fullmatch(worker_name(chosen.unit))
-    gpus.show_only(chosen)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == str(chosen.id)
-
-
-@pytest.mark.parametrize(
-    ("visible", "wanted", "says"),
-    [
-        ("3,5", "2", "GPU 2 is not there: CUDA_VISIBLE_DEVICES=3,5 has 2"),
-        ("3,-1,5", "1", "GPU 1 is not there"),
-        ("3,5", f"GPU-{UUID}", "is not in CUDA_VISIBLE_DEVICES=3,5"),
-        (None, "first", "'first' is not a GPU"),
-        (None, "-1", "'-1' is not a GPU"),
-        (None, "GPU-../../etc", "is not a GPU"),
-        (None, "", "'' is not a GPU"),
-    ],
-)
-def test_a_gpu_that_is_not_there_is_refused(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None, wanted: str, says: str
-) -> None:
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with pytest.raises(SettingsError, match="GPU") as refused:
-        gpus.choose(wanted)
-    assert says in refused.value.message
-    assert refused.value.field == "gpu"
-
-
-@pytest.mark.parametrize(
-    ("visible", "found"),
-    [("", []), ("-1", []), ("0", ["0"]), ("3,5", ["0", "1"]), ("3,-1,5", ["0"]), (f"MIG-{UUID}", ["0"])],
-)
-def test_the_environment_says_which_gpus_may_be_used(
-    monkeypatch: pytest.MonkeyPatch, visible: str, found: list[str]
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpus.find_all() == found
-
-
-@pytest.mark.parametrize(
-    ("script", "found"),
-    [("printf '0\\n1\\n'", ["0", "1"]), ("echo 'No devices were found'; exit 6", []), (None, [])],
-    ids=["two", "none", "no driver"],
-)
-def test_without_it_the_driver_is_asked(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str | None, found: list[str]
-) -> None:
-    if script is not None:
-        driver = tmp_path / "nvidia-smi"
-        driver.write_text(f"#!/bin/sh\n{script}\n")
-        driver.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus.find_all() == found
 
 
 def test_the_gpu_chosen_is_named_by_worker_and_result(service: Service, submit_job: Submit) -> None:

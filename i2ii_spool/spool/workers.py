@@ -109,6 +109,10 @@ class WorkerStatus(Record):
     jobs_done: int = 0
     jobs_failed: int = 0
     seconds_per_job: float | None = None
+    memory_used_mib: int | None = None
+    """Of the GPU, whoever uses it; None without one."""
+    memory_total_mib: int | None = None
+    use_percent: int | None = None
     note: str = ""
 
 

@@ -24,6 +24,7 @@ from PIL.Image import Image
 
 from i2ii_spool.engines.base import Engine
 from i2ii_spool.errors import Cancelled, EngineBroken, EngineError, I2iiError, InvalidRequest, TakenAway
+from i2ii_spool.gpus import Device, Gpu, Meter
 from i2ii_spool.notify import notify
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.claim import Claim, Claims
@@ -32,7 +33,6 @@ from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.recovery import recover
 from i2ii_spool.spool.wake import Watcher
 from i2ii_spool.spool.workers import WorkerLock, WorkerState, worker_name
-from i2ii_spool.worker.gpus import Gpu
 from i2ii_spool.worker.heartbeat import Heartbeat
 from i2ii_spool.worker.run import Run
 
@@ -50,13 +50,16 @@ class GiveBack(Exception):
 class Worker:
     """One GPU's daemon. `burst` ends it when no job waits any more."""
 
-    def __init__(self, settings: Settings, engine: Engine, gpu: Gpu, *, burst: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, gpu: Gpu, device: Device | None = None, *, burst: bool = False
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._burst = burst
         self._spool = Spool(settings.spool)
         self.name = worker_name(gpu.unit)
         self._gpu = gpu
+        self._device = device
         self._wakeups: queue.SimpleQueue[str] = queue.SimpleQueue()  # its put() is safe in a signal handler
         self._give_back_at: float | None = None
         self._broken: EngineBroken | None = None
@@ -99,7 +102,8 @@ class Worker:
 
     def _startup(self, stack: ExitStack) -> None:
         info = self._engine.info
-        self._heart = Heartbeat(self._spool, self.name, self._gpu.id, info)
+        meter = None if self._device is None else Meter(self._device)
+        self._heart = Heartbeat(self._spool, self.name, self._gpu.id, info, meter)
         stack.callback(self._heart.stop)
         self._heart.show(state=WorkerState.LOADING)
         (self._spool.running / self.name).mkdir(exist_ok=True)

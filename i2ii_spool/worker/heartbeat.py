@@ -7,9 +7,11 @@ over a GPU that hangs.
 import os
 import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
 from i2ii_spool.engines.base import EngineInfo
+from i2ii_spool.gpus import Meter
 from i2ii_spool.notify import notify
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.workers import WorkerState, WorkerStatus, drop_status, write_status
@@ -20,8 +22,11 @@ INTERVAL = 1.0
 class Heartbeat:
     """Writes `workers/<worker>.json` when something changes, and at least once a second while beaten."""
 
-    def __init__(self, spool: Spool, worker: str, gpu_id: int | str | None, info: EngineInfo) -> None:
+    def __init__(
+        self, spool: Spool, worker: str, gpu_id: int | str | None, info: EngineInfo, meter: Meter | None
+    ) -> None:
         self._spool = spool
+        self._meter = meter
         self._next = 0.0
         self._lock = threading.Lock()  # a result is saved, and counted, in a thread of its own
         self.status = WorkerStatus(
@@ -75,7 +80,8 @@ class Heartbeat:
         self._next = 0.0
 
     def _show(self, **changes: Any) -> None:
-        self.status = self.status.model_copy(update=changes)
+        load = {} if self._meter is None else asdict(self._meter.read())
+        self.status = self.status.model_copy(update={**load, **changes})
         self._next = time.monotonic() + INTERVAL
         write_status(self._spool, self.status)
         notify(WATCHDOG=1, STATUS=self._sentence())

@@ -1,0 +1,107 @@
+"""NVIDIA's library as it would be on a machine with the cards that `FAKE_GPUS` lists.
+
+`FAKE_GPUS` is a JSON list of cards; a card is {"minor", "uuid"} and may have "slices", a list of UUIDs. Without it,
+there is no driver; `{"error": N}` is a driver that answers with this error. As the real one does in a unit that may use
+one card alone, it shows none that `FAKE_FENCE`, a minor number, keeps out.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+import sysconfig
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+_spec = importlib.util.spec_from_file_location("real_pynvml", Path(sysconfig.get_path("purelib")) / "pynvml.py")
+assert _spec is not None
+assert _spec.loader is not None
+_real = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = _real
+_spec.loader.exec_module(_real)
+
+NVMLError = _real.NVMLError
+NVMLError_LibraryNotFound = _real.NVMLError_LibraryNotFound
+NVMLError_DriverNotLoaded = _real.NVMLError_DriverNotLoaded
+NVMLError_NotFound = _real.NVMLError_NotFound
+NVMLError_NotSupported = _real.NVMLError_NotSupported
+
+
+def _cards() -> list[Any]:
+    fence = os.environ.get("FAKE_FENCE")
+    cards = json.loads(os.environ["FAKE_GPUS"])
+    return [card for card in cards if fence is None or str(card["minor"]) == fence]
+
+
+def nvmlInit() -> None:
+    described = json.loads(os.environ.get("FAKE_GPUS", "null"))
+    if described is None:
+        raise NVMLError(_real.NVML_ERROR_LIBRARY_NOT_FOUND)
+    if isinstance(described, dict):
+        raise NVMLError(described["error"])
+
+
+def nvmlShutdown() -> None:
+    pass
+
+
+def nvmlDeviceGetCount() -> int:
+    return len(_cards())
+
+
+def nvmlDeviceGetHandleByIndex(index: int) -> Any:
+    return _cards()[index]
+
+
+def nvmlDeviceGetHandleByUUID(uuid: str) -> Any:
+    parts = [part for card in _cards() for part in (card, *map(_slice, card.get("slices", ())))]
+    return next(part for part in parts if part["uuid"] == uuid)
+
+
+def nvmlDeviceGetName(_card: Any) -> str:
+    return "NVIDIA Imaginary"
+
+
+def nvmlDeviceGetUUID(part: Any) -> str:
+    uuid: str = part["uuid"]
+    return uuid
+
+
+def nvmlDeviceGetMinorNumber(card: Any) -> int:
+    minor: int = card["minor"]
+    return minor
+
+
+def nvmlDeviceGetMaxMigDeviceCount(card: Any) -> int:
+    if "slices" not in card:
+        raise NVMLError(_real.NVML_ERROR_NOT_SUPPORTED)
+    return 7
+
+
+def nvmlDeviceGetMigDeviceHandleByIndex(card: Any, index: int) -> Any:
+    if index >= len(card["slices"]):
+        raise NVMLError(_real.NVML_ERROR_NOT_FOUND)
+    return _slice(card["slices"][index])
+
+
+def _slice(uuid: str) -> Any:
+    return {"uuid": uuid, "is_slice": True}
+
+
+def nvmlDeviceGetMemoryInfo(_part: Any) -> Any:
+    return SimpleNamespace(used=30 * 2**30, total=80 * 2**30)
+
+
+def nvmlDeviceGetUtilizationRates(part: Any) -> Any:
+    if "is_slice" in part:
+        raise NVMLError(_real.NVML_ERROR_NOT_SUPPORTED)
+    return SimpleNamespace(gpu=97)
+
+
+def nvmlSystemGetDriverVersion() -> str:
+    return "570.86.15"
+
+
+def nvmlSystemGetCudaDriverVersion_v2() -> int:
+    return 12080
