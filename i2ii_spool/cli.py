@@ -3,6 +3,7 @@
 Parts are imported where they are used, so that `i2ii --help` answers at once.
 """
 
+import faulthandler
 import functools
 import json
 import os
@@ -17,6 +18,7 @@ import click
 
 from i2ii_spool import __version__
 from i2ii_spool.errors import EngineError, I2iiError, InvalidRequest, NotFound, SettingsError, SpoolUnusable, WrongState
+from i2ii_spool.notify import notify
 
 if TYPE_CHECKING:
     from i2ii_spool.engines.qwen.presets import Version
@@ -96,7 +98,7 @@ def command(*settings: str, takes_request: bool = False) -> Callable[[Callable[.
             from i2ii_spool.settings import load
 
             flags = {name: values.pop(name) for name in settings}
-            with _errors_shown():
+            with errors_shown():
                 function(load(flags), **values)
 
         return main.command(cls=Command, settings=settings, takes_request=takes_request)(call)
@@ -105,13 +107,18 @@ def command(*settings: str, takes_request: bool = False) -> Callable[[Callable[.
 
 
 @contextmanager
-def _errors_shown() -> Iterator[None]:
+def errors_shown() -> Iterator[None]:
+    """Show an error as one line, to systemd too, and exit with its code."""
     try:
         yield
     except I2iiError as error:
+        notify(STATUS=str(error))
         click.echo(f"i2ii: {error}", err=True)
         is_wrong_call = isinstance(error, InvalidRequest | NotFound | WrongState)
         sys.exit(EX_CONFIG if isinstance(error, SettingsError) else EX_USAGE if is_wrong_call else 1)
+    except Exception as error:
+        notify(STATUS=f"{type(error).__name__}: {error}")  # `systemctl status` shows it; the journal has the traceback
+        raise
 
 
 # --- daemons ---------------------------------------------------------------------------------------------------------
@@ -132,10 +139,12 @@ def up(settings: "Settings") -> None:
 def serve(settings: "Settings") -> None:
     """Run the HTTP server."""
     from i2ii_spool import logs
+    from i2ii_spool.settings import load
     from i2ii_spool.web import app
 
     logs.set_up("http")
-    app.serve(settings)
+    faulthandler.enable()
+    app.serve(settings, functools.partial(load, dict(click.get_current_context().params)))
 
 
 @command("spool", *WORKER, *HOUSEKEEPING, "max_upload_mib", "max_megapixels")
@@ -147,10 +156,12 @@ def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
     N is an index within CUDA_VISIBLE_DEVICES, a GPU-<uuid> or a MIG-<uuid>.
     """
     from i2ii_spool import engines, gpus, logs
+    from i2ii_spool.spool.workers import worker_name
     from i2ii_spool.worker.daemon import Worker
 
     chosen = gpus.choose(gpu)
-    logs.set_up(chosen.unit)
+    logs.set_up(chosen.unit, worker_name(chosen.unit))
+    faulthandler.enable()  # systemd's watchdog aborts a worker that hangs: say where
     device = gpus.show_only(chosen)
     engine = engines.create(settings, has_gpu=device is not None)
     Worker(settings, engine, chosen, device, burst=burst).run()
@@ -314,7 +325,7 @@ def fetch(name: str | None) -> None:
     from i2ii_spool.engines.qwen import loading, presets
     from i2ii_spool.settings import load
 
-    with _errors_shown():
+    with errors_shown():
         settings = load()
         folder = loading.fetch(name or settings.model, settings.model_source)
         click.echo(folder)
@@ -343,12 +354,61 @@ def tiny(folder: Path, *, like: "Version") -> None:
     """
     from i2ii_spool.engines.qwen import loading
 
-    with _errors_shown():
+    with errors_shown():
         loading.check_packages(*loading.PACKAGES)
         from i2ii_spool.engines.qwen.tiny import write
 
         write(folder, like)
     click.echo(f"{folder}: random weights; try them with --engine qwen --model {folder} --max-side 128")
+
+
+@main.group()
+def units() -> None:
+    """Put the systemd units in place: one per GPU, the server, retention."""
+
+
+PLACE = (
+    click.option(
+        "--prefix",
+        type=click.Path(file_okay=False, exists=True, path_type=Path),
+        default="/",
+        show_default=True,
+        help="the root of the system that they are for, like that of an image being built",
+    ),
+    click.option("--user-mode", is_flag=True, help="for your own systemd (systemctl --user), without the sandbox"),
+    click.option("--dry-run", is_flag=True, help="only say what would be done"),
+)
+
+
+def _with_place(function: Callable[..., None]) -> Callable[..., None]:
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(PLACE), function)
+
+
+@units.command()
+@_with_place
+def install(prefix: Path, *, user_mode: bool, dry_run: bool) -> None:
+    """Write the units and enable them for the GPUs found; after an upgrade, write them again.
+
+    The settings are written to /etc/i2ii/i2ii.env, each with its meaning, if there is no such file.
+    """
+    from i2ii_spool import units
+
+    with errors_shown():
+        place = units.place_for(prefix, user_mode=user_mode)
+        instances = units.install(place, dry_run=dry_run)
+    if not dry_run and place.is_this_system:
+        start = " ".join(place.systemctl("start", "i2ii.target"))
+        click.echo(f"\nenabled for {len(instances)} workers; next: i2ii model fetch, i2ii doctor, and {start}")
+
+
+@units.command("remove")
+@_with_place
+def remove_units(prefix: Path, *, user_mode: bool, dry_run: bool) -> None:
+    """Drain and stop what runs, and remove the units; settings and jobs stay."""
+    from i2ii_spool import units
+
+    with errors_shown():
+        units.remove(units.place_for(prefix, user_mode=user_mode), dry_run=dry_run)
 
 
 @command("spool", *SERVER, *WORKER, *HOUSEKEEPING, "keep_days", "keep_jobs", "keep_free_mib")

@@ -1,9 +1,11 @@
 """Every setting, once: its name, type, default and meaning.
 
-A flag beats the environment (`I2II_PORT`), the environment beats `/etc/i2ii/i2ii.env`, and that beats the default.
+A flag beats the environment (`I2II_PORT`), the environment beats `~/.config/i2ii/i2ii.env`, that beats
+`/etc/i2ii/i2ii.env`, and that beats the default.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,6 +17,8 @@ from i2ii_spool.errors import SettingsError
 
 PREFIX = "I2II_"
 ENV_FILE = Path("/etc/i2ii/i2ii.env")
+USER_ENV_FILE = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "i2ii/i2ii.env"
+ENV_FILES = (ENV_FILE, USER_ENV_FILE)
 MIB = 2**20
 
 Memory = Literal["full", "model-offload", "group-offload", "fp8"]
@@ -26,7 +30,7 @@ class Settings(BaseSettings):
     """What can be set. Names in the environment are these in capitals behind `I2II_`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=ENV_FILE, env_ignore_empty=True, frozen=True, extra="forbid"
+        env_prefix=PREFIX, env_file=ENV_FILES, env_ignore_empty=True, frozen=True, extra="forbid"
     )
 
     spool: Annotated[Path, Field(description="the spool directory")] = Path("spool")
@@ -124,27 +128,33 @@ class Settings(BaseSettings):
         return {f"{PREFIX}{name.upper()}": str(value) for name, value in self if value is not None}
 
 
-def load(flags: dict[str, Any] | None = None) -> Settings:
-    """Return the settings in force, or raise `SettingsError` that names the one at fault."""
+def load(flags: dict[str, Any] | None = None, files: Sequence[Path] = ENV_FILES) -> Settings:
+    """Return the settings in force, or raise `SettingsError` that names the one at fault.
+
+    Of `files`, a later one beats an earlier one.
+    """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     try:
-        return Settings(**given)
+        return Settings(_env_file=files, **given)  # type: ignore[call-arg]  # pydantic's own, which mypy does not see
+    except PermissionError as error:
+        raise SettingsError(f"{error.filename} cannot be read: chmod 644 it, and its folder 755") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         if name:
-            message = f"{name} {message}, got {first['input']!r}; it comes from {source(name, given)}"
+            message = f"{name} {message}, got {first['input']!r}; it comes from {source(name, given, files)}"
         raise SettingsError(message, field=name or None) from None
 
 
-def source(name: str, flags: dict[str, Any]) -> str:
+def source(name: str, flags: dict[str, Any], files: Sequence[Path] = ENV_FILES) -> str:
     """Where the value of a setting comes from."""
     variable = f"{PREFIX}{name.upper()}"
     if flags.get(name) is not None:
         return "a flag"
     if os.environ.get(variable):
         return variable
-    if dotenv_values(ENV_FILE).get(variable):
-        return str(ENV_FILE)
+    for file in reversed(files):
+        if dotenv_values(file).get(variable):
+            return str(file)
     return "the default"

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import site
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from PIL import Image
 from i2ii_spool.job import EditRequest
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.submit import submit
+from tests.machine import Machine, why_not
 
 HERE = Path(__file__).parent
 FAKE_DRIVER = HERE / "fake_driver"
@@ -151,3 +154,51 @@ def cli(service: Service, *arguments: str, check: bool = True) -> subprocess.Com
 def get_json(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=60) as answer:
         return json.load(answer)
+
+
+# --- a machine with systemd ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What to bind into a machine so that a wheel of this tree is installed there, in /opt/i2ii."""
+    if reason := why_not():
+        pytest.skip(f"no machine with systemd: {reason}")
+    folder = tmp_path_factory.mktemp("installed")
+    folder.chmod(0o755)
+    wheel = build_wheel(folder / "source")
+    python = Path(sys.executable).resolve()
+    prefix = Path(sys.base_prefix)
+    binds = [f"{folder}/env:/opt/i2ii", f"{site.getsitepackages()[0]}:/opt/dependencies", f"{HERE}:/opt/tests/tests"]
+    if prefix != Path("/usr"):  # it may lie in a home, which the units do not see
+        binds.append(f"{prefix}:/opt/python")
+        python = Path("/opt/python") / python.relative_to(prefix)
+    (folder / "env").mkdir()
+    with Machine([*binds, f"{wheel.parent}:/opt/wheel"]) as workshop:
+        workshop.sh(f"{python} -m venv /opt/i2ii && /opt/i2ii/bin/pip install -q --no-index --no-deps /opt/wheel/*.whl")
+        workshop.sh("echo /opt/dependencies > $(echo /opt/i2ii/lib/python*/site-packages)/dependencies.pth")
+    return binds
+
+
+def _not_ours(folder: str, names: list[str]) -> set[str]:
+    """What of the tree is not tracked by git, such as the spool and the environment."""
+    at_top = {"spool", "build"} if Path(folder) == HERE.parent else set()
+    return {name for name in names if name.startswith(".") or name.endswith(".egg-info") or name in at_top}
+
+
+def build_wheel(source: Path, version: str | None = None) -> Path:
+    """Build a wheel of this tree, of another version if that is asked for."""
+    shutil.copytree(HERE.parent, source, symlinks=True, ignore=_not_ours)
+    if version is not None:
+        (source / "i2ii_spool/__init__.py").write_text(f'__version__ = "{version}"\n')
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", source / "wheel", source], check=True
+    )
+    return next((source / "wheel").glob("*.whl"))
+
+
+@pytest.fixture
+def machine(installed: list[str]) -> Iterator[Machine]:
+    """A machine on which i2ii is installed, and no unit of it."""
+    with Machine(installed) as running:
+        yield running

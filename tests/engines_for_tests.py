@@ -1,17 +1,21 @@
 """Engines that go wrong on purpose, each in a real worker: `python engines_for_tests.py CASE UNIT [--burst]`."""
 
+import faulthandler
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
 from PIL.Image import Image
 
 from i2ii_spool import gpus, logs, settings
+from i2ii_spool.cli import errors_shown
 from i2ii_spool.engines.base import EngineInfo, OnStep
 from i2ii_spool.errors import EngineBroken
 from i2ii_spool.job import EditRequest
+from i2ii_spool.spool.workers import worker_name
 from i2ii_spool.worker.daemon import Worker
 
 
@@ -67,16 +71,59 @@ class BrokenInEdit(Slow):
         raise EngineBroken("the device is lost")
 
 
+class Hangs(Slow):
+    """A GPU that hangs at a job whose prompt is `hang`, the first time."""
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        has_hung = settings.load().spool.with_name("has-hung")
+        if request.prompt == "hang" and not has_hung.exists():
+            has_hung.touch()
+            threading.Event().wait()
+        return super().edit(images, request, on_step)
+
+
+class Hungry(Slow):
+    """A job whose prompt is `eat` takes all the memory there is."""
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        eaten = []
+        while request.prompt == "eat":
+            eaten.append(b"x" * 2**24)
+        return super().edit(images, request, on_step)
+
+
+class BrokenAtLoad(Slow):
+    """The card is defective."""
+
+    def load(self) -> None:
+        raise EngineBroken("the card is defective")
+
+
+class SlowToLoad(Slow):
+    """A large model from a slow disk."""
+
+    def load(self) -> None:
+        until = time.monotonic() + 12
+        while time.monotonic() < until:
+            sum(range(10**5))
+
+
 CASES = {
     "slow": Slow,
     "quick": Quick,
     "killed_in_edit": KilledInEdit,
     "raises_in_edit": RaisesInEdit,
     "broken_in_edit": BrokenInEdit,
+    "broken_at_load": BrokenAtLoad,
+    "hangs": Hangs,
+    "hungry": Hungry,
+    "slow_to_load": SlowToLoad,
 }
 
 if __name__ == "__main__":
     case, unit, *burst = sys.argv[1:]
     gpu = gpus.choose(unit)
-    logs.set_up(gpu.unit)
-    Worker(settings.load(), CASES[case](), gpu, burst=bool(burst)).run()
+    logs.set_up(gpu.unit, worker_name(gpu.unit))
+    faulthandler.enable()
+    with errors_shown():
+        Worker(settings.load(), CASES[case](), gpu, burst=bool(burst)).run()

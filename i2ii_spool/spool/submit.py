@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,7 +102,8 @@ def _stage(spool: Spool) -> tuple[str, str]:
             os.mkdir(folder)
         except FileExistsError:  # another process drew the same letters in the same millisecond
             continue
-        os.chmod(folder, FOLDER_MODE)
+        if stat.S_IMODE(os.stat(folder).st_mode) != FOLDER_MODE:  # our umask is not the spool's
+            os.chmod(folder, FOLDER_MODE)
         return id, folder
 
 

@@ -17,7 +17,7 @@ from i2ii_spool.spool.status import JobStatus, no_result, no_such_picture, read_
 from i2ii_spool.spool.submit import check_queue
 from i2ii_spool.web.errors import json_response
 from i2ii_spool.web.upload import Upload
-from i2ii_spool.web.views import ENDINGS, SETTINGS, SPOOL, VIEW
+from i2ii_spool.web.views import ENDINGS, LIVE, SPOOL, VIEW
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ async def edit(request: web.Request) -> web.Response:
         check_key(key)
     await _check_queue(request)
     before = await request.app[VIEW].counts()
-    async with Upload(request.app[SPOOL], request.app[SETTINGS]) as upload:
+    async with Upload(request.app[SPOOL], request.app[LIVE].settings) as upload:
         await upload.read(request)
         id, is_new = await upload.publish(key)
     if not is_new:
@@ -51,7 +51,7 @@ async def edit(request: web.Request) -> web.Response:
 
 
 async def _check_queue(request: web.Request) -> None:
-    settings, view = request.app[SETTINGS], request.app[VIEW]
+    settings, view = request.app[LIVE].settings, request.app[VIEW]
     waiting, seconds_per_job = len(await view.queue()), await view.seconds_per_job()
     check_queue(waiting, max_queue=settings.max_queue, seconds_per_job=seconds_per_job)
 
@@ -79,11 +79,12 @@ async def status(request: web.Request) -> web.Response:
     query = _query(request, "wait")
     until = time.monotonic() + _number(query, "wait", 0.0, most=MAX_WAIT)
     id = check_id(request.match_info["id"])
-    with request.app[ENDINGS].awaited(id) as ended:
+    endings = request.app[ENDINGS]
+    with endings.awaited(id) as ended:
         while True:
             now = await _status(request, id)
             remaining = until - time.monotonic()
-            if now.has_ended or remaining <= 0:
+            if now.has_ended or remaining <= 0 or endings.closed:
                 return json_response(now.shown())
             await _wait(ended, min(1.0, remaining))
             ended.clear()  # a job that has ended and was retried ends once more

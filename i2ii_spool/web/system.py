@@ -13,7 +13,7 @@ from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.submit import check_disk, free_bytes
 from i2ii_spool.spool.workers import Seen
 from i2ii_spool.web.errors import json_response
-from i2ii_spool.web.views import SETTINGS, SPOOL, VIEW
+from i2ii_spool.web.views import LIVE, SPOOL, VIEW
 
 routes = web.RouteTableDef()
 
@@ -28,7 +28,7 @@ async def livez(_request: web.Request) -> web.Response:
 async def health(request: web.Request) -> web.Response:
     """200 `healthy` with a ready worker and a writable spool; else 503, and why."""
     workers = await request.app[VIEW].workers()
-    problem = await asyncio.to_thread(_spool_problem, request.app[SPOOL], request.app[SETTINGS].min_free)
+    problem = await asyncio.to_thread(_spool_problem, request.app[SPOOL], request.app[LIVE].settings.min_free)
     if problem is not None:
         return json_response({"status": "unhealthy", "reason": problem}, status=503)
     if not any(worker.alive for worker in workers):

@@ -5,6 +5,7 @@ import bisect
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from aiohttp import web
@@ -16,7 +17,15 @@ from i2ii_spool.spool.workers import Seen, see_workers
 
 Answer = TypeVar("Answer")
 
-SETTINGS = web.AppKey("settings", Settings)
+
+@dataclass
+class Live:
+    """The settings in force: a reload replaces them."""
+
+    settings: Settings
+
+
+LIVE = web.AppKey("live", Live)
 SPOOL = web.AppKey("spool", Spool)
 
 
@@ -86,10 +95,17 @@ class Endings:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self.closed = False
 
     def arrived(self, id: str) -> None:
         """A job has appeared in `done/` or `failed/`. May be called from any thread."""
         self._loop.call_soon_threadsafe(self._wake, id)
+
+    def close(self) -> None:
+        """Wake everybody: nobody shall wait any more."""
+        self.closed = True
+        for id in list(self._waiting):
+            self._wake(id)
 
     def _wake(self, id: str) -> None:
         for event in self._waiting.get(id, ()):

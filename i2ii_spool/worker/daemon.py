@@ -25,7 +25,7 @@ from PIL.Image import Image
 from i2ii_spool.engines.base import Engine
 from i2ii_spool.errors import Cancelled, EngineBroken, EngineError, I2iiError, InvalidRequest, TakenAway
 from i2ii_spool.gpus import Device, Gpu, Meter
-from i2ii_spool.notify import notify
+from i2ii_spool.notify import extend_timeout, notify
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.housekeeping import Housekeeper
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 IDLE = 1.0
 FAILURES_UNTIL_DEGRADED = 3
 DEGRADED_PAUSE = 30.0
+LAST_STEP = 60.0
+"""Seconds for a step that outlasts the drain time, and for saving a result."""
 
 
 class GiveBack(Exception):
@@ -110,7 +112,8 @@ class Worker:
         recover(self._spool, self.name, max_attempts=self._settings.max_attempts)
         self._claims = Claims(self._spool, self.name, max_attempts=self._settings.max_attempts)
         started = time.monotonic()
-        self._engine.load()
+        with self._heart.loading():
+            self._engine.load()
         stack.callback(self._engine.close)
         stack.enter_context(Housekeeper(self._spool, self._settings))
         stack.enter_context(Watcher([self._spool.incoming], self._wakeups.put))
@@ -244,6 +247,8 @@ class Worker:
         return self._give_back_at is not None
 
     def _stop(self) -> None:
+        if not self._is_stopping:
+            extend_timeout(self._settings.drain + LAST_STEP, STOPPING=1)
         self._give_back_at = time.monotonic() + (0 if self._is_stopping else self._settings.drain)
         self._wakeups.put("")
 

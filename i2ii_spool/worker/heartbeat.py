@@ -5,18 +5,24 @@ over a GPU that hangs.
 """
 
 import os
+import resource
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from i2ii_spool.engines.base import EngineInfo
 from i2ii_spool.gpus import Meter
-from i2ii_spool.notify import notify
+from i2ii_spool.notify import extend_timeout, notify
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.workers import WorkerState, WorkerStatus, drop_status, write_status
 
 INTERVAL = 1.0
+LOADING_INTERVAL, LOADING_PATIENCE = 5.0, 60.0
+LEAST_WORK = 0.05
+"""In an interval, of processor seconds and pages read: less than that is a process that waits for something."""
 
 
 class Heartbeat:
@@ -42,6 +48,28 @@ class Heartbeat:
         """Show that we live."""
         if time.monotonic() >= self._next:
             self.show()
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """While the engine loads, which may take minutes: beat, and ask systemd for more time, as long as this process
+        gets on. Loading is the one thing that a timer beats for: it tells no steps, and no job waits for it yet."""
+        done = threading.Event()
+        timer = threading.Thread(target=self._beat_while_getting_on, args=(done,), name="loading", daemon=True)
+        timer.start()
+        try:
+            yield
+        finally:
+            done.set()
+            timer.join()
+
+    def _beat_while_getting_on(self, done: threading.Event) -> None:
+        started = time.monotonic()
+        before = _work_done()
+        while not done.wait(LOADING_INTERVAL):
+            if (now := _work_done()) > before + LEAST_WORK:
+                self.show()
+                extend_timeout(LOADING_PATIENCE, STATUS=f"loading for {time.monotonic() - started:.0f} s")
+            before = now
 
     def show(self, **changes: Any) -> None:
         """Show these changes of the status, now."""
@@ -90,3 +118,8 @@ class Heartbeat:
         if self.status.job is None:
             return f"{self.status.state}, {self.status.jobs_done} done, {self.status.jobs_failed} failed"
         return f"job {self.status.job}, step {self.status.step} of {self.status.steps}"
+
+
+def _work_done() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime + usage.ru_majflt + usage.ru_inblock
