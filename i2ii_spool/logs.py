@@ -36,6 +36,7 @@ class JournalHandler(logging.Handler):
 
     def __init__(self, identifier: str, worker: str | None) -> None:
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))
         self._always = {"SYSLOG_IDENTIFIER": identifier, **({"I2II_WORKER": worker} if worker else {})}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)  # a long traceback is one datagram

@@ -22,6 +22,7 @@ from types import FrameType
 
 from PIL.Image import Image
 
+from i2ii_spool import __version__
 from i2ii_spool.engines.base import Engine
 from i2ii_spool.errors import Cancelled, EngineBroken, EngineError, I2iiError, InvalidRequest, TakenAway
 from i2ii_spool.gpus import Device, Gpu, Meter
@@ -121,7 +122,8 @@ class Worker:
         self._saving: Future[None] | None = None
         self._heart.show(state=WorkerState.READY)
         notify(READY=1)
-        log.info("%s ready: %s engine, loaded in %.2f s", self.name, info.engine, time.monotonic() - started)
+        took = time.monotonic() - started
+        log.info("%s ready: i2ii %s, %s engine, loaded in %.2f s", self.name, __version__, info.engine, took)
 
     # --- main loop ---------------------------------------------------------------------------------------------------
 
