@@ -309,6 +309,14 @@ def bench(settings: "Settings", *, jobs: int, concurrency: int, prompt: str, url
     sys.exit(0 if report.all_succeeded else 1)
 
 
+@command("spool", "lease")
+def top(settings: "Settings") -> None:
+    """Watch the queue, the workers and the GPUs; Ctrl-C ends it. Into a file or a pipe, print them once."""
+    from i2ii_spool import top
+
+    top.run(_spool(settings), lease=settings.lease)
+
+
 @main.group()
 def model() -> None:
     """Fetch a model for the qwen engine, or make a tiny one."""
@@ -409,6 +417,26 @@ def remove_units(prefix: Path, *, user_mode: bool, dry_run: bool) -> None:
 
     with errors_shown():
         units.remove(units.place_for(prefix, user_mode=user_mode), dry_run=dry_run)
+
+
+@command("spool", "host", "port", "no_auth", "min_free_mib", "engine", "model", "model_source", "lease")
+@click.option("--json", "as_json", is_flag=True, help="as one JSON object")
+def doctor(settings: "Settings", *, as_json: bool) -> None:
+    """Check spool, machine, units, GPUs and model; say what cures what is wrong."""
+    from i2ii_spool.doctor import examine
+    from i2ii_spool.doctor.finding import Verdict
+
+    findings = []
+    for finding in examine(settings):
+        findings.append(finding)
+        if not as_json:
+            colour = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "red"}[finding.verdict]
+            cure = "" if finding.cure is None else f"\n{'':<23}-> {finding.cure}"
+            click.echo(f"{click.style(f'{finding.verdict:<8}', fg=colour)} {finding.check:<13} {finding.message}{cure}")
+    healthy = all(finding.verdict is not Verdict.ERROR for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"healthy": healthy, "findings": [finding.shown() for finding in findings]}, indent=2))
+    sys.exit(0 if healthy else 1)
 
 
 @command("spool", *SERVER, *WORKER, *HOUSEKEEPING, "keep_days", "keep_jobs", "keep_free_mib")

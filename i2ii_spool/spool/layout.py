@@ -58,7 +58,7 @@ class Spool:
         """Make what is missing of the spool, durably. Raises `SpoolUnusable` if jobs could not move within it."""
         try:
             _make_folder(self.root)
-            for folder in self._folders():
+            for folder in self.folders():
                 _make_folder(folder)
             sync_folder(self.root)
         except OSError as error:
@@ -67,13 +67,14 @@ class Spool:
             ) from error
         self._check_one_file_system()
 
-    def _folders(self) -> list[Path]:
+    def folders(self) -> list[Path]:
+        """All that lies below the root."""
         states = [self.incoming, self.running, self.done, self.failed]
         return [*states, self.workers, self.staging, self.trash, self.locks, self.keys]
 
     def _check_one_file_system(self) -> None:
         device = self.root.stat().st_dev
-        for folder in self._folders():
+        for folder in self.folders():
             if folder.stat().st_dev != device:
                 raise SpoolUnusable(
                     f"{folder} is on another file system than {self.root}; a job moves by rename(2), which "
