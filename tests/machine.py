@@ -23,7 +23,7 @@ INIT = Path(__file__).with_name("machine_init.sh")
 NAMESPACES = ("--pid", "--mount", "--uts", "--ipc", "--cgroup", "--net")
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 ENVIRONMENT |= {"SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}
-TOOLS = ("systemctl", "unshare", "nsenter", "ip")
+TOOLS = ("systemctl", "unshare", "nsenter", "setpriv", "ip", "ss", "useradd", "curl")
 
 # The disk and the root outlive each boot, in a mount namespace that ends with this script: when its input closes.
 KEEP_DISK = """

@@ -281,6 +281,10 @@ def test_a_worker_that_cannot_start_ends_as_failed_with_the_reason(box: Box) -> 
     status = box.run("systemctl", "status", "i2ii-gpu@0", check=False).stdout
     assert 'Status: "the card is defective"' in status
     assert "Start request repeated too quickly" in status
+    found = json.loads(box.run("sh", "-c", f"cd / && {I2II} doctor --json", check=False).stdout)["findings"]
+    [unit] = [finding for finding in found if finding["check"] == "units"]
+    assert unit["message"] == "i2ii-gpu@0.service has failed (exit-code): the card is defective"
+    assert unit["cure"].endswith("systemctl reset-failed i2ii-gpu@0.service && systemctl start i2ii-gpu@0.service")
 
 
 def test_a_wrong_setting_is_not_tried_again(box: Box) -> None:

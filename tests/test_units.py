@@ -158,7 +158,7 @@ def test_a_user_has_units_of_their_own(machine: Machine) -> None:
     machine.sh("useradd --create-home --uid 1234 me; mkdir -p /run/user; install -d -m 700 -o me /run/user/1234")
     as_me = "setpriv --reuid=me --regid=me --init-groups env HOME=/home/me XDG_RUNTIME_DIR=/run/user/1234"
     machine.sh(
-        "systemd-run -q --uid=me -p PAMName=login -E XDG_RUNTIME_DIR=/run/user/1234 -p Delegate=yes --unit=me "
+        "systemd-run -q --uid=me -E XDG_RUNTIME_DIR=/run/user/1234 -p Delegate=yes --unit=me "
         "/lib/systemd/systemd --user"
     )
     machine.sh(f"until {as_me} systemctl --user is-system-running --wait; do sleep 0.1; done")

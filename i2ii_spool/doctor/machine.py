@@ -58,7 +58,7 @@ def units(_settings: Settings) -> Iterator[Finding]:
     listed = _systemctl("list-units", "--all", "--plain", "--no-legend", "i2ii*").splitlines()
     failed = [line.split()[0] for line in listed if line.split()[2] == "failed"]
     for unit in failed:
-        result, said = _systemctl("show", "--value", "-p", "Result", "-p", "StatusText", unit).splitlines()
+        result, said = (_systemctl("show", "--value", "-p", name, unit).strip() for name in ("Result", "StatusText"))
         cure = f"journalctl -u {unit} -n 20; then systemctl reset-failed {unit} && systemctl start {unit}"
         yield error("units", f"{unit} has failed ({result}): {said or 'it has said nothing'}", cure)
     if not _systemctl("list-unit-files", "--no-legend", "i2ii*"):
