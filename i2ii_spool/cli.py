@@ -372,7 +372,7 @@ def tiny(folder: Path, *, like: "Version") -> None:
 
 @main.group()
 def units() -> None:
-    """Put the systemd units in place: one per GPU, the server, retention."""
+    """Install or remove the systemd units."""
 
 
 PLACE = (
@@ -422,7 +422,7 @@ def remove_units(prefix: Path, *, user_mode: bool, dry_run: bool) -> None:
 @command("spool", "host", "port", "no_auth", "min_free_mib", "engine", "model", "model_source", "lease")
 @click.option("--json", "as_json", is_flag=True, help="as one JSON object")
 def doctor(settings: "Settings", *, as_json: bool) -> None:
-    """Check spool, machine, units, GPUs and model; say what cures what is wrong."""
+    """Check the installation; name the cure of what is wrong."""
     from i2ii_spool.doctor import examine
     from i2ii_spool.doctor.finding import Verdict
 
