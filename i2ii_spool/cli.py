@@ -406,7 +406,8 @@ def install(prefix: Path, *, user_mode: bool, dry_run: bool) -> None:
         instances = units.install(place, dry_run=dry_run)
     if not dry_run and place.is_this_system:
         start = " ".join(place.systemctl("start", "i2ii.target"))
-        click.echo(f"\nenabled for {len(instances)} workers; next: i2ii model fetch, i2ii doctor, and {start}")
+        enabled = ", ".join(f"i2ii-gpu@{instance}" for instance in instances)
+        click.echo(f"\nenabled {enabled}; next: i2ii model fetch, i2ii doctor, and {start}")
 
 
 @units.command("remove")

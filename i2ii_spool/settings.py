@@ -17,8 +17,9 @@ from i2ii_spool.errors import SettingsError
 
 PREFIX = "I2II_"
 ENV_FILE = Path("/etc/i2ii/i2ii.env")
-USER_ENV_FILE = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "i2ii/i2ii.env"
-ENV_FILES = (ENV_FILE, USER_ENV_FILE)
+USER_ENV_FILE = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "i2ii/i2ii.env")
+# After a change of user, HOME may still be another's, and closed to us: then there is no file of our own.
+ENV_FILES = (ENV_FILE, USER_ENV_FILE) if os.access(USER_ENV_FILE, os.R_OK) else (ENV_FILE,)
 MIB = 2**20
 
 Memory = Literal["full", "model-offload", "group-offload", "fp8"]

@@ -58,7 +58,11 @@ class Box(Machine):
 
     def wait(self, id: str, status: str) -> dict[str, Any]:
         """Wait until the job has this status."""
-        wait_until(lambda: self.job(id)["status"] == status, seconds=40)
+        try:
+            wait_until(lambda: self.job(id)["status"] == status, seconds=40)
+        except AssertionError:
+            print(self.job(id), self.sh("journalctl -n 40 -u 'i2ii-*'"))
+            raise
         return self.job(id)
 
     def wait_step(self, id: str) -> None:

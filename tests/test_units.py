@@ -20,9 +20,7 @@ def test_what_is_shipped_is_what_is_installed() -> None:
 
 def test_installing_enables_everything_for_a_machine_without_a_gpu(machine: Machine) -> None:
     said = machine.sh("/opt/i2ii/bin/i2ii units install")
-    assert said.endswith(
-        "enabled for 1 workers; next: i2ii model fetch, i2ii doctor, and systemctl start i2ii.target\n"
-    )
+    assert said.endswith("\nenabled i2ii-gpu@0; next: i2ii model fetch, i2ii doctor, and systemctl start i2ii.target\n")
     machine.sh("systemctl start i2ii.target")
     print(machine.sh("journalctl -u i2ii-http -u i2ii-gpu@0 | tail -40"))
     for unit in ("i2ii.target", "i2ii-http.socket", "i2ii-http.service", "i2ii-gpu@0.service", "i2ii-gc.timer"):
