@@ -28,6 +28,12 @@ ADDRESS = "127.0.0.1:8000"
 ENABLED = ("i2ii.target", "i2ii-http.socket", "i2ii-http.service", "i2ii-gc.timer")
 UNITS = (*ENABLED, "i2ii-gpu@.service", "i2ii-gc.service", "i2ii-devices.service")
 NOT_FOR_USERS = ("i2ii-devices.service",)
+FIRST_WITH_BACKOFF = 254
+BACKOFF = """\
+# Ever later while it keeps failing: after 2 s, 5 s, 11 s, 26 s, then every minute.
+RestartSteps=4
+RestartMaxDelaySec=1min
+"""
 SANDBOX = "# --- sandbox"
 HEADER = "# Written by `i2ii units install`, which writes it again; changes belong into `systemctl edit {name}`.\n"
 
@@ -179,19 +185,25 @@ def _files(settings: Settings, place: Place, command: Path, spool: Path) -> Iter
     yield place.root / "etc/sysusers.d/i2ii.conf", (SHIPPED / "i2ii.sysusers").read_text()
     yield place.root / "etc/tmpfiles.d/i2ii.conf", _moved((SHIPPED / "i2ii.tmpfiles").read_text(), spool)
     for device in gpus.devices():
-        if device.is_slice:
-            drop_in = f"# The card of this slice.\n[Service]\nDeviceAllow=/dev/nvidia{device.minor} rw\n"
-            yield place.units / f"i2ii-gpu@{device.uuid}.service.d/card.conf", drop_in
+        drop_in = f"# Which card this is.\n[Service]\nDeviceAllow=/dev/nvidia{device.minor} rw\n"
+        yield place.units / f"i2ii-gpu@{device.uuid}.service.d/card.conf", drop_in
 
 
 def _adapted(text: str, settings: Settings, place: Place, command: Path, spool: Path) -> str:
     text = text.replace(COMMAND, str(command))
+    if _systemd_version() >= FIRST_WITH_BACKOFF:
+        text = text.replace("\nRestartSec=2\n", f"\nRestartSec=2\n{BACKOFF}")
     text = text.replace(f"ListenStream={ADDRESS}", f"ListenStream={_address(settings)}")
     if place.is_users:
         return _for_a_user(text)
     if not spool.is_relative_to(HOME):
         text = text.replace(f"ReadWritePaths={HOME}", f"ReadWritePaths={HOME} {spool}")
     return text
+
+
+def _systemd_version() -> int:
+    first = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    return int(first)
 
 
 def _address(settings: Settings) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import build_wheel, make_picture, wait_until
+from tests.conftest import HERE, build_wheel, make_picture, wait_until
 from tests.machine import Machine
 
 I2II = "/opt/i2ii/bin/i2ii"
@@ -23,7 +23,7 @@ class Box(Machine):
     """A machine with the units installed, and with alice, who is in the group i2ii and has a photograph."""
 
     def prepare(self) -> None:
-        self.sh(f"{I2II} units install; useradd --create-home --groups i2ii alice")
+        self.sh(f"ln -s {I2II} /usr/local/bin/i2ii; i2ii units install; useradd --create-home --groups i2ii alice")
         make_picture(self.path("/home/alice/photo.jpg"))
         self.sh("chmod 644 /home/alice/photo.jpg")
 
@@ -129,6 +129,20 @@ def test_a_failed_job_stands_in_the_journal_as_a_warning(box: Box) -> None:
     box.sh("journalctl --sync")
     [record] = box.journal("-p", "warning", f"I2II_JOB={id}")
     assert record["MESSAGE"] == f"job {id} failed: engine_error: ZeroDivisionError: a bug in the engine"
+
+
+def test_a_spool_is_moved_with_all_that_is_in_it(box: Box) -> None:
+    docs = (HERE.parent / "docs/operations.md").read_text()
+    script = docs.partition("To move it")[2].partition("```sh\n")[2].partition("```")[0]
+    box.use("slow")
+    box.set(drain=0)
+    box.sh("systemctl start i2ii.target; mkdir /data; mount -t tmpfs tmpfs /data")
+    ids = [box.submit(), box.submit(steps=100)]
+    box.wait(ids[0], "completed")
+    box.wait_step(ids[1])
+    box.sh(script)
+    assert box.wait(ids[1], "completed")["attempts"] == 1
+    assert box.sh("ls /data/i2ii-spool/done").split() == ids
 
 
 def test_a_restart_of_the_server_drops_no_connection(box: Box) -> None:

@@ -58,6 +58,29 @@ def test_a_dry_run_changes_nothing(machine: Machine) -> None:
     assert machine.sh("ls /etc/systemd/system/i2ii* /etc/i2ii 2>/dev/null || true") == ""
 
 
+def test_each_card_gets_a_worker_or_each_of_its_slices(machine: Machine) -> None:
+    slices = ["MIG-1111aaaa-1", "MIG-2222bbbb-2"]
+    cards = json.dumps(
+        [{"minor": 0, "uuid": "GPU-aaaa0000-1"}, {"minor": 1, "uuid": "GPU-bbbb0000-1", "slices": slices}]
+    )
+    driver = {"PYTHONPATH": "/opt/tests/tests/fake_driver", "FAKE_GPUS": cards}
+    machine.sh(f"PYTHONPATH={driver['PYTHONPATH']} FAKE_GPUS='{cards}' /opt/i2ii/bin/i2ii units install")
+    machine.sh("echo I2II_ENGINE=classic >> /etc/i2ii/i2ii.env; mkdir /run/systemd/system/i2ii-gpu@.service.d")
+    lines = [f"Environment='{name}={value}'\n" for name, value in driver.items()]
+    machine.path("/run/systemd/system/i2ii-gpu@.service.d/fake.conf").write_text("".join(["[Service]\n", *lines]))
+    machine.sh("systemctl daemon-reload; systemctl start i2ii.target; systemctl start i2ii-gpu@GPU-aaaa0000-1")
+    workers = json.loads(machine.sh("curl -s localhost:8000/system/status"))["workers"]
+    assert {worker["worker"]: worker["gpu_id"] for worker in workers} == {
+        "machine.gpu0": 0,
+        "machine.gpu-aaaa0000": "GPU-aaaa0000-1",
+        "machine.mig-1111aaaa": slices[0],
+        "machine.mig-2222bbbb": slices[1],
+    }
+    for instance, card in {"0": 0, "GPU-aaaa0000-1": 0, slices[0]: 1, slices[1]: 1}.items():
+        assert f"/dev/nvidia{card} rw" in machine.sh(f"systemctl show -p DeviceAllow i2ii-gpu@{instance}")
+    assert "i2ii-gpu@1." not in machine.sh("ls /etc/systemd/system/i2ii.target.wants")
+
+
 def test_removing_leaves_settings_and_jobs_and_nothing_else(machine: Machine) -> None:
     machine.sh("/opt/i2ii/bin/i2ii units install; systemctl start i2ii.target")
     machine.sh("/opt/i2ii/bin/i2ii units remove")
@@ -114,6 +137,17 @@ def test_an_environment_in_a_home_is_refused(machine: Machine) -> None:
 def test_only_root_installs_for_the_system(machine: Machine) -> None:
     refused = machine.run("setpriv", "--reuid=nobody", "/opt/i2ii/bin/i2ii", "units", "install", check=False)
     assert (refused.returncode, refused.stdout.count("use sudo, or --user-mode")) == (78, 1)
+
+
+def test_later_versions_of_systemd_wait_ever_longer_before_a_restart(machine: Machine) -> None:
+    machine.sh(
+        "mkdir /run/new; printf '#!/bin/sh\necho systemd 254 ' > /run/new/systemctl; chmod +x /run/new/systemctl"
+    )
+    machine.sh("PATH=/run/new:$PATH /opt/i2ii/bin/i2ii units install")
+    for name in ("i2ii-gpu@", "i2ii-http"):
+        assert "RestartSec=2\n# Ever later" in machine.sh(f"cat /etc/systemd/system/{name}.service")
+    machine.sh("/opt/i2ii/bin/i2ii units install")
+    assert "RestartSteps" not in machine.sh("cat /etc/systemd/system/i2ii-*.service")
 
 
 # --- what systemd says of them ---------------------------------------------------------------------------------------

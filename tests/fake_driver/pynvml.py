@@ -9,12 +9,13 @@ import importlib.util
 import json
 import os
 import sys
-import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-_spec = importlib.util.spec_from_file_location("real_pynvml", Path(sysconfig.get_path("purelib")) / "pynvml.py")
+_here = Path(__file__).resolve().parent
+_found = (Path(folder, "pynvml.py") for folder in sys.path if Path(folder).resolve() != _here)
+_spec = importlib.util.spec_from_file_location("real_pynvml", next(path for path in _found if path.exists()))
 assert _spec is not None
 assert _spec.loader is not None
 _real = importlib.util.module_from_spec(_spec)
