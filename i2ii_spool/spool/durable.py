@@ -28,7 +28,7 @@ def write_hint(path: Path, data: bytes) -> None:
 def _publish(path: Path, data: bytes, *, durable: bool) -> None:
     # A name of its own: two writers, or a writer that died here earlier, must not share a half-written file.
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    descriptor = create_file(temp)
     try:
         _write(descriptor, data, durable=durable)
         os.rename(temp, path)
@@ -39,17 +39,23 @@ def _publish(path: Path, data: bytes, *, durable: bool) -> None:
 
 def write_new(path: str, data: bytes) -> None:
     """Write a file of a folder that nobody reads yet, durably but for its name: it needs no temporary one."""
-    _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), data, durable=True)
+    _write(create_file(path), data, durable=True)
+
+
+def create_file(path: Path | str) -> int:
+    """Create a file that must not be there yet; return its descriptor, for writing."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
 
 
 def _write(descriptor: int, data: bytes, *, durable: bool) -> None:
-    # `closefd` lets the close itself be checked: on a network file system that is where a full disk shows.
-    with open(descriptor, "wb", buffering=0, closefd=True) as file:
+    try:
         view = memoryview(data)
         while view:
-            view = view[file.write(view) :]
+            view = view[os.write(descriptor, view) :]
         if durable:
             os.fsync(descriptor)
+    finally:
+        os.close(descriptor)  # it is checked: on a network file system this is where a full disk shows
 
 
 def sync_file(path: Path) -> None:

@@ -12,7 +12,7 @@ from i2ii_spool.errors import DiskFull, InvalidRequest, QueueFull, UnsupportedPi
 from i2ii_spool.job import MAX_IMAGES, EditRequest, Job, new_id, open_regular, with_name
 from i2ii_spool.pictures import inspect_file
 from i2ii_spool.spool import keys
-from i2ii_spool.spool.durable import sync_folder, write_new
+from i2ii_spool.spool.durable import create_file, sync_folder, write_new
 from i2ii_spool.spool.layout import FOLDER_MODE, Spool
 from i2ii_spool.spool.lookup import find
 
@@ -121,9 +121,13 @@ def submit(spool: Spool, pictures: Sequence[Path], request: EditRequest, *, max_
 
 def _copy(source: Path, target: str) -> None:
     """Copy a file's bytes within the kernel. Each system call that is saved is a turn of Python's lock saved."""
-    with open(source, "rb", buffering=0) as reader, open(target, "xb", buffering=0) as writer:
-        while os.sendfile(writer.fileno(), reader.fileno(), None, COPIED_AT_ONCE):
-            pass
+    with open(source, "rb", buffering=0) as reader:
+        writer = create_file(target)
+        try:
+            while os.sendfile(writer, reader.fileno(), None, COPIED_AT_ONCE):
+                pass
+        finally:
+            os.close(writer)
 
 
 def check_queue(waiting: int, *, max_queue: int, seconds_per_job: float | None) -> None:
