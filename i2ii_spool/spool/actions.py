@@ -9,11 +9,13 @@ from typing import TypeVar
 from i2ii_spool import job
 from i2ii_spool.errors import Cancelled, WrongState
 from i2ii_spool.spool.durable import FILE_MODE, move, sync_folder, write_file
-from i2ii_spool.spool.failure import write_failure
+from i2ii_spool.spool.failure import explain, write_failure
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import Place, find
 
 Done = TypeVar("Done")
+
+CANCELLED = Cancelled("cancelled before it ran")
 
 
 def cancel(spool: Spool, id: str) -> State:
@@ -33,9 +35,11 @@ def _cancel(spool: Spool, place: Place) -> State:
     sync_folder(place.folder)
     if place.state is State.RUNNING:
         return State.RUNNING
+    # An `error.json` would make a job that a worker claims now look as if it had been sent back to the queue.
+    explain(place.folder, CANCELLED)
     failed = spool.failed / place.id
     move(place.folder, failed)
-    write_failure(failed, Cancelled("cancelled before it ran"))
+    write_failure(failed, CANCELLED)
     return State.FAILED
 
 
@@ -47,6 +51,8 @@ def retry(spool: Spool, id: str) -> None:
 def _retry(spool: Spool, place: Place) -> None:
     if place.state is not State.FAILED:
         raise WrongState(f"job {place.id} is in {place.state}; only a failed job can be retried")
+    if not (place.folder / job.ERROR).exists():  # whoever cancelled it died on the way: `cancel` must not outlive this
+        write_failure(place.folder, CANCELLED)
     move(place.folder, spool.incoming / place.id)  # whoever claims it clears what its earlier life has left
 
 

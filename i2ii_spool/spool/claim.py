@@ -11,7 +11,7 @@ from pathlib import Path
 from i2ii_spool import job
 from i2ii_spool.errors import Cancelled, I2iiError, TakenAway
 from i2ii_spool.job import Attempt, Job, Progress, Result, is_id, new_id, parse_json
-from i2ii_spool.spool.durable import move, sync_folder, write_file, write_hint
+from i2ii_spool.spool.durable import clear_half_written, move, sync_folder, write_file, write_hint
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.guests import note_beside
 from i2ii_spool.spool.layout import Spool, State
@@ -101,6 +101,7 @@ class Claims:
         return True
 
     def _begin(self, folder: Path) -> "Claim | None":
+        clear_half_written(folder)  # of somebody who died while cancelling it
         before = len(job.attempts(folder))
         claim = Claim(self._spool, self._worker, folder, before + 1)
         if (folder / job.CANCEL).exists():

@@ -7,11 +7,14 @@ never retried, since a second fsync may report success after the kernel has drop
 
 import errno
 import os
+import re
 import secrets
 from pathlib import Path
 
 # Group members may read and move jobs; nobody else may look.
 FILE_MODE = 0o660
+
+HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -35,6 +38,13 @@ def _publish(path: Path, data: bytes, *, durable: bool) -> None:
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
+
+
+def clear_half_written(folder: Path) -> None:
+    """Remove what writers that died here have left."""
+    for name in os.listdir(folder):
+        if HALF_WRITTEN.fullmatch(name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def write_new(path: str, data: bytes) -> None:

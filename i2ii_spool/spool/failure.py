@@ -12,9 +12,14 @@ def write_failure(
     folder: Path, error: I2iiError, *, attempt: int = 0, worker: str | None = None, trace: str = ""
 ) -> None:
     """Write `error.txt` for people, then `error.json`, whose presence means that the job has failed."""
+    explain(folder, error, trace)
+    failure = Failure(**error.describe(), attempt=attempt, worker=worker, failed_at=datetime.now(UTC))
+    write_file(folder / ERROR, failure.to_json())
+
+
+def explain(folder: Path, error: I2iiError, trace: str = "") -> None:
+    """Write `error.txt`."""
     text = f"{error.code}: {error.message}\n"
     if trace:
         text += f"\n{trace}"
-    failure = Failure(**error.describe(), attempt=attempt, worker=worker, failed_at=datetime.now(UTC))
     write_file(folder / ERROR_TEXT, text.encode())
-    write_file(folder / ERROR, failure.to_json())

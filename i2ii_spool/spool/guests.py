@@ -20,7 +20,7 @@ from i2ii_spool import job
 from i2ii_spool.errors import I2iiError, InvalidRequest, TooLarge
 from i2ii_spool.job import MAX_IMAGES, Job, is_id, new_id, open_regular, parse, parse_json
 from i2ii_spool.pictures import SUFFIXES, inspect
-from i2ii_spool.spool.durable import move, sync_file, sync_folder, write_file, write_hint
+from i2ii_spool.spool.durable import clear_half_written, move, sync_file, sync_folder, write_file, write_hint
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.layout import Spool
 
@@ -103,6 +103,7 @@ class Doorkeeper:
         return now - seen.since
 
     def _admit(self, guest: Path) -> str:
+        clear_half_written(guest)  # ours, of an admission that was cut short
         files = _regular_files(guest)
         record = _read_request(guest, files)
         for name in record.inputs:

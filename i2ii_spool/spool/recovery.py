@@ -8,7 +8,7 @@ from i2ii_spool import job
 from i2ii_spool.errors import Cancelled, I2iiError, TakenAway
 from i2ii_spool.job import is_id
 from i2ii_spool.spool.claim import crashed, leave
-from i2ii_spool.spool.durable import move, sync_folder
+from i2ii_spool.spool.durable import clear_half_written, move, sync_folder
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.workers import Deaths, WorkerLock, is_local
@@ -30,8 +30,7 @@ def recover(spool: Spool, worker: str, *, max_attempts: int) -> None:
 
 
 def _recover_job(spool: Spool, folder: Path, max_attempts: int) -> None:
-    for temp in folder.glob(".*.tmp"):
-        temp.unlink(missing_ok=True)
+    clear_half_written(folder)
     # The worker may have died between the rename of a record and the fsync that makes its name last.
     sync_folder(folder)
     attempts = len(job.attempts(folder))

@@ -1,0 +1,201 @@
+"""Starting the service again after it was struck, and whether all that was promised holds."""
+
+import io
+import json
+import os
+import pickle
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from unittest import mock
+
+from PIL import Image
+
+from i2ii_spool import job
+from i2ii_spool.errors import Deleted, NotFound
+from i2ii_spool.job import Result, Timings, is_id
+from i2ii_spool.spool import retention
+from i2ii_spool.spool.claim import Claim, Claims
+from i2ii_spool.spool.durable import create_file
+from i2ii_spool.spool.guests import Doorkeeper
+from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.lookup import find
+from i2ii_spool.spool.recovery import recover
+from i2ii_spool.spool.status import read_status
+
+WORKER = "here.gpu0"
+MAX_ATTEMPTS = 3
+OUTPUT = b"a picture, as far as the spool is concerned " * 8
+
+
+def _picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((12, 9)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PICTURE = _picture()
+
+
+def write_upload(path: str, data: bytes) -> None:
+    """What the server does with a picture that arrives."""
+    descriptor = create_file(path)
+    os.write(descriptor, data)
+    os.close(descriptor)
+
+
+def say_that_a_worker_lives(spool: Spool) -> None:
+    """What a worker does before all else; the folder outlives it."""
+    (spool.running / WORKER).mkdir(exist_ok=True)
+
+
+def commit(claim: Claim) -> None:
+    claim.save("result.png", OUTPUT)
+    claim.commit(
+        Result(
+            outputs=("result.png",),
+            width=12,
+            height=9,
+            seed=0,
+            attempt=claim.attempt,
+            worker=WORKER,
+            gpu_id=0,
+            completed_at=datetime.now(UTC),
+            timings=Timings(queue=0, load=0, edit=0, save=0),
+            engine="none",
+            model="",
+            revision="",
+            versions={},
+        )
+    )
+
+
+class Promises:
+    """What has been promised so far. `say` hears of each change, since whoever promises may die the next moment."""
+
+    def __init__(self) -> None:
+        self.ends: dict[str, tuple[str, ...]] = {}
+        self.attempts: dict[str, int] = {}
+        self.done: set[str] = set()
+        self.copied: set[str] = set()
+        self.jobs: int | None = None
+        self.out: int | None = None
+
+    def _say(self) -> None:
+        if self.out is not None:
+            os.lseek(self.out, 0, os.SEEK_SET)
+            os.pwrite(self.out, pickle.dumps({**self.__dict__, "out": None}), 0)
+
+    def hear(self, said: int) -> None:
+        """Take over what another process has promised."""
+        if text := os.pread(said, 2**20, 0):
+            self.__dict__.update(pickle.loads(text))
+
+    def end(self, id: str, *ends: str) -> None:
+        """The job (or the guest of that name) will end as one of these: done, failed:CODE, gone."""
+        self.ends[id] = ends
+        self._say()
+
+    def forget(self, id: str) -> None:
+        del self.ends[id]
+        self._say()
+
+    def begun(self, id: str, attempts: int) -> None:
+        """The job has been begun so often."""
+        self.attempts[id] = attempts
+        self._say()
+
+    def finished(self, id: str) -> None:
+        """The job is done now, and will not be begun again."""
+        self.done.add(id)
+        self.end(id, "done")
+
+    def copy(self, id: str) -> None:
+        """Somebody has copied the job under its own id: it lies in two places until both have ended."""
+        self.copied.add(id)
+        self._say()
+
+    def count(self, jobs: int) -> None:
+        """There will be so many jobs."""
+        self.jobs = jobs
+        self._say()
+
+
+# --- after the blow --------------------------------------------------------------------------------------------------
+
+
+def start_again(spool: Spool) -> Counter[str]:
+    """Do what servers and workers do until nothing is left to do; return how often each job was begun."""
+    spool.create()
+    say_that_a_worker_lives(spool)
+    recover(spool, WORKER, max_attempts=MAX_ATTEMPTS)
+    with mock.patch.object(retention, "STALE_SUBMISSION", -1.0):  # an hour later
+        retention.sweep(spool)
+    Doorkeeper(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6).look()
+    begun: Counter[str] = Counter()
+    claims = Claims(spool, WORKER, max_attempts=MAX_ATTEMPTS)
+    while (claim := claims.next()) is not None:
+        begun[claim.id] += 1
+        for name in claim.job().inputs:
+            assert (claim.folder / name).read_bytes() == PICTURE, "an accepted picture is torn"
+        commit(claim)
+    return begun
+
+
+def places(spool: Spool) -> Counter[str]:
+    """In how many places each job or guest lies."""
+    folders = [spool.incoming, spool.done, spool.failed, *spool.running.iterdir()]
+    return Counter(path.name for folder in folders for path in folder.iterdir())
+
+
+def check(spool: Spool, promised: Promises) -> None:
+    """Raise `AssertionError` unless the service, started again, keeps what was promised and what always holds."""
+    doubled = [name for name, places in places(spool).items() if places > 1 and name not in promised.copied]
+    assert not doubled, f"in two states: {doubled}"
+    begun = start_again(spool)
+    left = [*spool.incoming.iterdir(), *spool.running.glob("*/*"), *spool.staging.iterdir()]
+    assert not left, f"parked where nobody looks: {left}"
+    assert not [path for path in spool.trash.iterdir() if is_id(path.name)], "not deleted"
+    for folder in (*spool.done.iterdir(), *spool.failed.iterdir()):
+        check_ended(folder)
+    for name, ends in promised.ends.items():
+        assert (end := how_it_ended(spool, name)) in ends, f"{name} is {end}, not one of {ends}"
+    for id, attempts in promised.attempts.items():
+        assert attempts + begun[id] <= MAX_ATTEMPTS, f"{id} was begun {attempts} and {begun[id]} times"
+    for id in promised.done:
+        assert not begun[id], f"{id} was done, and begun again"
+    if promised.jobs is not None:
+        assert sum(places(spool).values()) == promised.jobs, "too many jobs, or too few"
+
+
+def check_ended(folder: Path) -> None:
+    if folder.parent.name == "done":
+        result = json.loads((folder / job.RESULT).read_text())
+        assert all((folder / name).read_bytes() == OUTPUT for name in result["outputs"]), "a result is torn"
+        assert (folder / "input.png").exists() or (folder / "photo.png").exists()
+        assert not (folder / job.ERROR).exists(), "both done and failed"
+    else:
+        assert (folder / job.ERROR_TEXT).read_text()
+        assert not (folder / job.RESULT).exists(), "both done and failed"
+        if (folder / job.CANCEL).exists() and not (folder / job.ERROR).exists():
+            return  # cancelled by somebody who died before the last of it: the file `cancel` says so
+        assert json.loads((folder / job.ERROR).read_text())["code"]
+    assert not list(folder.glob(".*.tmp")), "half-written files are left"
+
+
+def how_it_ended(spool: Spool, name: str) -> str:
+    """`done`, `failed:CODE`, `gone` or `lost`; `name` is an id, or the name that a guest had."""
+    ids = [name] if is_id(name) else [id for id in places(spool) if id.endswith(f"_{name}")]
+    if len(ids) != 1:
+        return f"{len(ids)} times"
+    try:
+        place = find(spool, ids[0])
+    except Deleted:
+        return "gone"
+    except NotFound:
+        return "lost"
+    if place.state != "failed":
+        return place.state
+    error = read_status(spool, ids[0]).error
+    assert error is not None
+    return f"failed:{error['code']}"
