@@ -1,6 +1,5 @@
 """What people do to jobs: cancel, retry, remove. Each is one rename or one empty file, so a shell can do it too."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TypeVar
 
 from i2ii_spool import job
 from i2ii_spool.errors import Cancelled, WrongState
-from i2ii_spool.spool.durable import FILE_MODE, move, sync_folder, write_file
+from i2ii_spool.spool.durable import move, write_mark
 from i2ii_spool.spool.failure import explain, write_failure
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import Place, find
@@ -31,8 +30,7 @@ def _cancel(spool: Spool, place: Place) -> State:
     if place.state not in (State.INCOMING, State.RUNNING):
         raise WrongState(f"job {place.id} is in {place.state} already; there is nothing to cancel")
     # The wish first: should we die before the rename, or lose it to a worker's claim, the job still stops.
-    os.close(os.open(place.folder / job.CANCEL, os.O_WRONLY | os.O_CREAT, FILE_MODE))
-    sync_folder(place.folder)
+    write_mark(place.folder / job.CANCEL)
     if place.state is State.RUNNING:
         return State.RUNNING
     # An `error.json` would make a job that a worker claims now look as if it had been sent back to the queue.
@@ -71,7 +69,7 @@ def _remove(spool: Spool, place: Place) -> None:
 
 def destroy(trashed: Path) -> None:
     """Remove a job in `.trash/`, and leave a mark there that it once was."""
-    write_file(trashed.with_name(f"{trashed.name}.gone"), b"")
+    write_mark(trashed.with_name(f"{trashed.name}.gone"))
     shutil.rmtree(trashed)
 
 

@@ -40,6 +40,12 @@ def _publish(path: Path, data: bytes, *, durable: bool) -> None:
         raise
 
 
+def write_mark(path: Path) -> None:
+    """Make an empty file, durably: its name is all that it says."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE))
+    sync_folder(path.parent)
+
+
 def clear_half_written(folder: Path) -> None:
     """Remove what writers that died here have left."""
     for name in os.listdir(folder):
@@ -93,5 +99,5 @@ def move(source: Path, target: Path) -> None:
     """Rename a job folder, durably. Raises `FileNotFoundError` if somebody else was first."""
     os.rename(source, target)
     # The target first: between the two a power loss may leave the job under both names, never under neither.
-    sync_folder(target.parent)
-    sync_folder(source.parent)
+    for folder in dict.fromkeys((target.parent, source.parent)):
+        sync_folder(folder)

@@ -109,11 +109,12 @@ class Doorkeeper:
         for name in record.inputs:
             self._check_input(guest, name, files)
         _check_access(guest)
-        if job.JOB not in files:
-            write_file(guest / job.JOB, record.to_json())
         for name in files:
             sync_file(guest / name)
-        sync_folder(guest)
+        if job.JOB in files:
+            sync_folder(guest)
+        else:
+            write_file(guest / job.JOB, record.to_json())
         id = new_id(_name(guest))
         move(guest, self._spool.incoming / id)
         log.info("guest admitted: %s is now %s", _legible(guest.name), id)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
 from i2ii_spool.job import without_name
-from i2ii_spool.spool.durable import move, sync_folder, write_file
+from i2ii_spool.spool.durable import move, sync_folder, write_new
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import find
 
@@ -57,7 +57,7 @@ def reserve(spool: Spool, key: str, entry: Entry) -> str:
 
 def _write_once(path: Path, entry: Entry) -> bool:
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    write_file(temp, entry.model_dump_json().encode())
+    write_new(str(temp), entry.model_dump_json().encode())
     try:
         os.link(temp, path)  # unlike a rename, it fails where the name exists
         sync_folder(path.parent)

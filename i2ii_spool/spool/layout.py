@@ -57,7 +57,9 @@ class Spool:
     def create(self) -> None:
         """Make what is missing of the spool, durably. Raises `SpoolUnusable` if jobs could not move within it."""
         try:
-            _make_folder(self.root)
+            if not self.root.exists():
+                _make_path(self.root)
+                os.chmod(self.root, FOLDER_MODE)
             for folder in self.folders():
                 _make_folder(folder)
             sync_folder(self.root)
@@ -66,6 +68,13 @@ class Spool:
                 f"cannot make the spool at {self.root}: {error}; create it for this user, or set I2II_SPOOL"
             ) from error
         self._check_one_file_system()
+
+    def make_worker(self, worker: str) -> Path:
+        """Make the folder of a worker's jobs, durably: they would go where it goes."""
+        folder = self.running / worker
+        _make_folder(folder)
+        sync_folder(self.running)
+        return folder
 
     def folders(self) -> list[Path]:
         """All that lies below the root."""
@@ -82,9 +91,17 @@ class Spool:
                 )
 
 
+def _make_path(folder: Path) -> None:
+    """Make a folder and what is missing above it, durably."""
+    if not folder.exists():
+        _make_path(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir()
     except FileExistsError:
         return
     os.chmod(folder, FOLDER_MODE)  # mkdir(2) would apply the umask, and ignore the setgid bit

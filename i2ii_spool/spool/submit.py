@@ -12,7 +12,7 @@ from i2ii_spool.errors import DiskFull, InvalidRequest, QueueFull, UnsupportedPi
 from i2ii_spool.job import MAX_IMAGES, EditRequest, Job, new_id, open_regular, with_name
 from i2ii_spool.pictures import inspect_file
 from i2ii_spool.spool import keys
-from i2ii_spool.spool.durable import create_file, sync_folder, write_new
+from i2ii_spool.spool.durable import create_file, move, sync_folder, write_new
 from i2ii_spool.spool.layout import FOLDER_MODE, Spool
 from i2ii_spool.spool.lookup import find
 
@@ -53,8 +53,7 @@ class Submission:
             if stands_for != self.id:
                 self.discard()
                 return stands_for
-        self._rename()
-        sync_folder(self._spool.incoming)
+        self._move()
         return self.id
 
     def _receive(self, index: int, upload: str, max_pixels: int) -> str:
@@ -70,9 +69,9 @@ class Submission:
     def _entry(self, request: EditRequest, inputs: Iterable[str]) -> keys.Entry:
         return keys.Entry(id=self.id, digest=keys.digest(request, [Path(self._folder, name) for name in inputs]))
 
-    def _rename(self) -> None:
+    def _move(self) -> None:
         try:
-            os.rename(self._folder, f"{self._spool.incoming}/{self.id}")
+            move(Path(self._folder), self._spool.incoming / self.id)
         except FileNotFoundError:
             find(self._spool, self.id)  # whoever came with the same key has made the rename for us
 

@@ -109,7 +109,7 @@ class Worker:
         self._heart = Heartbeat(self._spool, self.name, self._gpu.id, info, meter)
         stack.callback(self._heart.stop)
         self._heart.show(state=WorkerState.LOADING)
-        (self._spool.running / self.name).mkdir(exist_ok=True)
+        self._spool.make_worker(self.name)
         recover(self._spool, self.name, max_attempts=self._settings.max_attempts)
         self._claims = Claims(self._spool, self.name, max_attempts=self._settings.max_attempts)
         started = time.monotonic()

@@ -6,7 +6,7 @@ What Python itself reports of a change (its audit events) and these calls do not
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 @dataclass(frozen=True)
 class Op:
-    """One call that changes a file system, or makes a change last."""
+    """One call that changes a file system, or makes a change last; `nothing` if it failed."""
 
     call: str
     path: str
@@ -30,7 +30,7 @@ class Op:
     """Of a rename or a link, the new name."""
     data: bytes = b""
     site: str = ""
-    """Of an fsync: the lines of ours that led to it, innermost last."""
+    """Of an fsync: the line of the protocol that asks for it, and those of `durable` below it."""
 
 
 class Disk:
@@ -68,18 +68,17 @@ class Disk:
                 data = os.pread(rest[0], 2**30, os.lseek(rest[0], 0, os.SEEK_CUR))
             if name == "ftruncate" and rest[0] != 0:
                 raise AssertionError("the model knows no truncation but to nothing")
-            self._see(Op(name, path, target, data, self._site() if name == "fsync" else ""))
-            return self._do(name, first, *rest, **options)
+            op = Op(name, path, target, data, self._site() if name == "fsync" else "")
+            return self._do(op, name, first, *rest, **options)
 
         return call
 
     def _open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         whole = self._path(path, dir_fd)
+        op = Op("ftruncate", whole) if flags & os.O_TRUNC else None
         if flags & os.O_CREAT and not os.path.lexists(whole):
-            self._see(Op("create", whole))
-        elif flags & os.O_TRUNC:
-            self._see(Op("ftruncate", whole))
-        return int(self._do("open", path, flags, mode, dir_fd=dir_fd))
+            op = Op("create", whole)
+        return int(self._do(op, "open", path, flags, mode, dir_fd=dir_fd))
 
     def _path(self, where: Any, dir_fd: int | None = None) -> str:
         if isinstance(where, int):
@@ -87,21 +86,26 @@ class Disk:
         base = os.getcwd() if dir_fd is None else os.readlink(f"/proc/self/fd/{dir_fd}")
         return os.path.normpath(os.path.join(base, os.fsdecode(where)))
 
-    def _see(self, op: Op) -> None:
+    def _see(self, op: Op) -> bool:
         if not op.path.startswith(f"{self._root}/") and op.path != self._root:
-            return
-        below = Op(op.call, self._below(op.path), self._below(op.target), op.data, op.site)
-        self.ops.append(below)
+            return False
+        self.ops.append(replace(op, path=self._below(op.path), target=self._below(op.target)))
         if self._meet is not None:
-            self._meet(len(self.ops), below)
+            self._meet(len(self.ops), self.ops[-1])
+        return True
 
     def _below(self, path: str) -> str:
         return os.path.relpath(path, self._root) if path else ""
 
-    def _do(self, name: str, *arguments: Any, **options: Any) -> Any:
+    def _do(self, op: Op | None, name: str, *arguments: Any, **options: Any) -> Any:
+        is_seen = op is not None and self._see(op)
         self._is_inside = True
         try:
             return self._kernel[name](*arguments, **options)
+        except OSError:
+            if is_seen:
+                self.ops[-1] = replace(self.ops[-1], call="nothing")
+            raise
         finally:
             self._is_inside = False
 
@@ -110,9 +114,11 @@ class Disk:
         frame = sys._getframe(2)
         while frame is not None:
             if frame.f_code.co_filename.startswith(CODE):
-                lines.append(f"{os.path.relpath(frame.f_code.co_filename, CODE)}:{frame.f_lineno}")
+                module = os.path.relpath(frame.f_code.co_filename, CODE)
+                lines.append(f"{module}:{frame.f_lineno} {frame.f_code.co_name}")
             frame = frame.f_back  # type: ignore[assignment]
-        return " > ".join(reversed(lines))
+        above = next((index for index, line in enumerate(lines) if not line.startswith("spool/durable.py")), 0)
+        return " > ".join(reversed(lines[: above + 1]))
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Raise if Python changes what lies below the root by a call that we have not seen."""

@@ -4,20 +4,35 @@ A life is a generator: what it does before its `yield` is durable and over; what
 it says in `promised` must hold afterwards: how a job may end once the service has been started again.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from unittest import mock
 
 from i2ii_spool import job
 from i2ii_spool.errors import EngineError
-from i2ii_spool.job import EditRequest, Progress
-from i2ii_spool.spool import actions, retention
+from i2ii_spool.job import Job, Progress
+from i2ii_spool.spool import actions, durable, retention
 from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.guests import Doorkeeper
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.recovery import recover
 from i2ii_spool.spool.submit import Submission
-from tests.crash.promises import MAX_ATTEMPTS, PICTURE, WORKER, Promises, commit, say_that_a_worker_lives, write_upload
+from tests.crash import promises
+from tests.crash.disk import Disk
+from tests.crash.promises import (
+    MAX_ATTEMPTS,
+    OUTPUT,
+    PICTURE,
+    WORKER,
+    Promises,
+    commit,
+    result_of,
+    say_that_a_worker_lives,
+    write_upload,
+)
 
 Life = Callable[[Spool, Promises], Iterator[None]]
 LIVES: dict[str, Life] = {}
@@ -28,10 +43,23 @@ def life(function: Life) -> Life:
     return function
 
 
+def begin(name: str, spool: Spool, promised: Promises) -> Iterator[None]:
+    """Live a life up to its `yield`."""
+    spool.create()
+    going = LIVES[name](spool, promised)
+    next(going)
+    return going
+
+
+def end(going: Iterator[None], disk: Disk) -> None:
+    """Live the rest of it, with `disk` between it and the kernel."""
+    with disk:
+        for _ in going:
+            raise AssertionError("a life has one yield")
+
+
 def submit_one(spool: Spool, promised: Promises, *, key: str | None = None) -> str:
-    submission = Submission(spool)
-    write_upload(submission.upload(), PICTURE)
-    id = submission.publish(EditRequest(prompt="sepia"), max_pixels=10**6, key=key)
+    id = promises.submit_one(spool, key=key)
     promised.end(id, "done")
     return id
 
@@ -51,6 +79,15 @@ def fail(spool: Spool, promised: Promises) -> str:
     return id
 
 
+@life
+def make_a_spool(spool: Spool, promised: Promises) -> Iterator[None]:
+    yield
+    made = Spool(spool.root / "srv" / "pictures" / "spool")
+    made.create()
+    id = promises.submit_one(made)
+    promised.stay(f"srv/pictures/spool/incoming/{id}/{job.JOB}")
+
+
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
@@ -62,10 +99,10 @@ def submit(spool: Spool, promised: Promises) -> Iterator[None]:
 
 @life
 def submit_with_a_key(spool: Spool, promised: Promises) -> Iterator[None]:
+    promised.send_again("order 17")
     yield
     id = submit_one(spool, promised, key="order 17")
     assert submit_one(spool, promised, key="order 17") == id
-    promised.count(1)
 
 
 @life
@@ -73,6 +110,7 @@ def submit_again_with_the_key_of_one_who_died(spool: Spool, promised: Promises) 
     id = submit_one(spool, promised, key="order 17")
     (spool.incoming / id).rename(spool.staging / id)
     promised.forget(id)
+    promised.send_again("order 17")
     yield
     assert submit_one(spool, promised, key="order 17") == id
 
@@ -87,11 +125,12 @@ def refuse_at_the_door(spool: Spool, promised: Promises) -> Iterator[None]:
 
 
 def put_guest(spool: Spool, name: str, *, prompt: str | None) -> None:
+    """Do what a copy does, which syncs nothing."""
     folder = spool.incoming / name
-    folder.mkdir()
-    (folder / "photo.png").write_bytes(PICTURE)
+    os.mkdir(folder)
+    write_upload(f"{folder}/photo.png", PICTURE)
     if prompt is not None:
-        (folder / job.PROMPT).write_text(prompt)
+        write_upload(f"{folder}/{job.PROMPT}", prompt.encode())
 
 
 def doorkeeper(spool: Spool) -> Doorkeeper:
@@ -104,6 +143,23 @@ def admit(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.end("holiday", "done")
     yield
     assert doorkeeper(spool).look()
+
+
+@life
+def admit_what_has_just_been_copied(spool: Spool, promised: Promises) -> Iterator[None]:
+    yield
+    put_guest(spool, "holiday", prompt="sepia")
+    (id,) = doorkeeper(spool).look()
+    promised.end(id, "done")
+
+
+@life
+def admit_what_came_with_a_request(spool: Spool, promised: Promises) -> Iterator[None]:
+    yield
+    put_guest(spool, "holiday", prompt=None)
+    write_upload(f"{spool.incoming}/holiday/{job.JOB}", Job(prompt="sepia").to_json())
+    (id,) = doorkeeper(spool).look()
+    promised.end(id, "done")
 
 
 @life
@@ -123,7 +179,7 @@ def claim_and_commit(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     yield
     claim = claim_one(spool)
-    promised.begun(id, 1)
+    promised.count_attempts(id, 1)
     claim.report(Progress(phase="edit", step=1, steps=10))
     commit(claim)
     promised.finished(id)
@@ -143,7 +199,7 @@ def claim_and_give_back(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     yield
     claim_one(spool).give_back(forget_attempt=True)
-    promised.begun(id, 0)
+    promised.count_attempts(id, 0)
     assert (spool.incoming / id).is_dir()
 
 
@@ -178,7 +234,7 @@ def claim_what_was_begun_too_often(spool: Spool, promised: Promises) -> Iterator
 @life
 def cancel_what_waits(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
-    promised.end(id, "done", "failed:cancelled")
+    promised.end(id, "done", "failed", "failed:cancelled")
     yield
     actions.cancel(spool, id)
     promised.end(id, "failed:cancelled")
@@ -259,6 +315,18 @@ def recover_what_was_finished(spool: Spool, promised: Promises) -> Iterator[None
     promised.finished(id)
     yield
     recovered(spool)
+
+
+@life
+def recover_what_was_finished_and_not_yet_synced(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    yield
+    claim = claim_one(spool)
+    claim.save("result.png", OUTPUT)
+    with suppress(InterruptedError), mock.patch.object(durable, "sync_folder", side_effect=InterruptedError):
+        claim.commit(result_of(claim))  # dies before that
+    recovered(spool)
+    promised.finished(id)
 
 
 @life

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
@@ -13,7 +14,7 @@ from PIL import Image
 
 from i2ii_spool import job
 from i2ii_spool.errors import Deleted, NotFound
-from i2ii_spool.job import Result, Timings, is_id
+from i2ii_spool.job import EditRequest, Result, Timings, is_id
 from i2ii_spool.spool import retention
 from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.durable import create_file
@@ -21,7 +22,7 @@ from i2ii_spool.spool.guests import Doorkeeper
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import find
 from i2ii_spool.spool.recovery import recover
-from i2ii_spool.spool.status import read_status
+from i2ii_spool.spool.submit import Submission
 
 WORKER = "here.gpu0"
 MAX_ATTEMPTS = 3
@@ -44,52 +45,54 @@ def write_upload(path: str, data: bytes) -> None:
     os.close(descriptor)
 
 
+def submit_one(spool: Spool, *, key: str | None = None) -> str:
+    submission = Submission(spool)
+    write_upload(submission.upload(), PICTURE)
+    return submission.publish(EditRequest(prompt="sepia"), max_pixels=10**6, key=key)
+
+
 def say_that_a_worker_lives(spool: Spool) -> None:
     """What a worker does before all else; the folder outlives it."""
-    (spool.running / WORKER).mkdir(exist_ok=True)
+    spool.make_worker(WORKER)
 
 
 def commit(claim: Claim) -> None:
     claim.save("result.png", OUTPUT)
-    claim.commit(
-        Result(
-            outputs=("result.png",),
-            width=12,
-            height=9,
-            seed=0,
-            attempt=claim.attempt,
-            worker=WORKER,
-            gpu_id=0,
-            completed_at=datetime.now(UTC),
-            timings=Timings(queue=0, load=0, edit=0, save=0),
-            engine="none",
-            model="",
-            revision="",
-            versions={},
-        )
-    )
+    claim.commit(result_of(claim))
+
+
+def result_of(claim: Claim) -> Result:
+    return Result(
+        outputs=("result.png",), width=12, height=9, seed=0, attempt=claim.attempt, worker=WORKER, gpu_id=0,
+        completed_at=datetime.now(UTC), timings=Timings(queue=0, load=0, edit=0, save=0),
+        engine="none", model="", revision="", versions={},
+    )  # fmt: skip
 
 
 class Promises:
-    """What has been promised so far. `say` hears of each change, since whoever promises may die the next moment."""
+    """What has been promised so far. `tell` hears of each change, since whoever promises may die the next moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[bytes], object] | None = None) -> None:
+        self._tell = tell
         self.ends: dict[str, tuple[str, ...]] = {}
         self.attempts: dict[str, int] = {}
+        self.counted: dict[str, int] = {}
         self.done: set[str] = set()
         self.copied: set[str] = set()
+        self.paths: set[str] = set()
         self.jobs: int | None = None
-        self.out: int | None = None
+        self.key: str | None = None
 
     def _say(self) -> None:
-        if self.out is not None:
-            os.lseek(self.out, 0, os.SEEK_SET)
-            os.pwrite(self.out, pickle.dumps({**self.__dict__, "out": None}), 0)
+        if self._tell is not None:
+            self._tell(pickle.dumps({**self.__dict__, "_tell": None}))
 
-    def hear(self, said: int) -> None:
-        """Take over what another process has promised."""
-        if text := os.pread(said, 2**20, 0):
-            self.__dict__.update(pickle.loads(text))
+    @classmethod
+    def told(cls, said: bytes) -> "Promises":
+        """What has been promised when `tell` heard this."""
+        promises = cls()
+        promises.__dict__.update(pickle.loads(said) if said else {})
+        return promises
 
     def end(self, id: str, *ends: str) -> None:
         """The job (or the guest of that name) will end as one of these: done, failed:CODE, gone."""
@@ -105,6 +108,11 @@ class Promises:
         self.attempts[id] = attempts
         self._say()
 
+    def count_attempts(self, id: str, attempts: int) -> None:
+        """So many attempts are on record, no more and no less."""
+        self.counted[id] = attempts
+        self.begun(id, attempts)
+
     def finished(self, id: str) -> None:
         """The job is done now, and will not be begun again."""
         self.done.add(id)
@@ -113,6 +121,16 @@ class Promises:
     def copy(self, id: str) -> None:
         """Somebody has copied the job under its own id: it lies in two places until both have ended."""
         self.copied.add(id)
+        self._say()
+
+    def send_again(self, key: str) -> None:
+        """Whoever has sent a job with this key, and did not hear whether it was accepted, will send it again."""
+        self.key = key
+        self.count(1)
+
+    def stay(self, path: str) -> None:
+        """What lies there, below the spool's root, stays."""
+        self.paths.add(path)
         self._say()
 
     def count(self, jobs: int) -> None:
@@ -152,7 +170,13 @@ def check(spool: Spool, promised: Promises) -> None:
     """Raise `AssertionError` unless the service, started again, keeps what was promised and what always holds."""
     doubled = [name for name, places in places(spool).items() if places > 1 and name not in promised.copied]
     assert not doubled, f"in two states: {doubled}"
+    for id, attempts in promised.counted.items():
+        on_record = [path for path in spool.root.rglob(f"{id}/attempt-*.json") if json.loads(path.read_text())]
+        assert len(on_record) == attempts, f"{len(on_record)} attempts on record, not {attempts}"
     begun = start_again(spool)
+    if promised.key is not None:
+        submit_one(spool, key=promised.key)
+        start_again(spool)
     left = [*spool.incoming.iterdir(), *spool.running.glob("*/*"), *spool.staging.iterdir()]
     assert not left, f"parked where nobody looks: {left}"
     assert not [path for path in spool.trash.iterdir() if is_id(path.name)], "not deleted"
@@ -164,6 +188,8 @@ def check(spool: Spool, promised: Promises) -> None:
         assert attempts + begun[id] <= MAX_ATTEMPTS, f"{id} was begun {attempts} and {begun[id]} times"
     for id in promised.done:
         assert not begun[id], f"{id} was done, and begun again"
+    for path in promised.paths:
+        assert (spool.root / path).exists(), f"{path} is gone"
     if promised.jobs is not None:
         assert sum(places(spool).values()) == promised.jobs, "too many jobs, or too few"
 
@@ -175,7 +201,7 @@ def check_ended(folder: Path) -> None:
         assert (folder / "input.png").exists() or (folder / "photo.png").exists()
         assert not (folder / job.ERROR).exists(), "both done and failed"
     else:
-        assert (folder / job.ERROR_TEXT).read_text()
+        assert (folder / job.ERROR_TEXT).read_text(), "failed, and nothing says why"
         assert not (folder / job.RESULT).exists(), "both done and failed"
         if (folder / job.CANCEL).exists() and not (folder / job.ERROR).exists():
             return  # cancelled by somebody who died before the last of it: the file `cancel` says so
@@ -184,7 +210,7 @@ def check_ended(folder: Path) -> None:
 
 
 def how_it_ended(spool: Spool, name: str) -> str:
-    """`done`, `failed:CODE`, `gone` or `lost`; `name` is an id, or the name that a guest had."""
+    """`done`, `failed:CODE`, `failed` without a record, `gone` or `lost`; `name` is an id, or that of a guest."""
     ids = [name] if is_id(name) else [id for id in places(spool) if id.endswith(f"_{name}")]
     if len(ids) != 1:
         return f"{len(ids)} times"
@@ -196,6 +222,6 @@ def how_it_ended(spool: Spool, name: str) -> str:
         return "lost"
     if place.state != "failed":
         return place.state
-    error = read_status(spool, ids[0]).error
-    assert error is not None
-    return f"failed:{error['code']}"
+    if not (place.folder / job.ERROR).exists():
+        return "failed"
+    return f"failed:{json.loads((place.folder / job.ERROR).read_text())['code']}"

@@ -8,7 +8,7 @@ import pytest
 
 from i2ii_spool.spool.layout import Spool
 from tests.crash.disk import Disk, Op
-from tests.crash.lives import LIVES, Life
+from tests.crash.lives import LIVES, begin, end
 from tests.crash.promises import Promises, check
 
 
@@ -21,46 +21,33 @@ def die_at(n: int, number: int, op: Op, *, root: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def lead(life: Life, spool: Spool, promised: Promises, disk: Disk) -> None:
-    """Live a life; from its `yield` on, `disk` stands between it and the kernel."""
-    going = life(spool, promised)
-    next(going)
-    with disk:
-        for _ in going:
-            raise AssertionError("a life has one yield")
-
-
-def calls(life: Life, root: Path) -> list[Op]:
+def calls(name: str, root: Path) -> list[Op]:
     """The calls of a life that is not disturbed."""
-    spool = Spool(root)
-    spool.create()
+    spool, promised = Spool(root), Promises()
     disk = Disk(spool.root)
-    lead(life, spool, promised := Promises(), disk)
+    end(begin(name, spool, promised), disk)
     check(spool, promised)
     return disk.ops
 
 
 @pytest.mark.parametrize("name", LIVES)
 def test_death_at_any_call_breaks_no_promise(name: str, tmp_path: Path) -> None:
-    ops = calls(LIVES[name], tmp_path / "whole")
+    ops = calls(name, tmp_path / "whole")
     assert ops, "nothing happens in this life"
     for n in range(1, len(ops) + 1):
         spool = Spool(tmp_path / str(n))
-        spool.create()
-        promised = Promises()
         said = os.memfd_create("promises")
         if (child := os.fork()) == 0:
             try:
-                promised.out = said
                 disk = Disk(spool.root, lambda number, op, n=n, root=spool.root: die_at(n, number, op, root=root))
-                lead(LIVES[name], spool, promised, disk)
+                end(begin(name, spool, Promises(lambda text, said=said: os.pwrite(said, text, 0))), disk)
             finally:
                 os._exit(1)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), f"call {n} of {len(ops)} was not reached"
-        promised.hear(said)
-        os.close(said)
         try:
-            check(spool, promised)
+            check(spool, Promises.told(os.pread(said, 2**20, 0)))
         except AssertionError as error:
             raise AssertionError(f"death at call {n} of {len(ops)}, {ops[n - 1]}: {error}") from error
+        finally:
+            os.close(said)
