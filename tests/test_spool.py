@@ -174,7 +174,7 @@ def test_the_next_with_the_key_finishes_what_a_dead_submitter_began(
     spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Submission, "_rename", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Submission, "_move", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             submit_with_key(spool, picture, "a")
     (begun,) = names(spool.staging)

@@ -41,8 +41,10 @@ PICTURE = _picture()
 def write_upload(path: str, data: bytes) -> None:
     """What the server does with a picture that arrives."""
     descriptor = create_file(path)
-    os.write(descriptor, data)
-    os.close(descriptor)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
 
 
 def submit_one(spool: Spool, *, key: str | None = None) -> str:
@@ -149,7 +151,8 @@ def start_again(spool: Spool) -> Counter[str]:
     recover(spool, WORKER, max_attempts=MAX_ATTEMPTS)
     with mock.patch.object(retention, "STALE_SUBMISSION", -1.0):  # an hour later
         retention.sweep(spool)
-    Doorkeeper(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6).look()
+    doorkeeper = Doorkeeper(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
+    doorkeeper.look()
     begun: Counter[str] = Counter()
     claims = Claims(spool, WORKER, max_attempts=MAX_ATTEMPTS)
     while (claim := claims.next()) is not None:
@@ -157,6 +160,7 @@ def start_again(spool: Spool) -> Counter[str]:
         for name in claim.job().inputs:
             assert (claim.folder / name).read_bytes() == PICTURE, "an accepted picture is torn"
         commit(claim)
+    doorkeeper.look()
     return begun
 
 

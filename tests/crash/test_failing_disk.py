@@ -1,0 +1,56 @@
+"""The disk fails at any call, once or from then on: the caller hears of it, and once the disk works, all promises hold."""
+
+import errno
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from i2ii_spool.spool.layout import Spool
+from tests.crash.disk import Disk, Op
+from tests.crash.lives import LIVES, begin, end
+from tests.crash.promises import Promises, check
+from tests.crash.test_every_call import calls
+
+FAILURES = {
+    "once, with EIO": (errno.EIO, False),
+    "once, with EACCES": (errno.EACCES, False),
+    "for good, with ENOSPC": (errno.ENOSPC, True),
+    "for good, with EROFS": (errno.EROFS, True),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("name", LIVES)
+def test_a_disk_that_fails_breaks_no_promise(
+    name: str, failure: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code, for_good = FAILURES[failure]
+    ops = calls(name, tmp_path / "whole")
+
+    for n in range(1, len(ops) + 1):
+
+        def fail(number: int, op: Op, n: int = n) -> None:
+            if number == n or (for_good and number > n):
+                raise OSError(code, os.strerror(code), op.path)
+
+        spool, promised = Spool(tmp_path / str(n)), Promises()
+        going = begin(name, spool, promised)
+        raised = None
+        caplog.clear()
+        try:
+            end(going, Disk(spool.root, fail))
+        except Exception as error:
+            raised = error
+        try:
+            heard = raised is not None or any(record.levelno >= logging.ERROR for record in caplog.records)
+            assert heard or not for_good or is_left_to_the_sweep(ops[n - 1 :]), "nobody heard of it"
+            check(spool, promised)
+        except Exception as error:
+            raise AssertionError(f"call {n} of {len(ops)} failed, {ops[n - 1]}: {error!r}") from error
+
+
+def is_left_to_the_sweep(ops: list[Op]) -> bool:
+    """Whether all that was left to do was to clear away a submission that had been refused."""
+    return all(op.call in ("unlink", "rmdir") and op.path.startswith(".tmp/") for op in ops)
