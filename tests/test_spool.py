@@ -471,6 +471,15 @@ def test_a_deleted_job_is_gone_and_remembered(spool: Spool, submit_job: Submit) 
     assert names(spool.trash) == {f"{id}.gone"}
 
 
+def test_a_named_job_that_was_deleted_does_not_stop_the_sweep(spool: Spool, submit_job: Submit) -> None:
+    id = submit_job(name="wedding")
+    actions.cancel(spool, id)
+    actions.remove(spool, id)
+    sweep(spool)
+    with pytest.raises(Deleted):
+        find(spool, id)
+
+
 def test_a_deletion_cut_short_is_finished_by_the_sweep(spool: Spool, submit_job: Submit) -> None:
     id = submit_job()
     (spool.incoming / id).rename(spool.trash / id)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from i2ii_spool import job
 from i2ii_spool.errors import NotFound, WrongState
-from i2ii_spool.job import is_id
 from i2ii_spool.spool.actions import destroy, remove
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import ids_in
@@ -74,7 +73,7 @@ def sweep(spool: Spool) -> None:
     """Finish deletions that were cut short, and clear away submissions whose writers have died."""
     with suppress(FileNotFoundError):  # somebody else sweeps as well
         for path in spool.trash.iterdir():
-            if is_id(path.name):
+            if path.is_dir():
                 destroy(path)
             elif _age(path) > GONE_IS_REMEMBERED:
                 path.unlink()

@@ -1,4 +1,4 @@
-"""The disk fails at any call, once or from then on: the caller hears of it, and once the disk works, all promises hold."""
+"""The disk fails at any call, once or from then on: the caller hears of it, and all promises hold once it works."""
 
 import errno
 import logging
