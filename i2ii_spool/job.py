@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from i2ii_spool.errors import InvalidRequest
+from i2ii_spool.errors import InvalidRequest, TooLarge
 
 # --- ids -------------------------------------------------------------------------------------------------------------
 
@@ -107,6 +107,13 @@ def slugify(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:64]
 
 
+def legible(text: str) -> str:
+    """Return text from elsewhere with what cannot be printed replaced: bytes that are no UTF-8, and control characters,
+    which would break a log into lines of their own, or steer the terminal of whoever reads it."""
+    text = os.fsencode(text).decode(errors="replace")
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
 # --- the request -----------------------------------------------------------------------------------------------------
 
 MAX_IMAGES = 3
@@ -181,6 +188,16 @@ class Job(EditRequest):
     """File names of the pictures in the folder, first one first; empty: `input.*`, or else the pictures found."""
     submitted_at: AwareDatetime | None = None
 
+    @field_validator("inputs")
+    @classmethod
+    def _are_names(cls, inputs: tuple[str, ...]) -> tuple[str, ...]:
+        if len(inputs) > MAX_IMAGES:
+            raise ValueError(f"names {len(inputs)} pictures; a job has one to {MAX_IMAGES}")
+        for name in inputs:
+            if os.path.basename(name) != name or name in ("", ".", "..") or "\0" in name:
+                raise ValueError(f"names {name[:100]!r}; give the names of files in the job folder")
+        return inputs
+
     def to_json(self) -> bytes:
         """The contents of `job.json`, for people to read as well."""
         left_open = OPEN_TO_PRESETS - self.model_fields_set if self.preset else set()
@@ -248,6 +265,9 @@ ERROR_TEXT = "error.txt"
 CANCEL = "cancel"
 READY = "ready"
 
+MAX_RECORD = 64 * 1024
+"""Bytes of a JSON file or of a `prompt.txt`; what we write stays far below."""
+
 
 class Record(BaseModel):
     """One of the JSON files that a worker writes. Fields that a later version adds are kept."""
@@ -290,7 +310,7 @@ class Timings(BaseModel):
 class Result(Record):
     """`result.json`: the commit record. Its presence means that the edit succeeded and its pictures are whole."""
 
-    outputs: tuple[str, ...]
+    outputs: tuple[Annotated[str, Field(pattern=r"^result(-[2-4])?\.(png|jpg|webp)$")], ...]
     width: int
     height: int
     seed: int
@@ -330,6 +350,18 @@ def open_regular(path: Path | str) -> BinaryIO:
         os.close(descriptor)
         raise InvalidRequest(f"{os.path.basename(path)} is not a regular file; put the file itself there")
     return open(descriptor, "rb", buffering=io.DEFAULT_BUFFER_SIZE)  # or it would ask whether this is a terminal
+
+
+def read_record(path: Path) -> bytes:
+    """Return what a small file holds that others may have put there.
+
+    Raises `TooLarge`, or `InvalidRequest` for what is not a regular file.
+    """
+    with open_regular(path) as file:
+        text = file.read(MAX_RECORD + 1)
+    if len(text) > MAX_RECORD:
+        raise TooLarge(f"{path.name} has more than {MAX_RECORD} bytes; no more are read")
+    return text
 
 
 def attempts(folder: Path) -> list[Path]:

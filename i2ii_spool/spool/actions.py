@@ -1,6 +1,8 @@
 """What people do to jobs: cancel, retry, remove. Each is one rename or one empty file, so a shell can do it too."""
 
-import shutil
+import logging
+import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +13,8 @@ from i2ii_spool.spool.durable import move, write_mark
 from i2ii_spool.spool.failure import explain, write_failure
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import Place, find
+
+log = logging.getLogger(__name__)
 
 Done = TypeVar("Done")
 
@@ -64,13 +68,33 @@ def _remove(spool: Spool, place: Place) -> None:
         raise WrongState(f"job {place.id} is in {place.state}; cancel it first")
     trashed = spool.trash / place.id
     move(place.folder, trashed)
-    destroy(trashed)
+    try:
+        destroy(trashed)
+    except OSError as error:  # it is deleted already; what cannot be removed of it is for the sweep to try again
+        log.warning("job %s is deleted, but %s stays on the disk: %s", place.id, trashed, error)
 
 
 def destroy(trashed: Path) -> None:
     """Remove a job in `.trash/`, and leave a mark there that it once was."""
     write_mark(trashed.with_name(f"{trashed.name}.gone"))
-    shutil.rmtree(trashed)
+    remove_tree(trashed)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder of `.trash/` with all that is in it.
+
+    A guest may be deeper than a path, or a recursion, can go: a folder within is moved up, and removed in its turn.
+    """
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        for entry in list(os.scandir(current)):
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(folder.with_name(f".{secrets.token_hex(8)}"))
+                os.rename(entry.path, pending[-1])
+            else:
+                os.unlink(entry.path)
+        os.rmdir(current)
 
 
 def _on_the_move(spool: Spool, id: str, act: Callable[[Spool, Place], Done]) -> Done:

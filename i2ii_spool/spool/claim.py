@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from i2ii_spool import job
-from i2ii_spool.errors import Cancelled, I2iiError, TakenAway
-from i2ii_spool.job import Attempt, Job, Progress, Result, is_id, new_id, parse_json
-from i2ii_spool.spool.durable import clear_half_written, move, sync_folder, write_file, write_hint
+from i2ii_spool.errors import Cancelled, I2iiError, InvalidRequest, TakenAway
+from i2ii_spool.job import Attempt, Job, Progress, Result, is_id, new_id, parse_json, read_record
+from i2ii_spool.spool.contents import check_regular, opened
+from i2ii_spool.spool.durable import clear_half_written, move, remove_file, sync_folder, write_file, write_hint
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.guests import note_beside
 from i2ii_spool.spool.layout import Spool, State
@@ -78,12 +79,13 @@ class Claims:
     def _take(self, id: str) -> "Claim | None":
         waiting = self._spool.incoming / id
         try:
-            if not (waiting / job.JOB).exists():  # taken by another, or being copied in under an id
-                return None
-            forget_earlier_life(waiting)
+            with opened(waiting) as folder:
+                if not (folder / job.JOB).exists():  # being copied in under an id
+                    return None
+                forget_earlier_life(folder)
             if not self._rename(waiting, self._mine / id):
                 return None
-        except FileNotFoundError:  # taken by another while it was being cleared
+        except (FileNotFoundError, NotADirectoryError):  # taken by another; or it is a guest of that name
             return None
         except PermissionError as error:
             note_beside(waiting, f"the worker may not take it: {error.strerror}")
@@ -110,6 +112,11 @@ class Claims:
         if before >= self._max_attempts:
             claim.fail(crashed(before))
             return None
+        try:
+            check_regular(folder)
+        except InvalidRequest as error:
+            claim.fail(error)
+            return None
         claim.begin()
         return claim
 
@@ -131,7 +138,7 @@ def forget_earlier_life(folder: Path) -> None:
     written = [*job.attempts(folder), *folder.glob("result*"), *folder.glob(".*.tmp")]
     hints = [folder / name for name in (job.PROGRESS, job.CANCEL, job.ERROR_TEXT)]
     for path in [*(path for path in written if path not in endings), *hints, *endings]:
-        path.unlink(missing_ok=True)
+        remove_file(path)
     sync_folder(folder)
 
 
@@ -159,7 +166,7 @@ class Claim:
 
     def job(self) -> Job:
         """Read the request. Raises `InvalidRequest` for a `job.json` that a guest has got wrong."""
-        return parse_json(Job, (self.folder / job.JOB).read_bytes())
+        return parse_json(Job, read_record(self.folder / job.JOB))
 
     def is_cancelled(self) -> bool:
         """Whether somebody has asked for the job to stop."""
@@ -194,9 +201,9 @@ class Claim:
     def give_back(self, *, forget_attempt: bool) -> None:
         """Move the job back to `incoming/`, where it keeps its place. A voluntary stop is not counted as an attempt."""
         try:
-            (self.folder / job.PROGRESS).unlink(missing_ok=True)
+            remove_file(self.folder / job.PROGRESS)
             if forget_attempt:
-                (self.folder / f"attempt-{self.attempt}.json").unlink(missing_ok=True)
+                remove_file(self.folder / f"attempt-{self.attempt}.json")
             sync_folder(self.folder)
             move(self.folder, self._spool.incoming / self.id)
         except FileNotFoundError:

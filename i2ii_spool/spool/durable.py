@@ -9,6 +9,8 @@ import errno
 import os
 import re
 import secrets
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 # Group members may read and move jobs; nobody else may look.
@@ -50,7 +52,21 @@ def clear_half_written(folder: Path) -> None:
     """Remove what writers that died here have left."""
     for name in os.listdir(folder):
         if HALF_WRITTEN.fullmatch(name):
-            (folder / name).unlink(missing_ok=True)
+            remove_file(folder / name)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file if it is there. A folder that somebody has put under its name stays."""
+    with suppress(FileNotFoundError, IsADirectoryError):
+        path.unlink()
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; a link to one is none."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def write_new(path: str, data: bytes) -> None:
@@ -76,7 +92,7 @@ def _write(descriptor: int, data: bytes, *, durable: bool) -> None:
 
 def sync_file(path: Path) -> None:
     """Make the contents of an existing file durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,11 +1,12 @@
 """Writing down why a job failed."""
 
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
 from i2ii_spool.errors import I2iiError
 from i2ii_spool.job import ERROR, ERROR_TEXT, Failure
-from i2ii_spool.spool.durable import write_file
+from i2ii_spool.spool.durable import is_folder, write_file
 
 
 def write_failure(
@@ -14,6 +15,7 @@ def write_failure(
     """Write `error.txt` for people, then `error.json`, whose presence means that the job has failed."""
     explain(folder, error, trace)
     failure = Failure(**error.describe(), attempt=attempt, worker=worker, failed_at=datetime.now(UTC))
+    _make_way(folder / ERROR)
     write_file(folder / ERROR, failure.to_json())
 
 
@@ -22,4 +24,11 @@ def explain(folder: Path, error: I2iiError, trace: str = "") -> None:
     text = f"{error.code}: {error.message}\n"
     if trace:
         text += f"\n{trace}"
-    write_file(folder / ERROR_TEXT, text.encode())
+    _make_way(folder / ERROR_TEXT)
+    write_file(folder / ERROR_TEXT, text.encode(errors="backslashreplace"))
+
+
+def _make_way(path: Path) -> None:
+    """Move a folder aside that somebody has put where a record must go; a file would be replaced, a folder is not."""
+    if is_folder(path):
+        path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from i2ii_spool.errors import Deleted, NotFound
 from i2ii_spool.job import check_id, is_id
+from i2ii_spool.spool.durable import is_folder
 from i2ii_spool.spool.layout import Spool, State
 
 # A job that is sent back (requeue, retry) while it is looked for can be missed once; twice was never seen.
@@ -32,12 +33,13 @@ def find(spool: Spool, id: str) -> Place:
     check_id(id)
     for _ in range(PASSES):
         for place in _possible(spool, id):
-            if place.folder.is_dir():
+            if is_folder(place.folder):
                 return place
     # A network file system may remember for half a minute that a name was not there. A listing asks anew.
     for place in _possible(spool, id):
-        if id in os.listdir(place.folder.parent):
-            return place
+        with os.scandir(place.folder.parent) as entries:
+            if any(entry.name == id and entry.is_dir(follow_symlinks=False) for entry in entries):
+                return place
     if (spool.trash / id).exists() or (spool.trash / f"{id}.gone").exists():
         raise Deleted(f"job {id} has been deleted")
     raise NotFound(f"there is no job {id}")

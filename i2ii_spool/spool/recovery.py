@@ -8,7 +8,7 @@ from i2ii_spool import job
 from i2ii_spool.errors import Cancelled, I2iiError, TakenAway
 from i2ii_spool.job import is_id
 from i2ii_spool.spool.claim import crashed, leave
-from i2ii_spool.spool.durable import clear_half_written, move, sync_folder
+from i2ii_spool.spool.durable import clear_half_written, is_folder, move, remove_file, sync_folder
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.workers import Deaths, WorkerLock, is_local
@@ -21,7 +21,7 @@ def recover(spool: Spool, worker: str, *, max_attempts: int) -> None:
     for name in sorted(os.listdir(spool.running / worker)):
         folder = spool.running / worker / name
         try:
-            if is_id(name):
+            if is_id(name) and is_folder(folder):
                 _recover_job(spool, folder, max_attempts)
             else:  # somebody has put it there by hand; it is a guest
                 move(folder, spool.incoming / name)
@@ -45,7 +45,7 @@ def _recover_job(spool: Spool, folder: Path, max_attempts: int) -> None:
         _give_up(spool, folder, crashed(attempts), attempts)
     else:
         log.warning("job %s goes back to the queue: its worker died (attempt %d)", folder.name, attempts)
-        (folder / job.PROGRESS).unlink(missing_ok=True)
+        remove_file(folder / job.PROGRESS)
         move(folder, spool.incoming / folder.name)
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from i2ii_spool import job
 from i2ii_spool.errors import NotFound, WrongState
-from i2ii_spool.spool.actions import destroy, remove
+from i2ii_spool.job import is_id
+from i2ii_spool.spool.actions import destroy, remove, remove_tree
+from i2ii_spool.spool.durable import is_folder
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import ids_in
 from i2ii_spool.spool.submit import free_bytes
@@ -71,21 +73,40 @@ def _ended_at(folder: Path) -> float:
 
 def sweep(spool: Spool) -> None:
     """Finish deletions that were cut short, and clear away submissions whose writers have died."""
-    with suppress(FileNotFoundError):  # somebody else sweeps as well
-        for path in spool.trash.iterdir():
-            if path.is_dir():
-                destroy(path)
-            elif _age(path) > GONE_IS_REMEMBERED:
-                path.unlink()
-    with suppress(FileNotFoundError):
-        for path in spool.keys.iterdir():
-            if _age(path) > KEY_IS_REMEMBERED:
-                path.unlink()
-    for folder in spool.staging.iterdir():
-        with suppress(FileNotFoundError):  # it has just been published
-            if min(_age(path) for path in (folder, *folder.iterdir())) > STALE_SUBMISSION:
-                log.warning("removing .tmp/%s: nothing was written to it for an hour", folder.name)
-                shutil.rmtree(folder)
+    for folder, clear in ((spool.trash, _clear_trash), (spool.keys, _clear_key), (spool.staging, _clear_staged)):
+        for path in folder.iterdir():
+            try:
+                clear(path)
+            except FileNotFoundError:  # somebody else sweeps as well, or it has just been published
+                continue
+            except OSError as error:
+                log.warning("%s cannot be removed: %s", path, error)
+
+
+def _clear_trash(path: Path) -> None:
+    if not is_folder(path):
+        _clear_if_older(path, GONE_IS_REMEMBERED)
+    elif is_id(path.name):
+        destroy(path)
+    else:
+        remove_tree(path)
+
+
+def _clear_key(path: Path) -> None:
+    _clear_if_older(path, KEY_IS_REMEMBERED)
+
+
+def _clear_if_older(path: Path, seconds: float) -> None:
+    if _age(path) > seconds:
+        path.unlink()
+
+
+def _clear_staged(path: Path) -> None:
+    if not is_folder(path):
+        _clear_if_older(path, STALE_SUBMISSION)
+    elif min(_age(each) for each in (path, *path.iterdir())) > STALE_SUBMISSION:
+        log.warning("removing .tmp/%s: nothing was written to it for an hour", path.name)
+        shutil.rmtree(path)
 
 
 def _age(path: Path) -> float:

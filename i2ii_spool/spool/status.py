@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from i2ii_spool import job
 from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
-from i2ii_spool.job import Failure, Job, Model, Progress, Result, Timings, parse_json
+from i2ii_spool.job import Failure, Job, Model, Progress, Result, Timings, legible, parse_json, read_record
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import PASSES, Place, find, waiting
 
@@ -66,7 +66,7 @@ class JobStatus(BaseModel):
                 detail = f"{self.worker} {self.processing_time:.2f} s"
             case _:
                 detail = (self.error or {}).get("code", "")
-        prompt = " ".join((self.prompt or "").split())
+        prompt = legible(" ".join((self.prompt or "").split()))
         return f"{self.request_id:<35} {self.status:<9} {detail:<26} {prompt[:60]}"
 
     def shown(self) -> dict[str, Any]:
@@ -176,6 +176,6 @@ def _request(place: Place) -> dict[str, Any]:
 def _read(model: type[Model], path: Path) -> Model | None:
     """Return the record, or None if it is missing or a guest has written something else there."""
     try:
-        return parse_json(model, path.read_bytes())
+        return parse_json(model, read_record(path))
     except (FileNotFoundError, InvalidRequest):
         return None

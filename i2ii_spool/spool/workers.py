@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from i2ii_spool.job import Record
+from i2ii_spool.errors import InvalidRequest
+from i2ii_spool.job import Record, parse_json, read_record
 from i2ii_spool.spool.durable import FILE_MODE, write_hint
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import worker_folders
@@ -149,9 +148,9 @@ def see_workers(spool: Spool, *, lease: float) -> list[Seen]:
 
 def _see(spool: Spool, path: Path, lease: float) -> Seen | None:
     try:
-        status = WorkerStatus.model_validate_json(path.read_bytes())
+        status = parse_json(WorkerStatus, read_record(path))
         age = max(0.0, time.time() - path.stat().st_mtime)
-    except (FileNotFoundError, ValidationError):  # it has just gone, or is not a worker's
+    except (FileNotFoundError, InvalidRequest):  # it has just gone, or is not a worker's
         return None
     alive = _lock_is_held(spool, path.stem) if is_local(path.stem) else age < lease
     return Seen(status, age, alive)

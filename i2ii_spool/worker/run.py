@@ -12,7 +12,7 @@ from i2ii_spool.engines.base import Engine
 from i2ii_spool.errors import Cancelled, InvalidRequest, TakenAway
 from i2ii_spool.job import Progress, Result, Timings
 from i2ii_spool.spool.claim import Claim
-from i2ii_spool.spool.guests import find_inputs
+from i2ii_spool.spool.contents import find_inputs
 from i2ii_spool.spool.workers import WorkerStatus
 
 REPORT_INTERVAL = 0.1
@@ -103,8 +103,6 @@ class Run:
 
 
 def _read_input(folder: Path, name: str) -> Image:
-    if Path(name).name != name:
-        raise InvalidRequest(f"inputs names {name!r}; give the names of files in the job folder", field="inputs")
     try:
         return pictures.read(folder / name)
     except FileNotFoundError:

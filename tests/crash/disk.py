@@ -4,6 +4,7 @@ What Python itself reports of a change (its audit events) and these calls do not
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -84,7 +85,10 @@ class Disk:
         if isinstance(where, int):
             return os.readlink(f"/proc/self/fd/{where}")
         base = os.getcwd() if dir_fd is None else os.readlink(f"/proc/self/fd/{dir_fd}")
-        return os.path.normpath(os.path.join(base, os.fsdecode(where)))
+        path = os.path.normpath(os.path.join(base, os.fsdecode(where)))
+        if opened := re.match(r"/proc/self/fd/\d+", path):
+            path = os.readlink(opened[0]) + path[opened.end() :]
+        return path
 
     def _see(self, op: Op) -> bool:
         if not op.path.startswith(f"{self._root}/") and op.path != self._root:
