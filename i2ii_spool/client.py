@@ -19,7 +19,7 @@ from typing import Any, Self
 import aiohttp
 
 from i2ii_spool.errors import Deleted, DiskFull, I2iiError, InvalidRequest, NotFound, QueueFull, TooLarge, WrongState
-from i2ii_spool.job import EditRequest
+from i2ii_spool.job import EditRequest, open_regular
 from i2ii_spool.spool import actions, submit
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import find
@@ -188,7 +188,8 @@ class SpoolClient:
             raise no_result(status)
         if not 1 <= n <= len(status.outputs):
             raise no_such_picture(status, n)
-        return (find(self._spool, id).folder / status.outputs[n - 1]).read_bytes()
+        with open_regular(find(self._spool, id).folder / status.outputs[n - 1]) as file:
+            return file.read()
 
     def cancel(self, id: str) -> None:
         """Stop a job that waits or runs. Raises `WrongState` if it has ended."""

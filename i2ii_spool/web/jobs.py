@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+import os
 import time
-from typing import Any, TypeVar
+from contextlib import ExitStack
+from typing import Any, BinaryIO, TypeVar
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from i2ii_spool.errors import InvalidRequest, NotFound
-from i2ii_spool.job import check_id
+from i2ii_spool.job import check_id, open_regular
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.keys import check_key
 from i2ii_spool.spool.layout import State, parse_state
@@ -121,20 +124,35 @@ async def result(request: web.Request) -> web.StreamResponse:
     if n > len(outputs):
         raise no_such_picture(now, n)
     name = outputs[n - 1]
-    path = request.app[SPOOL].done / id / name
     try:
-        size = (await asyncio.to_thread(path.stat)).st_size
-    except FileNotFoundError:
+        file = await asyncio.to_thread(open_regular, request.app[SPOOL].done / id / name)
+    except (FileNotFoundError, InvalidRequest):
         raise NotFound(f"job {id} no longer has its {name}") from None
-    _check_range(request, size)
-    return web.FileResponse(
-        path,
+    with ExitStack() as stack:
+        stack.enter_context(file)
+        _check_range(request, os.fstat(file.fileno()).st_size)
+        stack.pop_all()  # whoever sends it closes it
+    return OpenFileResponse(
+        file,
         headers={
             "Content-Type": CONTENT_TYPES[name.rpartition(".")[2]],
             "Content-Disposition": f'inline; filename="{id}-{name}"',
             "X-Content-Type-Options": "nosniff",
         },
     )
+
+
+class OpenFileResponse(web.FileResponse):
+    """Sends a file that is open already: its name may lead elsewhere by now."""
+
+    def __init__(self, file: BinaryIO, headers: dict[str, str]) -> None:
+        super().__init__(f"/proc/self/fd/{file.fileno()}", headers=headers)
+        self._file = file
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send it, and close it."""
+        with self._file:
+            return await super().prepare(request)
 
 
 def _check_range(request: web.Request, size: int) -> None:
