@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Le
 from pydantic import (
@@ -338,7 +338,7 @@ class Failure(Record):
     failed_at: AwareDatetime
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> io.BufferedReader:
     """Open a file that others may have put there: never through a link, never waiting for a FIFO or a device."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -349,7 +349,7 @@ def open_regular(path: Path | str) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InvalidRequest(f"{os.path.basename(path)} is not a regular file; put the file itself there")
-    return open(descriptor, "rb", buffering=io.DEFAULT_BUFFER_SIZE)  # or it would ask whether this is a terminal
+    return io.BufferedReader(io.FileIO(descriptor))  # open() would ask whether it is a terminal
 
 
 def read_record(path: Path) -> bytes:

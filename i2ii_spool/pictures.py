@@ -2,13 +2,18 @@
 
 import io
 import os
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from PIL import Image, ImageCms, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, features
 
+from i2ii_spool import decoder
 from i2ii_spool.errors import InvalidRequest, TooLarge, UnsupportedPicture
 from i2ii_spool.job import open_regular
 
@@ -24,8 +29,17 @@ SUFFIXES = {f".{extension}" for extension in EXTENSIONS.values()} | {".jpeg", ".
 MAX_ASPECT = 16
 MIN_SIDE = 8
 
-# A picture in memory may take a hundred times its file: no more than two are read whole, at the door, at a time.
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+"""How these begin."""
+
+# A progressive JPEG comes in some ten scans. One may hold hundreds of thousands, and each costs as much as the picture.
+MAX_SCANS = 100
+SCAN = b"\xff\xda"
+READ_AT_ONCE = 2**20
+
+# A picture in memory may take a hundred times its file: no more than two are decoded, at the door, at a time.
 _decoding = threading.Semaphore(2)
+DECODING_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -47,17 +61,69 @@ def inspect(path: Path, *, max_pixels: int, field: str = "image") -> Header:
         return inspect_file(file, max_pixels=max_pixels, field=field)
 
 
-def inspect_file(file: BinaryIO, *, max_pixels: int, field: str = "image") -> Header:
+def inspect_file(file: BufferedReader, *, max_pixels: int, field: str = "image") -> Header:
     """Like `inspect`, of an open file."""
-    image = _open(file, field)
-    extension = EXTENSIONS["JPEG" if image.format == "MPO" else str(image.format)]
-    _check_sides(*image.size, max_pixels, field)
-    header = Header(extension, *image.size)
+    if not file.peek(len(PNG)).startswith((PNG, JPEG)):
+        return _inspect_elsewhere(file, max_pixels, field)
+    image = _open(file, max_pixels, field)
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and not _ends_as_jpeg(file):
+        return _inspect_elsewhere(file, max_pixels, field)
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        _verify(image, field)
+    return Header(_extension(str(image.format)), *image.size)
+
+
+def _extension(kind: str) -> str:
+    return EXTENSIONS["JPEG" if kind == "MPO" else kind]
+
+
+def _verify(image: PngImagePlugin.PngImageFile, field: str) -> None:
     try:
-        _check_whole(image)
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError...
-        raise UnsupportedPicture(f"{field} is truncated or damaged: {error}", field=field) from error
-    return header
+        image.verify()  # every chunk's checksum, to the end, without a pixel in memory
+    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error...
+        raise _damaged(field, error) from error
+
+
+def _ends_as_jpeg(file: BinaryIO) -> bool:
+    """Whether the file ends with the end-of-image marker, which cannot occur within a JPEG's coded pixels.
+
+    Beyond that, decoding would tell nothing: libjpeg only warns of damage. Files with more behind the marker (phones
+    append thumbnails and films) are decoded.
+    """
+    return os.pread(file.fileno(), 2, os.fstat(file.fileno()).st_size - 2) == b"\xff\xd9"
+
+
+def _inspect_elsewhere(file: BinaryIO, max_pixels: int, field: str) -> Header:
+    """Have the picture judged, and decoded, by a process whose memory and time are limited and whose death is not ours.
+
+    These formats have to be read whole before they say anything of themselves.
+    """
+    command = [sys.executable, "-m", decoder.__name__, str(max_pixels), *EXTENSIONS]
+    with _decoding:
+        file.seek(0)
+        try:
+            judged = subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=DECODING_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise UnsupportedPicture(f"{field} takes too long to decode: save it anew", field=field) from None
+    if judged.returncode == decoder.UNKNOWN:
+        raise _unknown(field)
+    kind, *sides = judged.stdout.split() or ("", 0, 0)
+    width, height = map(int, sides)
+    if kind:
+        _check_sides(width, height, max_pixels, field)
+    if judged.returncode < 0:
+        raise _damaged(field, f"its decoder died of {signal.Signals(-judged.returncode).name}")
+    if judged.returncode != 0:
+        raise _damaged(field, judged.stderr.strip().rpartition("\n")[2])
+    return Header(_extension(kind), width, height)
+
+
+def _damaged(field: str, said: object) -> UnsupportedPicture:
+    return UnsupportedPicture(f"{field} is truncated or damaged: {said}", field=field)
+
+
+def _unknown(field: str) -> UnsupportedPicture:
+    return UnsupportedPicture(f"{field} is not a picture that is read here; send {', '.join(EXTENSIONS)}", field=field)
 
 
 def _check_sides(width: int, height: int, max_pixels: int, field: str) -> None:
@@ -75,39 +141,33 @@ def _check_sides(width: int, height: int, max_pixels: int, field: str) -> None:
         )
 
 
-def _check_whole(image: ImageFile.ImageFile) -> None:
-    """Raise whatever the decoder raises if the picture is truncated. Costs as little as its format allows."""
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and _ends_as_jpeg(image):
+def _check_scans(image: ImageFile.ImageFile, field: str) -> None:
+    """Count the scans of a JPEG: within its coded pixels no byte pair looks like the start of one."""
+    if not image.info.get("progressive"):
         return
-    if isinstance(image, PngImagePlugin.PngImageFile):
-        image.verify()  # every chunk's checksum, to the end, without a pixel in memory
-        return
-    with _decoding:
-        image.draft("RGB", (image.width // 8, image.height // 8))  # a JPEG is read whole, at an eighth
-        image.load()
+    descriptor, at, scans = cast(BinaryIO, image.fp).fileno(), 0, 0
+    while chunk := os.pread(descriptor, READ_AT_ONCE, at):
+        scans += chunk.count(SCAN)
+        at += len(chunk)
+    if scans > MAX_SCANS:
+        raise UnsupportedPicture(
+            f"{field} is a JPEG of {scans} scans; at most {MAX_SCANS} are read: save it anew", field=field
+        )
 
 
-def _ends_as_jpeg(image: ImageFile.ImageFile) -> bool:
-    """Whether the file ends with the end-of-image marker, which cannot occur within a JPEG's coded pixels.
+def read(path: Path, *, max_pixels: int) -> Image.Image:
+    """Return the picture upright, in sRGB, as RGB or (where it has transparency) RGBA; the first frame of many.
 
-    Beyond that, decoding would tell nothing: libjpeg only warns of damage. Files with more behind the marker (phones
-    append thumbnails and films) are decoded.
+    Raises as `inspect` does: somebody may have put another picture there since.
     """
-    descriptor = cast(BinaryIO, image.fp).fileno()
-    return os.pread(descriptor, 2, os.fstat(descriptor).st_size - 2) == b"\xff\xd9"
-
-
-def read(path: Path) -> Image.Image:
-    """Return the picture upright, in sRGB, as RGB or (where it has transparency) RGBA; the first frame of many."""
     with open_regular(path) as file:
-        image = _open(file, path.name)
+        image = _open(file, max_pixels, path.name)
+        profile = image.info.get("icc_profile")
         try:
             image.load()
         except Exception as error:
-            raise UnsupportedPicture(f"{path.name} is truncated or damaged: {error}", field="image") from error
-        profile = image.info.get("icc_profile")
-        upright = ImageOps.exif_transpose(image)
-    return _to_rgb(_to_srgb(_to_8_bit(upright), profile))
+            raise _damaged(path.name, error) from error
+        return _to_rgb(_to_srgb(_to_8_bit(_upright(image)), profile))
 
 
 def encode(image: Image.Image, output_format: str) -> bytes:
@@ -134,16 +194,26 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _open(file: BinaryIO, field: str) -> ImageFile.ImageFile:
+def _open(file: BinaryIO, max_pixels: int, field: str) -> ImageFile.ImageFile:
+    """Open a picture and judge its header."""
     try:
-        return Image.open(file, formats=list(EXTENSIONS))
+        image = Image.open(file, formats=list(EXTENSIONS))
     except UnidentifiedImageError:
-        kinds = ", ".join(EXTENSIONS)
-        raise UnsupportedPicture(f"{field} is not a picture that is read here; send {kinds}", field=field) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise _unknown(field) from None
+    except Exception as error:
         if getattr(error, "errno", None) is not None:  # the disk's word; a decoder's OSError has no number
             raise
-        raise UnsupportedPicture(f"{field} is damaged: {error}", field=field) from error
+        raise _damaged(field, error) from error
+    _check_sides(*image.size, max_pixels, field)
+    _check_scans(image, field)
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # EXIF that cannot be read says nothing of an orientation
+        return image
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -159,7 +229,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         return image
     try:
         converted = ImageCms.profileToProfile(image, io.BytesIO(profile), _SRGB, outputMode="RGB")
-    except ImageCms.PyCMSError:
+    except (ImageCms.PyCMSError, OSError, ValueError):
         return image  # a profile that cannot be read says nothing: the numbers stand as they are
     assert converted is not None  # None is for in-place conversion alone
     return converted

@@ -163,7 +163,7 @@ class Worker:
         self._heart.note(state=self._idle_state(), job=None, step=0, steps=0)
 
     def _edit(self, claim: Claim) -> None:
-        run = Run(claim, self._on_step)
+        run = Run(claim, self._on_step, max_pixels=self._settings.max_pixels)
         try:
             edited = run.edit(self._engine, run.prepare())
         except TakenAway:

@@ -10,7 +10,7 @@ from PIL.Image import Image
 from i2ii_spool import pictures
 from i2ii_spool.engines.base import Engine
 from i2ii_spool.errors import Cancelled, InvalidRequest, TakenAway
-from i2ii_spool.job import Progress, Result, Timings
+from i2ii_spool.job import MAX_IMAGES, Progress, Result, Timings
 from i2ii_spool.spool.claim import Claim
 from i2ii_spool.spool.contents import find_inputs
 from i2ii_spool.spool.workers import WorkerStatus
@@ -21,8 +21,9 @@ REPORT_INTERVAL = 0.1
 class Run:
     """What is known of one job while it is worked on. `prepare`, `edit`, `encode`, `save`."""
 
-    def __init__(self, claim: Claim, on_step: Callable[[int, int, float], None]) -> None:
+    def __init__(self, claim: Claim, on_step: Callable[[int, int, float], None], *, max_pixels: int) -> None:
         self.claim = claim
+        self._max_pixels = max_pixels
         self._on_step = on_step
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
@@ -37,9 +38,19 @@ class Run:
         names = self._job.inputs or find_inputs([path.name for path in folder.iterdir()])
         if not names:
             raise InvalidRequest("there is no picture in the job folder", field="inputs")
-        images = [_read_input(folder, name) for name in names]
+        if len(names) > MAX_IMAGES:
+            raise InvalidRequest(f"there are {len(names)} pictures; a job has one to {MAX_IMAGES}", field="inputs")
+        images = [self._read(folder, name) for name in names]
         self.load_seconds = time.monotonic() - self._started
         return images
+
+    def _read(self, folder: Path, name: str) -> Image:
+        try:
+            return pictures.read(folder / name, max_pixels=self._max_pixels)
+        except FileNotFoundError:
+            if not folder.exists():
+                raise TakenAway(folder.name) from None
+            raise InvalidRequest(f"inputs names {name!r}, which is not in the job folder", field="inputs") from None
 
     def edit(self, engine: Engine, images: list[Image]) -> list[Image]:
         """Return the edited pictures."""
@@ -100,15 +111,6 @@ class Run:
             versions=dict(self._info.versions),
             details=dict(self._info.details),
         )
-
-
-def _read_input(folder: Path, name: str) -> Image:
-    try:
-        return pictures.read(folder / name)
-    except FileNotFoundError:
-        if not folder.exists():
-            raise TakenAway(folder.name) from None
-        raise InvalidRequest(f"inputs names {name!r}, which is not in the job folder", field="inputs") from None
 
 
 def _output_name(index: int, output_format: str) -> str:
