@@ -2,18 +2,25 @@
 
     python -m benchmarks.pictures [--quick] [--json]
 
-It is why results are written as PNG level 1: `i2ii_spool.pictures.encode`.
+It is why results are written as PNG level 1 (`i2ii_spool.pictures.encode`), and how much memory the decoder at the door
+may take (`i2ii_spool.decoder`).
 """
 
 import io
+import re
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 from PIL import Image
 
 from benchmarks.common import Figure, Options, new_spool, options, report
+from i2ii_spool import decoder
 from i2ii_spool.bench import photograph
 from i2ii_spool.pictures import encode, inspect, read
 
@@ -46,6 +53,29 @@ def reading(options: Options) -> Iterator[Figure]:
     yield _timed(options, "read a JPEG for the engine", lambda: read(path, max_pixels=SIDE * SIDE))
 
 
+def decoding(options: Options) -> Iterator[Figure]:
+    """The most memory that the door's decoder takes for the largest picture that the default settings let in."""
+    side = 400 if options.quick else 8000
+    limit = (decoder.BASE_MEMORY + decoder.BYTES_PER_PIXEL * side * side) / 2**20
+    for kind in ("WEBP", "AVIF", "TIFF", "GIF"):
+        yield Figure(f"decode a {kind} of {side}x{side}, peak memory", _peak_of(kind, side), "MiB", at_most=limit)
+
+
+def _peak_of(kind: str, side: int) -> float:
+    """MiB of address space, which is what the decoder's limit counts."""
+    with tempfile.TemporaryFile() as file:
+        Image.effect_noise((side, side), 80).convert("RGB").save(file, kind)
+        file.seek(0)
+        command = [sys.executable, "-m", decoder.__name__, str(side * side), kind]
+        peak = 0
+        with subprocess.Popen(command, stdin=file, stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None:
+                sizes = re.findall(r"VmPeak:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+                peak = max([peak, *map(int, sizes)])
+        assert process.returncode == 0
+    return peak / 1024
+
+
 def _picture() -> Image.Image:
     return Image.open(io.BytesIO(photograph(SIDE, SIDE, seed=1))).convert("RGB")
 
@@ -66,4 +96,4 @@ def _timed(options: Options, name: str, call: Callable[[], object]) -> Figure:
 
 
 if __name__ == "__main__":
-    report(options(__doc__), png_levels, formats, reading)
+    report(options(__doc__), png_levels, formats, reading, decoding)
