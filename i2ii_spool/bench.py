@@ -359,16 +359,16 @@ def _display(jobs: int) -> Iterator[Display]:
         yield Display(progress, jobs)
 
 
-def run(url: str, *, jobs: int, concurrency: int, prompt: str) -> Report:
+def run(url: str, token: str | None = None, *, jobs: int, concurrency: int, prompt: str) -> Report:
     """Submit `jobs` pictures, `concurrency` at a time, and wait for each to end.
 
     Raises `I2iiError` if no server answers at `url`, or if no worker lives there; what fails later is in the report.
     """
-    return asyncio.run(_run(url, jobs, concurrency, prompt))
+    return asyncio.run(_run(url, token, jobs, concurrency, prompt))
 
 
-async def _run(url: str, jobs: int, concurrency: int, prompt: str) -> Report:
-    async with AsyncClient(url) as client:
+async def _run(url: str, token: str | None, jobs: int, concurrency: int, prompt: str) -> Report:
+    async with AsyncClient(url, token) as client:
         with _display(jobs) as display:
             load = Load(client, display, prompt=prompt)
             await load.run(jobs=jobs, concurrency=concurrency)

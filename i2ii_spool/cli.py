@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 # sysexits(3); a unit lists EX_CONFIG in RestartPreventExitStatus, since starting again cures no setting.
 EX_USAGE, EX_CONFIG = 64, 78
 
-SERVER = ("host", "port", "no_auth", "max_upload_mib", "max_megapixels", "max_queue", "min_free_mib")
+ACCESS = ("tokens", "private_jobs", "no_auth")
+CLIENTS = ("max_connections", "client_uploads", "client_rate")
+SERVER = ("host", "port", *ACCESS, *CLIENTS, "max_upload_mib", "max_megapixels", "max_queue", "min_free_mib")
 EXACT = ("attention", "compile", "prompt_cache", "modulation_cache", "frame_vae")
 LEVERS = ("memory", *EXACT, "step_cache", "fp8")
 WORKER = ("engine", "model", "model_source", "max_side", *LEVERS, "drain", "max_attempts")
@@ -140,11 +142,11 @@ def serve(settings: "Settings") -> None:
     """Run the HTTP server."""
     from i2ii_spool import logs
     from i2ii_spool.settings import load
-    from i2ii_spool.web import app
+    from i2ii_spool.web import server
 
     logs.set_up("http")
     faulthandler.enable()
-    app.serve(settings, functools.partial(load, dict(click.get_current_context().params)))
+    server.serve(settings, functools.partial(load, dict(click.get_current_context().params)))
 
 
 @command("spool", *WORKER, *HOUSEKEEPING, "max_upload_mib", "max_megapixels")
@@ -195,7 +197,11 @@ def submit(
         raise InvalidRequest("--output is written once the job has ended; say --wait as well")
     request = parse(EditRequest, {name: value for name, value in fields.items() if value is not None})
     with ExitStack() as stack:
-        client = stack.enter_context(Client(url)) if url else SpoolClient(_spool(settings), settings.max_pixels)
+        client: Client | SpoolClient
+        if url is None:
+            client = SpoolClient(_spool(settings), settings.max_pixels)
+        else:
+            client = stack.enter_context(Client(url, settings.bearer))
         id = client.submit(images, request)
         if wait:
             wait_and_write(client, id, output)
@@ -304,7 +310,7 @@ def bench(settings: "Settings", *, jobs: int, concurrency: int, prompt: str, url
     from i2ii_spool import bench
 
     url = url or f"http://{settings.host}:{settings.port}"
-    report = bench.run(url, jobs=jobs, concurrency=concurrency, prompt=prompt)
+    report = bench.run(url, settings.bearer, jobs=jobs, concurrency=concurrency, prompt=prompt)
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
     sys.exit(0 if report.all_succeeded else 1)
 
@@ -368,6 +374,57 @@ def tiny(folder: Path, *, like: "Version") -> None:
 
         write(folder, like)
     click.echo(f"{folder}: random weights; try them with --engine qwen --model {folder} --max-side 128")
+
+
+@main.group()
+def token() -> None:
+    """Make and take away the tokens that let somebody use the service over HTTP."""
+
+
+def token_command(function: Callable[..., None]) -> click.Command:
+    """Add a command that works on the file of tokens; its function gets that."""
+    option = click.option("--tokens", type=click.Path(path_type=Path), help="the file  [I2II_TOKENS]")
+
+    @functools.wraps(function)
+    def call(tokens: Path | None, **values: Any) -> None:
+        from i2ii_spool.settings import load
+
+        with errors_shown():
+            file = tokens or load().tokens
+            if file is None:
+                raise InvalidRequest("which file? Set I2II_TOKENS, or say --tokens FILE", field="tokens")
+            function(file, **values)
+
+    return token.command()(option(call))
+
+
+@token_command
+@click.argument("name")
+@click.option("--operator", is_flag=True, help="it may see and do everything, whoever submitted it")
+def add(file: Path, name: str, *, operator: bool) -> None:
+    """Make a token called NAME, and print it: this once, it is kept nowhere."""
+    from i2ii_spool import tokens
+
+    click.echo(tokens.add(file, name, is_operator=operator))
+
+
+@token_command
+@click.argument("name")
+def revoke(file: Path, name: str) -> None:
+    """Take the token called NAME away; a running server knows within two seconds."""
+    from i2ii_spool import tokens
+
+    tokens.remove(file, name)
+    click.echo(f"{name} revoked")
+
+
+@token_command
+def names(file: Path) -> None:
+    """Print the names of the tokens."""
+    from i2ii_spool import tokens
+
+    for token in tokens.read(file):
+        click.echo(f"{token.name}{'  operator' if token.is_operator else ''}")
 
 
 @main.group()

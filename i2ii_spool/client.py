@@ -18,7 +18,19 @@ from typing import Any, Self
 
 import aiohttp
 
-from i2ii_spool.errors import Deleted, DiskFull, I2iiError, InvalidRequest, NotFound, QueueFull, TooLarge, WrongState
+from i2ii_spool.errors import (
+    Deleted,
+    DiskFull,
+    Forbidden,
+    I2iiError,
+    InvalidRequest,
+    NotFound,
+    QueueFull,
+    TooLarge,
+    TooManyRequests,
+    Unauthorized,
+    WrongState,
+)
 from i2ii_spool.job import EditRequest, open_regular
 from i2ii_spool.spool import actions, submit
 from i2ii_spool.spool.layout import Spool
@@ -31,6 +43,8 @@ LONG_POLL = 30
 
 KINDS: dict[int, type[I2iiError]] = {
     400: InvalidRequest,
+    401: Unauthorized,
+    403: Forbidden,
     404: NotFound,
     409: WrongState,
     410: Deleted,
@@ -44,14 +58,16 @@ OnStatus = Callable[[JobStatus], None]
 class AsyncClient:
     """A server's client, for `async with`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str | None = None) -> None:
         if not re.match(r"https?://[^/]", url):
             raise InvalidRequest(f"{url} is no server's URL; one looks like http://127.0.0.1:8000", field="url")
         self._url = url.rstrip("/")
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=0)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        timeout = aiohttp.ClientTimeout(total=None)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -124,15 +140,16 @@ async def _error(response: aiohttp.ClientResponse) -> I2iiError:
     said = (await response.json()).get("error", {})
     message, code, field = said.get("message", ""), said.get("code"), said.get("field")
     if response.status == 429:
-        return QueueFull(message, retry_after=int(response.headers.get("Retry-After", 1)))
+        kind = QueueFull if code == QueueFull.code else TooManyRequests
+        return kind(message, retry_after=int(response.headers.get("Retry-After", 1)))
     return KINDS.get(response.status, I2iiError)(message, code=code, field=field)
 
 
 class Client:
     """A server's client, for `with`."""
 
-    def __init__(self, url: str) -> None:
-        self._client = AsyncClient(url)
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self._client = AsyncClient(url, token)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:

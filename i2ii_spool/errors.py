@@ -7,7 +7,12 @@
     ├── NotFound                no such job, or no such result
     │   └── Deleted             there was one
     ├── WrongState              the job is not in a state that allows this
-    ├── QueueFull               come back in `retry_after` seconds
+    ├── Unauthorized            no token, or none that is valid
+    ├── Forbidden               it may be valid, and is not allowed here
+    ├── TooSlow                 a body that takes too long to come
+    ├── TryLater                come back in `retry_after` seconds
+    │   ├── QueueFull           as many jobs wait as may
+    │   └── TooManyRequests     this client has had its share
     ├── DiskFull                the disk is under its floor
     ├── SpoolUnusable           the spool cannot work as it is; an operator must act
     │   └── WorkerNameHeld      another process lives under this worker's name
@@ -76,14 +81,44 @@ class WrongState(I2iiError):
     code = "wrong_state"
 
 
-class QueueFull(I2iiError):
-    """As many jobs wait as are allowed to; `retry_after` is when a place should be free, in seconds."""
+class Unauthorized(I2iiError):
+    """No token, or none that is valid."""
 
-    code = "queue_full"
+    code = "unauthorized"
+
+
+class Forbidden(I2iiError):
+    """What was asked for is not allowed from here."""
+
+    code = "forbidden"
+
+
+class TooSlow(I2iiError):
+    """A body that takes too long to come."""
+
+    code = "too_slow"
+
+
+class TryLater(I2iiError):
+    """Not now; `retry_after` is when it may be tried again, in seconds."""
+
+    code = "try_later"
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class QueueFull(TryLater):
+    """As many jobs wait as are allowed to; a place should be free after `retry_after`."""
+
+    code = "queue_full"
+
+
+class TooManyRequests(TryLater):
+    """This client has had its share for now."""
+
+    code = "too_many_requests"
 
 
 class DiskFull(I2iiError):

@@ -187,6 +187,8 @@ class Job(EditRequest):
     inputs: tuple[str, ...] = ()
     """File names of the pictures in the folder, first one first; empty: `input.*`, or else the pictures found."""
     submitted_at: AwareDatetime | None = None
+    owner: Annotated[str, Field(max_length=64)] = ""
+    """The name of the token with which it was submitted; who bears another does not see it."""
 
     @field_validator("inputs")
     @classmethod

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from i2ii_spool.errors import SettingsError
@@ -25,6 +25,10 @@ MIB = 2**20
 Memory = Literal["full", "model-offload", "group-offload", "fp8"]
 StepCache = Literal["off", "first-block", "taylorseer", "dbcache"]
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+GUARDED = (
+    "require tokens (i2ii token add NAME --tokens FILE), or keep to 127.0.0.1 behind a proxy that authenticates, "
+    "or say --no-auth"
+)
 
 
 class Settings(BaseSettings):
@@ -84,7 +88,19 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    tokens: Annotated[
+        Path | None, Field(description="a file of tokens; who bears none may do nothing (i2ii token add)")
+    ] = None
+    token: Annotated[
+        SecretStr | None, Field(min_length=16, description="one token, an operator's; the command sends it to a --url")
+    ] = None
+    private_jobs: Annotated[
+        bool, Field(description="a token sees only the jobs submitted with it; an operator's sees all")
+    ] = True
     no_auth: Annotated[bool, Field(description="listen beyond loopback although anybody may then submit")] = False
+    max_connections: Annotated[int, Field(ge=1, description="connections at a time; beyond, 503")] = 1000
+    client_uploads: Annotated[int, Field(ge=1, description="uploads of one client at a time; beyond, 429")] = 100
+    client_rate: Annotated[float | None, Field(gt=0, description="submits of one client a minute; beyond, 429")] = None
     max_upload_mib: Annotated[float, Field(gt=0, description="largest request body and largest picture, MiB")] = 50
     max_megapixels: Annotated[float, Field(gt=0, description="largest picture, million pixels")] = 64
     max_queue: Annotated[int, Field(ge=1, description="jobs that may wait; beyond, submits get 429")] = 10_000
@@ -102,12 +118,21 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
-        if self.host not in LOOPBACK and not self.no_auth:
-            raise ValueError(
-                f"host {self.host} is reachable from outside, where anybody could submit: keep to 127.0.0.1 behind a "
-                "proxy that authenticates, or say --no-auth"
-            )
+        if self.host not in LOOPBACK and not self.is_guarded and not self.no_auth:
+            raise ValueError(f"host {self.host} is reachable from outside, where anybody could submit: {GUARDED}")
+        if self.is_guarded and self.no_auth:
+            raise ValueError("no_auth and tokens contradict each other: take one of them away")
         return self
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether a token is required."""
+        return self.tokens is not None or self.token is not None
+
+    @property
+    def bearer(self) -> str | None:
+        """The token that the command sends."""
+        return None if self.token is None else self.token.get_secret_value()
 
     @property
     def max_bytes(self) -> int:
@@ -126,7 +151,11 @@ class Settings(BaseSettings):
 
     def as_environment(self) -> dict[str, str]:
         """These settings as variables for another process of ours."""
-        return {f"{PREFIX}{name.upper()}": str(value) for name, value in self if value is not None}
+        return {f"{PREFIX}{name.upper()}": _plain(value) for name, value in self if value is not None}
+
+
+def _plain(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def load(flags: dict[str, Any] | None = None, files: Sequence[Path] = ENV_FILES) -> Settings:
@@ -136,6 +165,7 @@ def load(flags: dict[str, Any] | None = None, files: Sequence[Path] = ENV_FILES)
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     try:
+        _check_secret_is_kept(files)
         return Settings(_env_file=files, **given)  # type: ignore[call-arg]  # pydantic's own, which mypy does not see
     except PermissionError as error:
         raise SettingsError(f"{error.filename} cannot be read: chmod 644 it, and its folder 755") from error
@@ -144,8 +174,15 @@ def load(flags: dict[str, Any] | None = None, files: Sequence[Path] = ENV_FILES)
         name = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         if name:
-            message = f"{name} {message}, got {first['input']!r}; it comes from {source(name, given, files)}"
+            got = "" if name == "token" else f", got {first['input']!r}"
+            message = f"{name} {message}{got}; it comes from {source(name, given, files)}"
         raise SettingsError(message, field=name or None) from None
+
+
+def _check_secret_is_kept(files: Sequence[Path]) -> None:
+    for file in files:
+        if file.exists() and dotenv_values(file).get(f"{PREFIX}TOKEN") and file.stat().st_mode & 0o007:
+            raise SettingsError(f"{file} holds a token, and others may read it: chmod 640 {file}", field="token")
 
 
 def source(name: str, flags: dict[str, Any], files: Sequence[Path] = ENV_FILES) -> str:

@@ -35,12 +35,12 @@ def check_key(key: str) -> str:
     return key
 
 
-def reserve(spool: Spool, key: str, entry: Entry) -> str:
-    """Return the id of the job that `key` stands for; that of `entry` if it is new. That other job is published.
+def reserve(spool: Spool, owner: str, key: str, entry: Entry) -> str:
+    """Return the id of the job that the owner's `key` stands for, published; that of `entry` if the key is new.
 
     Raises `WrongState` if the key stands for something else than `entry` asks for.
     """
-    path = spool.keys / hashlib.sha256(key.encode()).hexdigest()
+    path = spool.keys / hashlib.sha256(f"{owner}\n{key}".encode()).hexdigest()
     while not _write_once(path, entry):
         earlier = Entry.model_validate_json(path.read_bytes())
         if earlier.digest != entry.digest:

@@ -25,6 +25,8 @@ class JobStatus(BaseModel):
     request_id: str
     status: StatusName
     name: str | None = None
+    owner: str | None = None
+    """The token with which it was submitted."""
     prompt: str | None = None
     submitted_at: datetime | None = None
     position: int | None = None
@@ -170,6 +172,7 @@ def _request(place: Place) -> dict[str, Any]:
         "request_id": place.id,
         **record.model_dump(include={"prompt", "submitted_at"}),
         "name": record.name or None,
+        "owner": record.owner or None,
     }
 
 

@@ -33,23 +33,23 @@ class Submission:
         self._uploads.append(f"{self._folder}/upload-{len(self._uploads) + 1}.part")
         return self._uploads[-1]
 
-    def publish(self, request: EditRequest, *, max_pixels: int, key: str | None = None) -> str:
+    def publish(self, request: EditRequest, *, max_pixels: int, key: str | None = None, owner: str = "") -> str:
         """Put the job into `incoming/`, durably, and return its id: from here on it is accepted.
 
-        If `key` stands for an earlier job that asks for the same, that job's id is returned, and this one is discarded.
-        Raises `InvalidRequest` for what was uploaded.
+        If the owner's `key` stands for an earlier job that asks for the same, that job's id is returned, and this one
+        is discarded. Raises `InvalidRequest` for what was uploaded.
         """
         check_number(len(self._uploads))
         inputs = tuple(self._receive(index, upload, max_pixels) for index, upload in enumerate(self._uploads))
         # It is valid already, and to look at each field again costs as much as reading the picture's header.
         record = Job.model_construct(
-            request.model_fields_set, **dict(request), inputs=inputs, submitted_at=datetime.now(UTC)
+            request.model_fields_set, **dict(request), inputs=inputs, submitted_at=datetime.now(UTC), owner=owner
         )
         write_new(f"{self._folder}/{job.JOB}", record.to_json())
         sync_folder(self._folder)
         self.id = with_name(self.id, request.name)
         if key is not None:
-            stands_for = keys.reserve(self._spool, key, self._entry(request, inputs))
+            stands_for = keys.reserve(self._spool, owner, key, self._entry(request, inputs))
             if stands_for != self.id:
                 self.discard()
                 return stands_for

@@ -6,21 +6,26 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from i2ii_spool.errors import (
     Deleted,
     DiskFull,
+    Forbidden,
     I2iiError,
     InvalidRequest,
     NotFound,
-    QueueFull,
     SpoolUnusable,
     TooLarge,
+    TooSlow,
+    TryLater,
+    Unauthorized,
     WrongState,
 )
 
 log = logging.getLogger(__name__)
+
+SERVER = "i2ii"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -31,7 +36,10 @@ STATUSES: list[tuple[type[I2iiError], int]] = [
     (Deleted, 410),
     (NotFound, 404),
     (WrongState, 409),
-    (QueueFull, 429),
+    (Unauthorized, 401),
+    (Forbidden, 403),
+    (TooSlow, 408),
+    (TryLater, 429),
     (DiskFull, 507),
     (SpoolUnusable, 503),
     (I2iiError, 500),
@@ -69,12 +77,34 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 def error_response(error: I2iiError) -> web.Response:
     """The answer for an error that is raised on purpose."""
     status = next(status for kind, status in STATUSES if isinstance(error, kind))
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFull) else {}
-    return _response(status, error.describe(), headers)
+    return _response(status, error.describe(), _headers(error))
+
+
+def _headers(error: I2iiError) -> dict[str, str]:
+    match error:
+        case TryLater():
+            return {"Retry-After": str(error.retry_after)}
+        case Unauthorized():
+            return {"WWW-Authenticate": 'Bearer realm="i2ii"'}
+        case TooSlow():
+            return {"Connection": "close"}
+        case _:
+            return {}
 
 
 def _response(status: int, shown: dict[str, str], headers: dict[str, str]) -> web.Response:
     return json_response({"error": shown}, status=status, headers=headers)
+
+
+def broken_request(status: int, message: str | None) -> web.Response:
+    """The answer to what is no HTTP, or more of it than is read. It closes the connection."""
+    said = " ".join((message or "").split()) or "it cannot be read"
+    response = _response(
+        status, {"code": "bad_request", "message": f"this is no proper HTTP request: {said[:300]}"}, {}
+    )
+    response.headers[hdrs.SERVER] = SERVER
+    response.force_close()
+    return response
 
 
 def _explain(request: web.Request, error: web.HTTPException) -> str:

@@ -15,10 +15,12 @@ from i2ii_spool.job import check_id, open_regular
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.keys import check_key
 from i2ii_spool.spool.layout import State, parse_state
-from i2ii_spool.spool.lookup import find, list_jobs
+from i2ii_spool.spool.lookup import list_jobs
 from i2ii_spool.spool.status import JobStatus, no_result, no_such_picture, read_status, status_of
 from i2ii_spool.spool.submit import check_queue
+from i2ii_spool.web.access import client_of
 from i2ii_spool.web.errors import json_response
+from i2ii_spool.web.limits import LIMITS
 from i2ii_spool.web.upload import Upload
 from i2ii_spool.web.views import ENDINGS, LIVE, SPOOL, VIEW
 
@@ -41,15 +43,17 @@ async def edit(request: web.Request) -> web.Response:
     key = request.headers.get("Idempotency-Key")
     if key is not None:
         check_key(key)
+    client, settings = client_of(request), request.app[LIVE].settings
     await _check_queue(request)
     before = await request.app[VIEW].counts()
-    async with Upload(request.app[SPOOL], request.app[LIVE].settings) as upload:
-        await upload.read(request)
-        id, is_new = await upload.publish(key)
+    with request.app[LIMITS].upload(client.name, settings):
+        async with Upload(request.app[SPOOL], settings) as upload:
+            await upload.read(request)
+            id, is_new = await upload.publish(key, client.owner)
     if not is_new:
-        log.info("job %s submitted again by %s", id, request.remote)
+        log.info("job %s submitted again by %s", id, client)
         return await _accepted(request, id, before, (await _status(request, id)).position or 0)
-    log.info("job %s submitted by %s", id, request.remote)
+    log.info("job %s submitted by %s", id, client)
     return await _accepted(request, id, before, await request.app[VIEW].submitted(id, before))
 
 
@@ -103,6 +107,7 @@ async def _wait(ended: asyncio.Event, seconds: float) -> None:
 async def _status(request: web.Request, id: str) -> JobStatus:
     view = request.app[VIEW]
     now = await asyncio.to_thread(read_status, request.app[SPOOL], id, queue=await view.queue())
+    client_of(request).check_sees(id, now.owner)
     if now.position is None:
         return now
     seconds_per_job = await view.seconds_per_job()
@@ -171,18 +176,25 @@ def _check_range(request: web.Request, size: int) -> None:
 
 @routes.get("/jobs")
 async def jobs(request: web.Request) -> web.Response:
-    """The newest jobs, newest first; `next` is the `after` that continues the list."""
+    """The newest jobs, newest first; `next`, where there is one, is the `after` that continues the list."""
     query = _query(request, "state", "limit", "after")
     state = parse_state(query.get("state"))
     limit = _number(query, "limit", 100, least=1, most=MAX_LISTED)
     after = check_id(query["after"], "after") if "after" in query else None
     queue = await request.app[VIEW].queue()
-    spool = request.app[SPOOL]
+    spool, client = request.app[SPOOL], client_of(request)
+    looked_at = limit if client.sees_all else MAX_LISTED  # whose a job is stands in the job
 
     def read() -> tuple[list[dict[str, Any]], str | None]:
-        places = list_jobs(spool, state, limit=limit, after=after)
-        shown = [now.shown() for place in places if (now := status_of(spool, place, queue=queue)) is not None]
-        return shown, places[-1].id if len(places) == limit else None
+        places = list_jobs(spool, state, limit=looked_at, after=after)
+        shown: list[dict[str, Any]] = []
+        for index, place in enumerate(places):
+            if len(shown) == limit:
+                return shown, places[index - 1].id
+            now = status_of(spool, place, queue=queue)
+            if now is not None and client.sees(now.owner):
+                shown.append(now.shown())
+        return shown, places[-1].id if len(places) == looked_at else None
 
     listed, following = await asyncio.to_thread(read)
     return json_response({"jobs": listed, "next": following})
@@ -191,14 +203,13 @@ async def jobs(request: web.Request) -> web.Response:
 @routes.delete("/jobs/{id}")
 async def delete(request: web.Request) -> web.Response:
     """Cancel a job that waits or runs; delete one that has ended."""
-    spool, id = request.app[SPOOL], check_id(request.match_info["id"])
-    place = await asyncio.to_thread(find, spool, id)
-    if place.state in (State.DONE, State.FAILED):
+    spool, client, id = request.app[SPOOL], client_of(request), check_id(request.match_info["id"])
+    if (await _status(request, id)).has_ended:
         await asyncio.to_thread(actions.remove, spool, id)
-        log.info("job %s deleted by %s", id, request.remote)
+        log.info("job %s deleted by %s", id, client)
         return json_response({"request_id": id, "status": "deleted"})
     state = await asyncio.to_thread(actions.cancel, spool, id)
-    log.info("job %s cancelled by %s", id, request.remote)
+    log.info("job %s cancelled by %s", id, client)
     if state is State.RUNNING:
         message = "the job stops at its next step"
         return json_response({"request_id": id, "status": "running", "message": message}, status=202)
@@ -208,9 +219,10 @@ async def delete(request: web.Request) -> web.Response:
 @routes.post("/jobs/{id}/retry")
 async def retry(request: web.Request) -> web.Response:
     """Send a failed job back to the queue."""
-    spool, id = request.app[SPOOL], check_id(request.match_info["id"])
+    spool, client, id = request.app[SPOOL], client_of(request), check_id(request.match_info["id"])
+    await _status(request, id)
     await asyncio.to_thread(actions.retry, spool, id)
-    log.info("job %s sent back to the queue by %s", id, request.remote)
+    log.info("job %s sent back to the queue by %s", id, client)
     return json_response({"request_id": id, "status": "queued"}, status=202, headers={"Location": f"/status/{id}"})
 
 

@@ -12,6 +12,7 @@ from i2ii_spool.spool.durable import write_hint
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.submit import check_disk, free_bytes
 from i2ii_spool.spool.workers import Seen
+from i2ii_spool.web.access import client_of
 from i2ii_spool.web.errors import json_response
 from i2ii_spool.web.views import LIVE, SPOOL, VIEW
 
@@ -56,6 +57,7 @@ async def system_status(request: web.Request) -> web.Response:
     view, spool = request.app[VIEW], request.app[SPOOL]
     counts, workers, queue = await view.counts(), await view.workers(), await view.queue()
     free = await asyncio.to_thread(free_bytes, spool)
+    sees_all = client_of(request).sees_all
     return json_response(
         {
             "total_gpus": len(workers),
@@ -66,14 +68,14 @@ async def system_status(request: web.Request) -> web.Response:
             "running_requests": counts[State.RUNNING],
             "completed_requests": counts[State.DONE],
             "failed_requests": counts[State.FAILED],
-            "workers": [_shown(worker) for worker in workers],
+            "workers": [_shown(worker, sees_all=sees_all) for worker in workers],
             "spool": {"path": str(spool.root), "free_bytes": free, "oldest_waiting_seconds": _age(queue)},
         }
     )
 
 
-def _shown(worker: Seen) -> dict[str, Any]:
-    shown = worker.status.model_dump(mode="json")
+def _shown(worker: Seen, *, sees_all: bool) -> dict[str, Any]:
+    shown = worker.status.model_dump(mode="json", exclude=None if sees_all else {"job"})
     return {**shown, "alive": worker.alive, "heartbeat_age": round(worker.heartbeat_age, 2)}
 
 

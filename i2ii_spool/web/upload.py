@@ -1,18 +1,20 @@
 """Reading `POST /edit`: a multipart form whose pictures go to disk as they come, and never whole into memory."""
 
 import asyncio
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import aiofiles
-from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from i2ii_spool.errors import InvalidRequest, TooLarge
+from i2ii_spool.errors import InvalidRequest
 from i2ii_spool.job import EditRequest, parse
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.submit import Submission, check_disk
+from i2ii_spool.web.limits import Body, too_large
 
 CHUNK = 256 * 1024
 MAX_TEXT = 64 * 1024
@@ -26,7 +28,6 @@ class Upload:
         self._spool = spool
         self._settings = settings
         self._fields: dict[str, str] = {}
-        self._bytes = 0
         self._is_published = False
 
     async def __aenter__(self) -> Self:
@@ -46,9 +47,10 @@ class Upload:
     async def read(self, request: web.Request) -> None:
         """Take the form in. Raises `InvalidRequest` at the first thing that is wrong with it."""
         if (request.content_length or 0) > self._settings.max_bytes:
-            raise self._too_large(f"{request.content_length} bytes")
+            raise too_large(f"{request.content_length} bytes", self._settings)
+        body = cast(StreamReader, Body(request.content, self._settings))
         try:
-            async for part in await request.multipart():
+            async for part in MultipartReader(request.headers, body):
                 await self._read_part(part)
         except (ValueError, AssertionError, HttpProcessingError, web.RequestPayloadError) as error:
             raise InvalidRequest(f"the body is not a well-formed multipart form: {error}") from error
@@ -67,7 +69,6 @@ class Upload:
     async def _read_image(self, part: BodyPartReader) -> None:
         async with aiofiles.open(self._submission.upload(), "wb") as file:
             while chunk := await part.read_chunk(CHUNK):
-                self._count(chunk)
                 await file.write(chunk)
 
     async def _read_text(self, part: BodyPartReader, name: str) -> None:
@@ -75,7 +76,6 @@ class Upload:
             raise InvalidRequest(f"{name} is given twice", field=name)
         data = bytearray()
         while chunk := await part.read_chunk(CHUNK):
-            self._count(chunk)
             data += chunk
             if len(data) > MAX_TEXT:
                 raise InvalidRequest(f"{name} must be at most {MAX_TEXT} bytes", field=name)
@@ -84,19 +84,11 @@ class Upload:
         except UnicodeDecodeError as error:
             raise InvalidRequest(f"{name} is not UTF-8: {error.reason} at byte {error.start}", field=name) from None
 
-    def _count(self, chunk: bytes) -> None:
-        self._bytes += len(chunk)
-        if self._bytes > self._settings.max_bytes:
-            raise self._too_large("more")
-
-    def _too_large(self, got: str) -> TooLarge:
-        limit = f"{self._settings.max_upload_mib:g} MiB"
-        return TooLarge(f"the body has {got}; at most {limit} are taken: send smaller pictures", field=IMAGE)
-
-    async def publish(self, key: str | None) -> tuple[str, bool]:
+    async def publish(self, key: str | None, owner: str) -> tuple[str, bool]:
         """Put the job into the queue, durably; return its id, and whether it is new: `key` may stand for an earlier."""
         request = parse(EditRequest, self._fields)
         max_pixels = self._settings.max_pixels
-        id = await asyncio.to_thread(self._submission.publish, request, max_pixels=max_pixels, key=key)
+        publish = partial(self._submission.publish, request, max_pixels=max_pixels, key=key, owner=owner)
+        id = await asyncio.to_thread(publish)
         self._is_published = True
         return id, id == self._submission.id

@@ -1,0 +1,127 @@
+"""How much one client may ask for: uploads at a time, submits a minute, bytes, and how slowly they may come."""
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from aiohttp import StreamReader, web
+
+from i2ii_spool.errors import TooLarge, TooManyRequests, TooSlow
+from i2ii_spool.settings import Settings
+
+PATIENCE = 30.0
+SLOWEST = 4096
+"""A body must come at so many bytes a second, on the whole, after `PATIENCE` seconds that it has for free."""
+
+Bytes = TypeVar("Bytes")
+
+
+@dataclass
+class Bucket:
+    """What a client may still submit, as of a moment on the monotonic clock."""
+
+    left: float
+    at: float
+
+
+class Limits:
+    """Counts what each client does."""
+
+    def __init__(self) -> None:
+        self._uploading: Counter[str] = Counter()
+        self._buckets: dict[str, Bucket] = {}
+
+    @contextmanager
+    def upload(self, client: str, settings: Settings) -> Iterator[None]:
+        """One upload of this client, while it is under way. Raises `TooManyRequests`."""
+        if self._uploading[client] >= settings.client_uploads:
+            raise TooManyRequests(
+                f"{client} makes {settings.client_uploads} uploads already, and no more at a time; try again in 1 s",
+                retry_after=1,
+            )
+        self._take(client, settings.client_rate)
+        self._uploading[client] += 1
+        try:
+            yield
+        finally:
+            self._uploading[client] -= 1
+            if not self._uploading[client]:
+                del self._uploading[client]
+
+    def _take(self, client: str, a_minute: float | None) -> None:
+        """Count one submit. A client that has been still may make a minute's at once."""
+        if a_minute is None:
+            return
+        now = time.monotonic()
+        self._forget_the_still(now)
+        bucket = self._buckets.setdefault(client, Bucket(a_minute, now))
+        bucket.left = min(a_minute, bucket.left + (now - bucket.at) * a_minute / 60)
+        bucket.at = now
+        if bucket.left < 1:
+            wait = math.ceil((1 - bucket.left) * 60 / a_minute)
+            raise TooManyRequests(
+                f"{client} may make {a_minute:g} submits a minute; try again in {wait} s", retry_after=wait
+            )
+        bucket.left -= 1
+
+    def _forget_the_still(self, now: float) -> None:
+        if len(self._buckets) > 10_000:
+            self._buckets = {client: bucket for client, bucket in self._buckets.items() if now - bucket.at < 60}
+
+
+LIMITS = web.AppKey("limits", Limits)
+
+
+class Body:
+    """A request's body, as `aiohttp.MultipartReader` reads it, that may be only so long, and must not come too slowly.
+
+    Raises `TooLarge` and `TooSlow`.
+    """
+
+    def __init__(self, content: StreamReader, settings: Settings) -> None:
+        self._content = content
+        self._settings = settings
+        self._bytes = 0
+        self._started = asyncio.get_running_loop().time()
+
+    async def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes."""
+        return await self._next(self._content.read(size))
+
+    async def readline(self, **options: Any) -> bytes:
+        """A line."""
+        return await self._next(self._content.readline(**options))
+
+    async def _next(self, reading: Coroutine[Any, Any, bytes]) -> bytes:
+        until = self._started + PATIENCE + self._bytes / SLOWEST
+        try:
+            async with asyncio.timeout_at(until):
+                chunk = await reading
+        except TimeoutError:
+            raise TooSlow(
+                f"the body comes at less than {SLOWEST} bytes a second; try again over a better connection"
+            ) from None
+        self._bytes += len(chunk)
+        if self._bytes > self._settings.max_bytes:
+            raise too_large("more", self._settings)
+        return chunk
+
+    def at_eof(self) -> bool:
+        """Whether there is no more."""
+        return self._content.at_eof()
+
+    def unread_data(self, data: bytes) -> None:
+        """Put back what was read too far."""
+        self._bytes -= len(data)
+        self._content.unread_data(data)
+
+
+def too_large(got: str, settings: Settings) -> TooLarge:
+    """Why a body is not taken."""
+    limit = f"{settings.max_upload_mib:g} MiB"
+    return TooLarge(f"the body has {got}; at most {limit} are taken: send smaller pictures", field="image")
