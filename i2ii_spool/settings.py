@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from i2ii_spool.errors import SettingsError
@@ -25,6 +25,7 @@ MIB = 2**20
 Memory = Literal["full", "model-offload", "group-offload", "fp8"]
 StepCache = Literal["off", "first-block", "taylorseer", "dbcache"]
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+SHORTEST_TOKEN = 16
 GUARDED = (
     "require tokens (i2ii token add NAME --tokens FILE), or keep to 127.0.0.1 behind a proxy that authenticates, "
     "or say --no-auth"
@@ -92,7 +93,7 @@ class Settings(BaseSettings):
         Path | None, Field(description="a file of tokens; who bears none may do nothing (i2ii token add)")
     ] = None
     token: Annotated[
-        SecretStr | None, Field(min_length=16, description="one token, an operator's; the command sends it to a --url")
+        SecretStr | None, Field(description="one token, an operator's; the command sends it to a --url")
     ] = None
     private_jobs: Annotated[
         bool, Field(description="a token sees only the jobs submitted with it; an operator's sees all")
@@ -115,6 +116,13 @@ class Settings(BaseSettings):
     keep_days: Annotated[float | None, Field(ge=0, description="gc deletes jobs that ended longer ago, days")] = None
     keep_jobs: Annotated[int | None, Field(ge=0, description="gc keeps at most so many ended jobs")] = None
     keep_free_mib: Annotated[float | None, Field(ge=0, description="gc deletes until so much is free, MiB")] = None
+
+    @field_validator("token")
+    @classmethod
+    def _cannot_be_guessed(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and len(token.get_secret_value()) < SHORTEST_TOKEN:
+            raise ValueError(f"must be at least {SHORTEST_TOKEN} characters long; take that many random ones, or more")
+        return token
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
