@@ -28,6 +28,7 @@ from tests.test_web import error_of, form
 
 Client = TestClient[web.Request, web.Application]
 Connect = Callable[..., Awaitable[Client]]
+People = dict[str, dict[str, str]]
 SECRET = "a-token-from-the-environment"
 
 
@@ -37,7 +38,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def people(file: Path) -> dict[str, dict[str, str]]:
+def people(file: Path) -> People:
     """The headers of two users and of an operator."""
     made = {name: tokens.add(file, name, is_operator=name == "ops") for name in ("alice", "bob", "ops")}
     return {name: bearing(token) for name, token in made.items()}
@@ -79,7 +80,8 @@ WRONG = [
 ]
 
 
-async def test_every_route_but_a_probe_asks_for_a_token(connect: Connect, people: dict[str, dict[str, str]]) -> None:
+@pytest.mark.usefixtures("people")
+async def test_every_route_but_a_probe_asks_for_a_token(connect: Connect) -> None:
     client = await connect()
     assert client.app is not None
     routes = [(route.method, route.resource.canonical) for route in client.app.router.routes() if route.resource]
@@ -95,10 +97,9 @@ async def test_every_route_but_a_probe_asks_for_a_token(connect: Connect, people
             assert response.headers["WWW-Authenticate"] == 'Bearer realm="i2ii"'
 
 
+@pytest.mark.usefixtures("people")
 @pytest.mark.parametrize("headers", WRONG, ids=lambda headers: str(headers)[:40])
-async def test_what_is_no_valid_token_is_refused(
-    connect: Connect, people: dict[str, dict[str, str]], spool: Spool, headers: dict[str, str]
-) -> None:
+async def test_what_is_no_valid_token_is_refused(connect: Connect, spool: Spool, headers: dict[str, str]) -> None:
     client = await connect()
     response = await client.post("/edit", data=form(), headers=headers)
     await error_of(response, 401, "unauthorized")
@@ -106,9 +107,7 @@ async def test_what_is_no_valid_token_is_refused(
     assert not os.listdir(spool.staging)
 
 
-async def test_a_token_from_the_environment_is_an_operators(
-    connect: Connect, people: dict[str, dict[str, str]]
-) -> None:
+async def test_a_token_from_the_environment_is_an_operators(connect: Connect, people: People) -> None:
     client = await connect(token=SECRET)
     id = await submit(client, people["alice"])
     response = await client.get(f"/status/{id}", headers=bearing(SECRET))
@@ -142,9 +141,7 @@ def end_one(spool: Spool) -> None:
 CALLS = [("GET", "/status/{}"), ("GET", "/result/{}"), ("POST", "/jobs/{}/retry"), ("DELETE", "/jobs/{}")]
 
 
-async def test_a_job_is_not_there_for_whoever_did_not_submit_it(
-    connect: Connect, spool: Spool, people: dict[str, dict[str, str]]
-) -> None:
+async def test_a_job_is_not_there_for_whoever_did_not_submit_it(connect: Connect, spool: Spool, people: People) -> None:
     client = await connect()
     id = await submit(client, people["alice"])
     end_one(spool)
@@ -162,9 +159,7 @@ async def test_a_job_is_not_there_for_whoever_did_not_submit_it(
         assert (await client.request(method, path.format(id), headers=people[name])).status == status
 
 
-async def test_a_list_shows_ones_own_jobs_and_goes_on_where_it_stopped(
-    connect: Connect, people: dict[str, dict[str, str]]
-) -> None:
+async def test_a_list_shows_ones_own_jobs_and_goes_on_where_it_stopped(connect: Connect, people: People) -> None:
     client = await connect()
     ids = {"alice": [], "bob": []}  # type: dict[str, list[str]]
     for name in ("alice", "bob", "bob", "alice", "bob", "alice"):
@@ -184,9 +179,7 @@ async def test_a_list_shows_ones_own_jobs_and_goes_on_where_it_stopped(
     assert len(everything["jobs"]) == 6
 
 
-async def test_what_a_worker_does_is_shown_to_operators_alone(
-    connect: Connect, spool: Spool, people: dict[str, dict[str, str]]
-) -> None:
+async def test_what_a_worker_does_is_shown_to_operators_alone(connect: Connect, spool: Spool, people: People) -> None:
     client = await connect()
     status = {
         "worker": "node1.gpu0",
@@ -203,7 +196,7 @@ async def test_what_a_worker_does_is_shown_to_operators_alone(
     assert "job" not in shown["bob"]["workers"][0]
 
 
-async def test_a_key_of_ones_own_is_nobody_elses(connect: Connect, people: dict[str, dict[str, str]]) -> None:
+async def test_a_key_of_ones_own_is_nobody_elses(connect: Connect, people: People) -> None:
     client = await connect()
     key = {"Idempotency-Key": "order 17"}
     mine = await submit(client, {**people["alice"], **key})
@@ -211,9 +204,7 @@ async def test_a_key_of_ones_own_is_nobody_elses(connect: Connect, people: dict[
     assert await submit(client, {**people["bob"], **key}, prompt="blur") != mine
 
 
-async def test_where_jobs_are_not_private_every_token_sees_all(
-    connect: Connect, people: dict[str, dict[str, str]]
-) -> None:
+async def test_where_jobs_are_not_private_every_token_sees_all(connect: Connect, people: People) -> None:
     client = await connect(private_jobs=False)
     id = await submit(client, people["alice"])
     response = await client.get(f"/status/{id}", headers=people["bob"])
