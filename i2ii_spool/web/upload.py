@@ -52,6 +52,8 @@ class Upload:
         try:
             async for part in MultipartReader(request.headers, body):
                 await self._read_part(part)
+        except ConnectionError as error:  # nobody will hear of it
+            raise InvalidRequest(f"the body ends before it is whole: {error}") from error
         except (ValueError, AssertionError, HttpProcessingError, web.RequestPayloadError) as error:
             raise InvalidRequest(f"the body is not a well-formed multipart form: {error}") from error
 

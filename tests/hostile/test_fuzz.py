@@ -1,0 +1,121 @@
+"""Random requests at a live server: each is answered, or hung up on; none is our fault, and all errors look alike."""
+
+import http.client
+import time
+from collections.abc import Iterator
+from urllib.parse import quote, urlencode
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from i2ii_spool.job import EditRequest
+from tests.conftest import Service, get_json
+from tests.hostile.wire import END, GOOD, PICTURE, Wire, error_of, head, length, part, serve_with
+
+ID = "20260101-000000-000-aaaaaa"
+FIELDS = ["image", *EditRequest.model_fields]
+METHODS = ["GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "get", "X"]
+PATHS = ["/edit", "/status/{}", "/result/{}", "/jobs/{}", "/jobs/{}/retry", "/jobs", "/system/status", "/health", "/{}"]
+TELLING = [
+    b"\r\n",
+    b"\r\n\r\n",
+    b"\0",
+    b"--b",
+    b"--b--",
+    b":",
+    b" ",
+    b"0",
+    b"-1",
+    b"99999999999999999999",
+    b"\xff",
+    b"%",
+]
+
+ids = st.one_of(st.just(ID), st.text(max_size=40), st.from_regex(r"[0-9-]{19}-[a-z2-7]{6}(_.{0,10})?", fullmatch=True))
+numbers = st.one_of(st.integers(), st.floats()).map(str)
+values = st.one_of(st.text(max_size=50), numbers, st.sampled_from(["auto", "input", "10x10", "png", ID, "true"]))
+
+
+@st.composite
+def forms(draw: st.DrawFn) -> bytes:
+    """Forms with fields of ours and others, of all kinds of values, with and without an end."""
+    body = b""
+    for name in draw(st.lists(st.one_of(st.sampled_from(FIELDS), st.text(max_size=10)), max_size=6)):
+        value = draw(st.one_of(st.just(PICTURE), st.binary(max_size=200), values.map(str.encode)))
+        more = draw(st.sampled_from(["X: y", "Content-Type: image/png", "Content-Length: 5", "Content-Encoding: gzip"]))
+        body += part(quote(name), value, more)
+    body += draw(st.sampled_from([END, b"", b"--b\r\n"]))
+    return head(length(body)) + body
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> bytes:
+    """Calls of every route and of none, with all kinds of ids and parameters."""
+    path = draw(st.sampled_from(PATHS)).format(quote(draw(ids), safe=draw(st.sampled_from(["", "/", "/."]))))
+    names = st.one_of(st.sampled_from(["wait", "n", "state", "limit", "after"]), st.text(max_size=5))
+    query = urlencode(draw(st.dictionaries(names, values, max_size=3)))
+    method = draw(st.sampled_from(METHODS))
+    return f"{method} {path}?{query} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+@st.composite
+def spoilt(draw: st.DrawFn) -> bytes:
+    """Good requests, in which bytes were changed, left out, doubled or put in."""
+    get = f"GET /status/{ID}?wait=0 HTTP/1.1\r\nHost: a\r\nRange: bytes=0-5\r\nAccept: */*\r\n\r\n".encode()
+    data = draw(st.sampled_from([head(length(GOOD)) + GOOD, get]))
+    for _ in range(draw(st.integers(1, 6))):
+        at = draw(st.integers(0, len(data)))
+        upto = at + draw(st.integers(0, 20))
+        put = draw(st.one_of(st.just(b""), st.sampled_from(TELLING), st.binary(max_size=8), st.just(data[at:upto] * 2)))
+        data = data[:at] + put + data[upto:]
+    return data
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    service = Service(tmp_path_factory.mktemp("fuzzed"))
+    constants = "server.IDLE = limits.PATIENCE = 0.3; server.LINGER = 0.1"
+    yield serve_with(service, constants, min_free_mib="0", max_queue="1000000")
+    assert "Traceback" not in service.read_log()
+    assert " ERROR " not in service.read_log()
+    service.stop_all()
+
+
+def check(url: str, request: bytes) -> None:
+    with Wire(url) as wire:
+        wire.send(request)
+        try:
+            status, body = wire.answer()
+        except (ConnectionError, http.client.HTTPException):  # it waited for the rest, and hung up
+            return
+    assert status != 500, body
+    assert status != 503 or "reason" in body, body
+    if status >= 400 and "reason" not in body:
+        error_of((status, body))
+
+
+FUZZ = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.parametrize("requests", [forms(), calls(), spoilt()], ids=["forms", "calls", "spoilt"])
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(10, id="10s"), pytest.param(1200, id="20min", marks=pytest.mark.long)]
+)
+def test_whatever_is_sent_the_server_answers_properly(
+    url: str, requests: st.SearchStrategy[bytes], seconds: float
+) -> None:
+    sent = 0
+    until = time.monotonic() + seconds
+
+    @settings(FUZZ, max_examples=100)
+    @given(requests)
+    def hold(request: bytes) -> None:
+        nonlocal sent
+        sent += 1
+        check(url, request)
+
+    while time.monotonic() < until:
+        hold()
+    print(f"{sent} requests in {seconds:.0f} s")
+    assert get_json(f"{url}/livez") == {"status": "alive"}

@@ -1,0 +1,331 @@
+"""Clients that mean harm, at a live server: what each gets, and that the next one is served."""
+
+import gzip
+import http.client
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.conftest import Service, get_json, wait_until
+from tests.hostile.wire import END, GOOD, PICTURE, Wire, error_of, head, length, part, serve_with
+
+MIB = 2**20
+
+
+class Live(Service):
+    """A service, and where it listens."""
+
+    url: str
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    service = Live(tmp_path_factory.mktemp("live"))
+    service.url = serve_with(service, "server.LINGER = 0.5", max_upload_mib="1", max_connections="200")
+    yield service
+    service.stop_all()
+
+
+@pytest.fixture
+def url(live: Live) -> Iterator[str]:
+    """A server that answers before and after, has never said that something is its own fault, and keeps nothing."""
+    url = live.url
+    yield url
+    assert get_json(f"{url}/livez") == {"status": "alive"}
+    assert " failed" not in live.read_log()
+    assert "Traceback" not in live.read_log()
+    wait_until(lambda: not list(live.spool.staging.iterdir()))
+
+
+@pytest.fixture
+def wire(url: str) -> Iterator[Wire]:
+    with Wire(url) as wire:
+        yield wire
+
+
+# --- requests that are none ------------------------------------------------------------------------------------------
+
+NONSENSE = {
+    "words": b"hello\r\n\r\n",
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
+    "nulls": bytes(1000) + b"\r\n\r\n",
+    "other-version": b"GET /livez HTTP/9.9\r\nHost: a\r\n\r\n",
+    "long-line": b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    "long-header": b"GET /livez HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+    "many-headers": b"GET /livez HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * 10_000 + b"\r\n",
+    "header-without-colon": b"GET /livez HTTP/1.1\r\nHost: a\r\nhello\r\n\r\n",
+    "folded-header": b"GET /livez HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
+    "null-in-header": b"GET /livez HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
+    "two-lengths": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "length-and-chunks": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+    "negative-length": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\nhello",
+    "length-of-words": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: five\r\n\r\nhello",
+    "broken-chunk": b"POST /jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
+    "unknown-encoding": b"POST /edit HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: banana\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_what_is_no_proper_request_is_refused_in_the_one_shape(wire: Wire, nonsense: str) -> None:
+    wire.send(NONSENSE[nonsense])
+    status, code = error_of(wire.answer())
+    assert status in (400, 405)
+    assert code in ("bad_request", "method_not_allowed")
+
+
+PATHS = [
+    "/status/../../etc/passwd",
+    "/status/..%2f..%2f..%2fetc%2fpasswd",
+    "/status/%2e%2e/%2e%2e/etc/passwd",
+    "/result/..%5c..%5cetc",
+    "/status/20260101-000000-000-aaaaaa%00",
+    "/status/20260101-000000-000-aaaaaa/../../x",
+    "/status/20260101-000000-000-aaaaaa_..%2f..%2fx",
+    "/status/２０２６0101-000000-000-aaaaaa".encode().decode("latin-1"),
+    "/status/" + "a" * 5000,
+    "/jobs?after=../../etc",
+    "/jobs?state=../trash",
+    "/jobs?limit=999999999999999999999",
+    "/jobs?limit=1e9",
+    "/result/20260101-000000-000-aaaaaa?n=..",
+    "/status/20260101-000000-000-aaaaaa?wait=nan",
+    "/status/20260101-000000-000-aaaaaa?wait=inf",
+    "/status/20260101-000000-000-aaaaaa?wait=-1",
+    "//etc/passwd",
+    "/\x1b[2J",
+    "*",
+    "http://elsewhere.example/etc/passwd",
+]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=ascii)
+def test_no_path_leads_anywhere_else(wire: Wire, path: str) -> None:
+    wire.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode("latin-1"))
+    status, _code = error_of(wire.answer())
+    assert status in (400, 404)
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PUT", "PATCH", "OPTIONS", "BREW"])
+def test_other_methods_are_refused(wire: Wire, method: str) -> None:
+    target = "a:80" if method == "CONNECT" else "/edit"
+    wire.send(f"{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    assert error_of(wire.answer())[0] in (400, 404, 405)
+
+
+# --- bodies ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_body_that_is_said_to_be_too_long_is_refused_before_it_comes(wire: Wire) -> None:
+    wire.send(head(f"Content-Length: {10**15}"))
+    assert error_of(wire.answer()) == (413, "too_large")
+
+
+@pytest.mark.parametrize(
+    "where", ["in a picture", "before the first part", "in a part's head", "in a prompt", "after the last"]
+)
+def test_an_endless_body_is_cut_off(wire: Wire, where: str) -> None:
+    begins = {
+        "in a picture": part("image", b"")[:-2],
+        "before the first part": b"",
+        "in a part's head": b"--b\r\nX: ",
+        "in a prompt": part("prompt", b"")[:-2],
+        "after the last": GOOD,
+    }
+    filling = b"a" * 500 + b"\r\n"
+    if where == "in a picture":
+        filling = bytes(502)
+    wire.send(head("Transfer-Encoding: chunked"))
+    wire.send(b"%x\r\n%s\r\n" % (len(begins[where]), begins[where]) if begins[where] else b"")
+    chunk = filling * 100
+    sent = 0
+    while sent < 30 * MIB and wire.send(b"%x\r\n%s\r\n" % (len(chunk), chunk)):
+        sent += len(chunk)
+    if where == "after the last":
+        assert wire.answer()[0] == 202
+    elif sent >= 30 * MIB or where in ("in a picture", "before the first part"):
+        assert error_of(wire.answer())[0] in (400, 413)
+    assert wire.is_closed()
+
+
+def test_thousands_of_parts_are_one_part_too_many(wire: Wire) -> None:
+    body = b"".join(part(f"field{number}", b"x") for number in range(5000)) + END
+    wire.send(head(length(body)) + body)
+    assert error_of(wire.answer()) == (400, "invalid_request")
+
+
+def test_thousands_of_pictures_are_three_at_most(wire: Wire, live: Live) -> None:
+    body = b"".join(part("image", b"x") for _ in range(5000)) + END
+    wire.send(head(length(body)) + body)
+    assert error_of(wire.answer()) == (400, "invalid_request")
+    wait_until(lambda: not list(live.spool.staging.iterdir()))
+
+
+BODIES = {
+    "nothing": b"",
+    "no-boundary": b"hello",
+    "only-the-end": END,
+    "no-end": part("image", PICTURE) + part("prompt", b"sepia"),
+    "cut-in-a-head": part("image", PICTURE) + b"--b\r\nContent-Disp",
+    "no-disposition": b"--b\r\n\r\nhello\r\n" + END,
+    "no-name": b"--b\r\nContent-Disposition: form-data\r\n\r\nhello\r\n" + END,
+    "nested": part("image", b"--c\r\n\r\nx\r\n--c--\r\n", "Content-Type: multipart/mixed; boundary=c") + END,
+    "base64": part("image", b"aGVsbG8=", "Content-Transfer-Encoding: base64") + part("prompt", b"sepia") + END,
+    "gzip": part("image", PICTURE, "Content-Encoding: gzip") + part("prompt", b"\xff\xfe") + END,
+    "many-headers": b"--b\r\n" + b"X: a\r\n" * 1000 + b"\r\nhello\r\n" + END,
+    "long-header": b"--b\r\nX: " + b"a" * 100_000 + b"\r\n\r\nhello\r\n" + END,
+    "prompt-twice": part("prompt", b"a") + part("prompt", b"b") + GOOD,
+    "prompt-not-utf-8": part("image", PICTURE) + part("prompt", b"\xff\xfe\xfd") + END,
+    "prompt-of-nulls": part("image", PICTURE) + part("prompt", b"") + END,
+    "a-mask": part("mask", PICTURE) + GOOD,
+    "wrong-length-of-part": part("image", PICTURE, "Content-Length: 99999999") + part("prompt", b"") + END,
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_form_that_is_none_is_refused_and_leaves_nothing(wire: Wire, live: Live, body: str) -> None:
+    before = len(list(live.spool.incoming.iterdir()))
+    wire.send(head(length(BODIES[body])) + BODIES[body])
+    assert error_of(wire.answer())[0] in (400, 413, 415)
+    assert len(list(live.spool.incoming.iterdir())) == before
+
+
+def test_a_compressed_body_counts_as_what_it_becomes(wire: Wire) -> None:
+    body = gzip.compress(part("image", bytes(100 * MIB)) + END)
+    assert len(body) < MIB
+    wire.send(head(length(body), "Content-Encoding: gzip") + body)
+    assert error_of(wire.answer()) == (413, "too_large")
+
+
+def test_a_length_that_lies_short_makes_of_the_rest_another_request(wire: Wire) -> None:
+    wire.send(head(length(GOOD[:-20])) + GOOD)
+    assert error_of(wire.answer())[0] == 400
+
+
+def test_a_client_that_goes_away_leaves_nothing(url: str, live: Live) -> None:
+    for _ in range(5):
+        with Wire(url) as wire:
+            wire.send(head(length(GOOD)) + GOOD[:200])
+            wait_until(lambda: list(live.spool.staging.iterdir()))
+        wait_until(lambda: not list(live.spool.staging.iterdir()))
+
+
+@pytest.mark.parametrize(
+    "name", ["a\r\nSet-Cookie: x=1", '"; filename="../../x', "\x1b]0;x\x07", "../../etc/passwd", "名" * 60, "<script>"]
+)
+def test_no_name_gets_into_a_header(url: str, name: str) -> None:
+    boundary = secrets.token_hex(8)
+    fields = part("name", name.encode(), boundary=boundary) + part("prompt", b"sepia", boundary=boundary)
+    body = fields + part("image", PICTURE, boundary=boundary) + f"--{boundary}--\r\n".encode()
+    with Wire(url) as wire:
+        wire.send(head(length(body), boundary=boundary) + body)
+        response = http.client.HTTPResponse(wire.socket)
+        response.begin()
+        assert response.status == 202
+        assert "Set-Cookie" not in response.headers
+        assert re.fullmatch(r"/status/[0-9A-Za-z._-]+", response.headers["Location"])
+
+
+# --- slowness --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that waits one second where others wait thirty."""
+    service = Service(tmp_path_factory.mktemp("impatient"))
+    yield serve_with(service, "server.IDLE = limits.PATIENCE = 1.0")
+    assert "Traceback" not in service.read_log()
+    service.stop_all()
+
+
+def drip(wire: Wire, data: bytes) -> None:
+    """Send byte by byte, a tenth of a second apart, until the other side has had enough."""
+    for byte in data:
+        if not wire.send(bytes([byte])):
+            return
+        time.sleep(0.1)  # the slowness is the point
+
+
+@pytest.mark.parametrize("sent", ["nothing", "a request line", "after a request"])
+def test_a_head_that_does_not_come_is_not_waited_for(impatient: str, sent: str) -> None:
+    with Wire(impatient) as wire:
+        if sent == "after a request":
+            wire.send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert wire.answer()[0] == 200
+        if sent != "nothing":
+            drip(wire, b"GET /livez HTTP/1.1\r\nHost: " + b"a" * 200)
+        assert wire.is_closed()
+
+
+def test_a_body_that_drips_is_not_waited_for(impatient: str) -> None:
+    with Wire(impatient) as wire:
+        wire.send(head(length(GOOD)) + GOOD[:100])
+        drip(wire, GOOD[100:130])
+        assert error_of(wire.answer()) == (408, "too_slow")
+        assert wire.is_closed()
+
+
+def test_many_slow_clients_hold_up_nobody(impatient: str) -> None:
+    with ExitStack() as stack:
+        for _ in range(90):
+            stack.enter_context(Wire(impatient)).send(head(length(GOOD)) + GOOD[:100])
+        quick = stack.enter_context(Wire(impatient))
+        quick.send(head(length(GOOD)) + GOOD)
+        assert quick.answer()[0] == 202
+
+
+# --- floods ----------------------------------------------------------------------------------------------------------
+
+
+def test_too_many_connections_are_told_so_and_the_rest_are_served(url: str) -> None:
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(url)) for _ in range(210)]
+        assert {error_of(wire.answer()) for wire in wires[200:]} == {(503, "too_many_connections")}
+        wires[0].send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert wires[0].answer()[0] == 200
+    wait_until(lambda: answers_again(url))
+
+
+def answers_again(url: str) -> bool:
+    try:
+        return bool(get_json(f"{url}/livez"))
+    except OSError:
+        return False
+
+
+def test_one_client_makes_so_many_uploads_at_a_time_and_no_more(service: Service) -> None:
+    url = service.serve(client_uploads="3")
+    with ExitStack() as stack:
+        slow = [stack.enter_context(Wire(url)) for _ in range(3)]
+        for wire in slow:
+            wire.send(head(length(GOOD)) + GOOD[:100])
+        wait_until(lambda: len(list(service.spool.staging.iterdir())) == 3)
+        one_more = stack.enter_context(Wire(url))
+        one_more.send(head(length(GOOD)) + GOOD)
+        assert error_of(one_more.answer()) == (429, "too_many_requests")
+        slow[0].send(GOOD[100:])
+        assert slow[0].answer()[0] == 202
+        after = stack.enter_context(Wire(url))
+        after.send(head(length(GOOD)) + GOOD)
+        assert after.answer()[0] == 202
+
+
+def test_one_client_makes_so_many_submits_a_minute_and_no_more(service: Service) -> None:
+    url = service.serve(client_rate="3")
+    answers = []
+    for _ in range(4):
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+        connection.request("POST", "/edit", GOOD, {"Content-Type": "multipart/form-data; boundary=b"})
+        answer = connection.getresponse()
+        answers.append((answer.status, answer.headers.get("Retry-After")))
+        connection.close()
+    assert answers[:3] == [(202, None)] * 3
+    status, retry_after = answers[3]
+    assert status == 429
+    assert retry_after is not None
+    assert 1 <= int(retry_after) <= 20
+    assert get_json(f"{url}/jobs")["next"] is None  # looking is not submitting
