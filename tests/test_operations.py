@@ -193,6 +193,34 @@ def test_a_reload_takes_new_limits_and_keeps_the_old_ones_if_they_are_wrong(box:
     assert (box.pid("i2ii-http"), box.show("i2ii-http", "ActiveState")) == (server, "active")
 
 
+def test_the_sandbox_lets_the_door_decode_a_picture(box: Box) -> None:
+    """It does so in a process with limits of its own, which the sandbox must let it set."""
+    make_picture(box.path("/home/alice/photo.webp"))
+    box.sh("systemctl start i2ii-http")
+    edit = "curl -s -F image=@/home/alice/photo.webp -F prompt=sepia localhost:8000/edit"
+    assert json.loads(box.sh(edit))["status"] == "submitted"
+
+
+def test_tokens_guard_a_server_that_others_can_reach_and_change_without_a_restart(box: Box) -> None:
+    box.set(host="0.0.0.0", tokens="/etc/i2ii/tokens")
+    alice, ops = (box.sh(f"i2ii token add {name}").strip() for name in ("alice", "ops --operator"))
+    assert box.sh("stat -c '%U %G %a' /etc/i2ii/tokens").split() == ["root", "i2ii", "640"]
+    box.sh("i2ii units install; systemctl start i2ii-http")
+    server = box.pid("i2ii-http")
+    assert "0.0.0.0:8000" in box.sh("ss -ltn")
+
+    def status(token: str) -> str:
+        return box.sh(f"curl -s -o /dev/null -w '%{{http_code}}' -H 'Authorization: Bearer {token}' localhost:8000/jobs")
+
+    assert [status(token) for token in (alice, ops, "wrong")] == ["200", "200", "401"]
+    box.sh("i2ii token revoke alice")
+    wait_until(lambda: status(alice) == "401")
+    assert (status(ops), box.pid("i2ii-http")) == ("200", server)
+    said = box.sh("journalctl -u i2ii-http; i2ii settings; cat /etc/i2ii/tokens")
+    assert alice not in said
+    assert ops not in said
+
+
 def test_the_timer_deletes_what_has_been_kept_long_enough(box: Box) -> None:
     box.sh("systemctl start i2ii.target")
     old, new = box.submit(), box.submit()
