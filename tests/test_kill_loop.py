@@ -4,66 +4,26 @@ import http.client
 import json
 import os
 import random
-import secrets
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from PIL import Image
 
 from i2ii_spool.job import attempts
-from i2ii_spool.spool.layout import Spool
-from tests.conftest import HERE, Service, get_json, make_picture, wait_until
+from tests.conftest import Service, get_json, make_picture, wait_until
+from tests.fire import MAX_ATTEMPTS, SERVER, WORKER, Flock, check_done, form, is_dry, places
 
-MAX_ATTEMPTS = 3
 BACKLOG = 24
 PAUSE = (0.02, 0.8)
-
-WORKER = str(HERE / "engines_for_tests.py")
 COMMANDS = {
-    "server": ("-m", "i2ii_spool", "serve", "--port", "0"),
+    "server": SERVER,
     "gpu0": (WORKER, "quick", "0"),
     "gpu1": (WORKER, "slow", "1"),
     "gpu2": (WORKER, "slow", "2"),
 }
-
-
-class Flock:
-    """The processes of the service, each of which may be killed at any moment and is started again at once."""
-
-    def __init__(self, service: Service, chance: random.Random) -> None:
-        self._service = service
-        self._chance = chance
-        self._running = {name: self._start(name) for name in COMMANDS}
-        self.kills = dict.fromkeys(COMMANDS, 0)
-
-    def _start(self, name: str) -> subprocess.Popen[bytes]:
-        return self._service.start(sys.executable, *COMMANDS[name], max_attempts=str(MAX_ATTEMPTS))
-
-    def kill_some(self) -> None:
-        """Kill one of them, or now and then all of them at the same moment."""
-        everyone = self._chance.random() < 0.1
-        names = list(COMMANDS) if everyone else [self._chance.choice(list(COMMANDS))]
-        self.check_alive()
-        for name in names:
-            os.kill(self._running[name].pid, signal.SIGKILL)
-        for name in names:
-            assert self._running[name].wait() == -signal.SIGKILL
-            self._running[name] = self._start(name)
-            self.kills[name] += 1
-
-    def check_alive(self) -> None:
-        """None of them ends by itself, whatever happens to the others."""
-        for name, process in self._running.items():
-            ended = process.poll()
-            assert ended is None, f"{name} ended by itself, with code {ended}:\n{self._service.read_log()[-4000:]}"
 
 
 def last_url(service: Service) -> str:
@@ -103,15 +63,8 @@ class Submitter:
             connection.close()
 
     def _submit(self, connection: http.client.HTTPConnection) -> None:
-        boundary = secrets.token_hex(8)
         fields = {"prompt": "sepia", "num_inference_steps": "10", "n": str(self.chance.choice((1, 1, 2)))}
-        parts = [
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            for name, value in fields.items()
-        ]
-        image = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
-        body = "".join([*parts, image]).encode() + self.picture + f"\r\n--{boundary}--\r\n".encode()
-        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        body, headers = form(fields, self.picture)
         connection.request("POST", "/edit", body, headers)
         answer = connection.getresponse()
         text = answer.read()
@@ -132,17 +85,6 @@ class Submitter:
             self.lost.append(f"{id}: {answer.status}: {text.decode()}")
 
 
-def places(spool: Spool) -> Iterator[tuple[str, str]]:
-    """Every job folder of the spool, as its state and its id."""
-    for state in ("incoming", "running/*", "done", "failed"):
-        for folder in spool.root.glob(f"{state}/*"):
-            yield state.partition("/")[0], folder.name
-
-
-def is_dry(spool: Spool) -> bool:
-    return not any(state in ("incoming", "running") for state, _ in places(spool))
-
-
 def counts_over_http(service: Service) -> list[int] | None:
     """How many jobs are in each state; None while the latest server is still on its way up."""
     try:
@@ -150,20 +92,6 @@ def counts_over_http(service: Service) -> list[int] | None:
     except OSError:
         return None
     return [status[f"{state}_requests"] for state in ("queued", "running", "completed", "failed")]
-
-
-def check_done(folder: Path) -> int:
-    """A done job has all that its result names, and none was begun again after it; return the attempts."""
-    result = json.loads((folder / "result.json").read_text())
-    request = json.loads((folder / "job.json").read_text())
-    assert len(result["outputs"]) == request["n"], folder
-    for name in result["outputs"]:
-        with Image.open(folder / name) as picture:
-            picture.load()
-            assert picture.size == (result["width"], result["height"]), folder / name
-    assert not (folder / "error.json").exists(), folder
-    assert result["attempt"] == len(attempts(folder)), folder
-    return len(attempts(folder))
 
 
 def check_failed(folder: Path) -> int:
@@ -194,7 +122,7 @@ def test_no_accepted_job_is_lost_or_doubled_whatever_is_killed(
     thread.start()
     try:
         chance = random.Random(seed)
-        flock = Flock(service, chance)
+        flock = Flock(service, COMMANDS, chance)
         wait_until(lambda: len(submitter.accepted) >= 5)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
