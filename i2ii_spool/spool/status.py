@@ -12,7 +12,10 @@ from i2ii_spool import job
 from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
 from i2ii_spool.job import Failure, Job, Model, Progress, Result, Timings, legible, parse_json, read_record
 from i2ii_spool.spool.layout import Spool, State
-from i2ii_spool.spool.lookup import PASSES, Place, find, waiting
+from i2ii_spool.spool.lookup import Place, find, waiting
+
+# By itself a job moves twice while it is read; workers that die and people who retry it may move it more often.
+READS = 10
 
 StatusName = Literal["queued", "running", "completed", "failed", "cancelled"]
 
@@ -95,25 +98,21 @@ def read_status(spool: Spool, id: str, *, queue: Sequence[str] | None = None) ->
 
     Raises `NotFound`, or `Deleted`.
     """
-    for _ in range(PASSES):
-        place = find(spool, id)
-        try:
-            return _READERS[place.state](spool, place, queue)
-        except FileNotFoundError:  # it has moved on while we read
-            continue
+    for _ in range(READS):
+        status = status_of(spool, find(spool, id), queue=queue)
+        if status is not None:
+            return status
     raise NotFound(f"job {id} moves too fast to be read; ask again")
 
 
 def status_of(spool: Spool, place: Place, *, queue: Sequence[str] | None = None) -> JobStatus | None:
     """Like `read_status` of a job whose place is known; None if it is there no more."""
-    try:
-        return _READERS[place.state](spool, place, queue)
-    except FileNotFoundError:
-        return None
+    status = _READERS[place.state](spool, place, queue)
+    # Asked last: of a job that moved on while we read, some files were there and some were not.
+    return status if place.folder.is_dir() else None
 
 
 def _queued(spool: Spool, place: Place, queue: Sequence[str] | None) -> JobStatus:
-    place.folder.stat()
     names = waiting(spool) if queue is None else queue
     return JobStatus(status="queued", position=bisect.bisect_left(names, place.id) + 1, **_request(place))
 
@@ -131,7 +130,6 @@ def _running(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobSt
 
 
 def _done(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatus:
-    place.folder.stat()
     result = _read(Result, place.folder / job.RESULT)
     if result is None:  # somebody has laid hands on it
         error = {"code": "damaged", "message": "its result.json is missing or cannot be read"}
@@ -147,7 +145,6 @@ def _done(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatu
 
 
 def _failed(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatus:
-    place.folder.stat()
     failure = _read(Failure, place.folder / job.ERROR)
     cancelled = failure.code == "cancelled" if failure else (place.folder / job.CANCEL).exists()
     shown = failure.model_dump(include={"code", "message", "field"}, exclude_none=True) if failure else {}
