@@ -15,7 +15,7 @@ from i2ii_spool.job import check_id, open_regular
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.keys import check_key
 from i2ii_spool.spool.layout import State, parse_state
-from i2ii_spool.spool.lookup import list_jobs
+from i2ii_spool.spool.lookup import find, list_jobs
 from i2ii_spool.spool.status import JobStatus, no_result, no_such_picture, read_status, status_of
 from i2ii_spool.spool.submit import check_queue
 from i2ii_spool.web.access import client_of
@@ -132,6 +132,7 @@ async def result(request: web.Request) -> web.StreamResponse:
     try:
         file = await asyncio.to_thread(open_regular, request.app[SPOOL].done / id / name)
     except (FileNotFoundError, InvalidRequest):
+        await asyncio.to_thread(find, request.app[SPOOL], id)  # it may have been deleted since
         raise NotFound(f"job {id} no longer has its {name}") from None
     with ExitStack() as stack:
         stack.enter_context(file)
