@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,7 +42,8 @@ def _cancel(spool: Spool, place: Place) -> State:
     explain(place.folder, CANCELLED)
     failed = spool.failed / place.id
     move(place.folder, failed)
-    write_failure(failed, CANCELLED)
+    with suppress(FileNotFoundError):  # it was retried or deleted already; cancelled it was, and need not be again
+        write_failure(failed, CANCELLED)
     return State.FAILED
 
 
@@ -70,6 +72,8 @@ def _remove(spool: Spool, place: Place) -> None:
     move(place.folder, trashed)
     try:
         destroy(trashed)
+    except FileNotFoundError:  # a sweep is at it as well
+        return
     except OSError as error:  # it is deleted already; what cannot be removed of it is for the sweep to try again
         log.warning("job %s is deleted, but %s stays on the disk: %s", place.id, trashed, error)
 
