@@ -2,7 +2,8 @@
 
 `.keys/<hash of the key>` says which job the key stands for. It is written when the job lies in `.tmp/` whole and
 durable, just before the rename that publishes it. Should the submitter die between the two, the next to come with the
-key makes the rename in its place, so that one key never makes two jobs.
+key makes the rename in its place, so that one key never makes two jobs. Nothing is ever written over or taken away:
+when the job has been deleted, the key together with the job's id is the key of the next one.
 """
 
 import hashlib
@@ -40,8 +41,8 @@ def reserve(spool: Spool, owner: str, key: str, entry: Entry) -> str:
 
     Raises `WrongState` if the key stands for something else than `entry` asks for.
     """
-    path = spool.keys / hashlib.sha256(f"{owner}\n{key}".encode()).hexdigest()
-    while not _write_once(path, entry):
+    chain = f"{owner}\n{key}"
+    while not _write_once(path := spool.keys / hashlib.sha256(chain.encode()).hexdigest(), entry):
         earlier = Entry.model_validate_json(path.read_bytes())
         if earlier.digest != entry.digest:
             raise WrongState(
@@ -51,7 +52,8 @@ def reserve(spool: Spool, owner: str, key: str, entry: Entry) -> str:
             )
         if _is_published(spool, earlier.id):
             return earlier.id
-        path.unlink(missing_ok=True)  # its job has been deleted, or never came to be
+        os.utime(path)  # or the sweep would take away what leads to the next
+        chain = f"{owner}\n{key}\n{earlier.id}"
     return entry.id
 
 
