@@ -16,6 +16,7 @@ from i2ii_spool import job
 from i2ii_spool.errors import InvalidRequest, TooLarge
 from i2ii_spool.job import MAX_IMAGES, Job, legible, parse, parse_json, read_record
 from i2ii_spool.pictures import SUFFIXES
+from i2ii_spool.spool.durable import HALF_WRITTEN
 
 MAX_ENTRIES = 64
 TEMP_NAME = re.compile(r"\..*|.*~|.*\.(tmp|temp|part|partial|filepart|crdownload|swp)", re.IGNORECASE)
@@ -92,7 +93,7 @@ def regular_files(folder: Path, *, max_bytes: int) -> dict[str, int]:
     for path in _entries(folder):
         status = path.lstat()
         _check_kind(path.name, status)
-        if path.name in HARMLESS:
+        if path.name in HARMLESS or HALF_WRITTEN.fullmatch(path.name):  # a job.json that another process writes now
             continue
         _check_name(path.name)
         if status.st_size > max_bytes:
