@@ -90,7 +90,13 @@ class Claims:
         except PermissionError as error:
             note_beside(waiting, f"the worker may not take it: {error.strerror}")
             return None
-        return self._begin(self._mine / id)
+        try:
+            return self._begin(self._mine / id)
+        except (FileNotFoundError, TakenAway):
+            if (self._mine / id).exists():
+                raise
+            log.warning("%s", TakenAway(id))
+            return None
 
     def _rename(self, waiting: Path, mine: Path) -> bool:
         try:
