@@ -92,6 +92,21 @@ class Hungry(Slow):
         return super().edit(images, request, on_step)
 
 
+class Poisonable(KilledInEdit, RaisesInEdit, Hungry):
+    """Falls to the prompts of all these, and hangs for ever at `hang`."""
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        if request.prompt == "hang":
+            threading.Event().wait()
+        return super().edit(images, request, on_step)
+
+
+class SlowPoisonable(Poisonable):
+    """The same, slowly."""
+
+    step_seconds = 0.05
+
+
 class BrokenAtLoad(Slow):
     """The card is defective."""
 
@@ -117,6 +132,8 @@ CASES = {
     "broken_at_load": BrokenAtLoad,
     "hangs": Hangs,
     "hungry": Hungry,
+    "poisonable": Poisonable,
+    "slow_poisonable": SlowPoisonable,
     "slow_to_load": SlowToLoad,
 }
 
