@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from i2ii_spool import job
 from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
 from i2ii_spool.job import Failure, Job, Model, Progress, Result, Timings, legible, parse_json, read_record
+from i2ii_spool.spool.durable import is_folder
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import Place, find, waiting
 
@@ -107,9 +108,12 @@ def read_status(spool: Spool, id: str, *, queue: Sequence[str] | None = None) ->
 
 def status_of(spool: Spool, place: Place, *, queue: Sequence[str] | None = None) -> JobStatus | None:
     """Like `read_status` of a job whose place is known; None if it is there no more."""
-    status = _READERS[place.state](spool, place, queue)
+    try:
+        status = _READERS[place.state](spool, place, queue)
+    except FileNotFoundError:
+        return None
     # Asked last: of a job that moved on while we read, some files were there and some were not.
-    return status if place.folder.is_dir() else None
+    return status if is_folder(place.folder) else None
 
 
 def _queued(spool: Spool, place: Place, queue: Sequence[str] | None) -> JobStatus:
