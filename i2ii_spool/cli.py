@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from i2ii_spool import __version__
-from i2ii_spool.errors import EngineError, I2iiError, InvalidRequest, NotFound, SettingsError, SpoolUnusable, WrongState
+from i2ii_spool.errors import (
+    EngineError,
+    I2iiError,
+    InvalidRequest,
+    NotFound,
+    SettingsError,
+    SpoolUnusable,
+    WrongState,
+    of_the_disk,
+)
 from i2ii_spool.notify import notify
 
 if TYPE_CHECKING:
@@ -114,13 +123,22 @@ def errors_shown() -> Iterator[None]:
     try:
         yield
     except I2iiError as error:
-        notify(STATUS=str(error))
-        click.echo(f"i2ii: {error}", err=True)
+        _show(error)
         is_wrong_call = isinstance(error, InvalidRequest | NotFound | WrongState)
         sys.exit(EX_CONFIG if isinstance(error, SettingsError) else EX_USAGE if is_wrong_call else 1)
+    except OSError as error:
+        if of_the_disk(error) is None:
+            raise
+        _show(error)
+        sys.exit(1)
     except Exception as error:
         notify(STATUS=f"{type(error).__name__}: {error}")  # `systemctl status` shows it; the journal has the traceback
         raise
+
+
+def _show(error: Exception) -> None:
+    notify(STATUS=str(error))
+    click.echo(f"i2ii: {error}", err=True)
 
 
 # --- daemons ---------------------------------------------------------------------------------------------------------

@@ -26,6 +26,13 @@
 says what to do. Anything else that is raised is a bug, and is reported with its traceback.
 """
 
+import errno
+
+MAKE_ROOM = "delete finished jobs (i2ii gc) or make the disk larger"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNUSABLE = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE)
+"""What a disk says that has failed, was taken away or is closed to us, or the kernel where there are no descriptors."""
+
 
 class I2iiError(Exception):
     """Base of all errors that i2ii raises on purpose."""
@@ -170,3 +177,12 @@ class EngineBroken(EngineError):
     """The engine can make no further edit in this process."""
 
     code = "engine_broken"
+
+
+def of_the_disk(error: OSError) -> I2iiError | None:
+    """What an error of the operating system means here, or None if it is a bug of ours."""
+    if error.errno in FULL:
+        return DiskFull(f"the spool's disk is full ({error.strerror}): {MAKE_ROOM}")
+    if error.errno in UNUSABLE:
+        return SpoolUnusable(f"the spool cannot be used ({error.strerror}): `i2ii doctor` says more")
+    return None

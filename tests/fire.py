@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -99,6 +101,12 @@ def form(fields: Mapping[str, str], picture: bytes) -> tuple[bytes, dict[str, st
     image = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
     body = "".join([*parts, image]).encode() + picture + f"\r\n--{boundary}--\r\n".encode()
     return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+
+
+def post(url: str, picture: bytes, **fields: str) -> Answer:
+    """Submit a picture over a connection of its own."""
+    with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)) as connection:
+        return ask(connection, "POST", "/edit", *form({"prompt": "sepia", **fields}, picture))
 
 
 def is_error(answer: Answer) -> bool:

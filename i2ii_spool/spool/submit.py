@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from i2ii_spool import job
-from i2ii_spool.errors import DiskFull, InvalidRequest, QueueFull, UnsupportedPicture
+from i2ii_spool.errors import MAKE_ROOM, DiskFull, InvalidRequest, QueueFull, UnsupportedPicture
 from i2ii_spool.job import MAX_IMAGES, EditRequest, Job, new_id, open_regular, with_name
 from i2ii_spool.pictures import inspect_file
 from i2ii_spool.spool import keys
@@ -17,6 +17,8 @@ from i2ii_spool.spool.layout import FOLDER_MODE, Spool
 from i2ii_spool.spool.lookup import find
 
 COPIED_AT_ONCE = 2**30
+MIN_FREE_FILES = 256
+"""A job makes up to a dozen."""
 
 
 class Submission:
@@ -139,16 +141,19 @@ def check_queue(waiting: int, *, max_queue: int, seconds_per_job: float | None) 
 
 
 def check_disk(spool: Spool, *, min_free: int) -> None:
-    """Raise `DiskFull` if less than `min_free` bytes are free."""
-    free = free_bytes(spool)
+    """Raise `DiskFull` if less than `min_free` bytes are free, or hardly any files more can be made."""
+    status = os.statvfs(spool.root)
+    free = _free_bytes(status)
     if free < min_free:
-        raise DiskFull(
-            f"the spool has {free / 2**20:.0f} MiB free, and keeps {min_free / 2**20:.0f} MiB: "
-            "delete finished jobs (i2ii gc) or make the disk larger"
-        )
+        raise DiskFull(f"the spool has {free / 2**20:.0f} MiB free, and keeps {min_free / 2**20:.0f} MiB: {MAKE_ROOM}")
+    if status.f_files and status.f_favail < MIN_FREE_FILES:  # some file systems have no such limit, and say 0
+        raise DiskFull(f"the spool's disk takes {status.f_favail} more files, and keeps {MIN_FREE_FILES}: {MAKE_ROOM}")
 
 
 def free_bytes(spool: Spool) -> int:
     """Bytes that this user may still write to the spool's file system."""
-    status = os.statvfs(spool.root)
+    return _free_bytes(os.statvfs(spool.root))
+
+
+def _free_bytes(status: os.statvfs_result) -> int:
     return status.f_bavail * status.f_frsize

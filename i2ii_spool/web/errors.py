@@ -1,6 +1,5 @@
 """Every error leaves as `{"error": {"code", "message", "field"?}}` with the status that fits it."""
 
-import errno
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -21,6 +20,7 @@ from i2ii_spool.errors import (
     TryLater,
     Unauthorized,
     WrongState,
+    of_the_disk,
 )
 
 log = logging.getLogger(__name__)
@@ -67,9 +67,11 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         code = error.reason.lower().replace(" ", "_").replace("-", "_")
         return _response(error.status, {"code": code, "message": _explain(request, error)}, _kept_headers(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        known = of_the_disk(error)
+        if known is None:
             return _our_fault(request)
-        return error_response(DiskFull(f"the spool's disk is full ({error.strerror}); delete jobs: i2ii gc"))
+        log.error("%s %s failed: %s", request.method, request.path, error)
+        return error_response(known)
     except Exception:
         return _our_fault(request)
 

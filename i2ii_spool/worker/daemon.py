@@ -24,7 +24,7 @@ from PIL.Image import Image
 
 from i2ii_spool import __version__
 from i2ii_spool.engines.base import Engine
-from i2ii_spool.errors import Cancelled, EngineBroken, EngineError, I2iiError, InvalidRequest, TakenAway
+from i2ii_spool.errors import Cancelled, DiskFull, EngineBroken, EngineError, I2iiError, InvalidRequest, TakenAway
 from i2ii_spool.gpus import Device, Gpu, Meter
 from i2ii_spool.notify import extend_timeout, notify
 from i2ii_spool.settings import Settings
@@ -32,6 +32,7 @@ from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.housekeeping import Housekeeper
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.recovery import recover
+from i2ii_spool.spool.submit import check_disk
 from i2ii_spool.spool.wake import Watcher
 from i2ii_spool.spool.workers import WorkerLock, WorkerState, worker_name
 from i2ii_spool.worker.heartbeat import Heartbeat
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 IDLE = 1.0
 FAILURES_UNTIL_DEGRADED = 3
 DEGRADED_PAUSE = 30.0
+DISK_FULL_PAUSE = 5.0
 LAST_STEP = 60.0
 """Seconds for a step that outlasts the drain time, and for saving a result."""
 
@@ -130,7 +132,7 @@ class Worker:
     def _main_loop(self) -> None:
         while not self._is_stopping:
             self._raise_if_saving_failed()
-            claim = None if time.monotonic() < self._paused_until else self._next()
+            claim = self._next() if self._may_claim() else None
             if claim is not None:
                 self._run_one(claim)
             elif self._burst:
@@ -138,6 +140,19 @@ class Worker:
             else:
                 self._heart.beat()
                 self._sleep(IDLE)
+
+    def _may_claim(self) -> bool:
+        """Whether this worker is well, and its results have somewhere to go: the door shuts at twice that floor."""
+        if time.monotonic() < self._paused_until:
+            return False
+        try:
+            check_disk(self._spool, min_free=self._settings.min_free // 2)
+        except DiskFull as error:
+            self._pause(DISK_FULL_PAUSE, str(error))
+            return False
+        if self._heart.status.state is WorkerState.DEGRADED:
+            self._heart.show(state=WorkerState.READY, note="")
+        return True
 
     def _next(self) -> Claim | None:
         while True:
@@ -234,10 +249,13 @@ class Worker:
         """One job may be bad; when several in a row fail, it is this worker, and others should have them."""
         self._failed_in_a_row.add(id)
         if len(self._failed_in_a_row) >= FAILURES_UNTIL_DEGRADED:
-            note = f"the last {len(self._failed_in_a_row)} jobs failed"
-            log.error("degraded: %s; pausing for %.0f s before the next", note, DEGRADED_PAUSE)
-            self._paused_until = time.monotonic() + DEGRADED_PAUSE
-            self._heart.show(note=note)
+            self._pause(DEGRADED_PAUSE, f"the last {len(self._failed_in_a_row)} jobs failed")
+
+    def _pause(self, seconds: float, note: str) -> None:
+        if self._heart.status.state is not WorkerState.DEGRADED:
+            log.error("degraded: %s; pausing for %.0f s before the next", note, seconds)
+        self._paused_until = time.monotonic() + seconds
+        self._heart.show(state=WorkerState.DEGRADED, note=note)
 
     def _idle_state(self) -> WorkerState:
         return WorkerState.DEGRADED if time.monotonic() < self._paused_until else WorkerState.READY

@@ -2,8 +2,6 @@
 
 import http.client
 import io
-import json
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +15,7 @@ from i2ii_spool import pictures
 from i2ii_spool.errors import InvalidRequest, UnsupportedPicture
 from i2ii_spool.pictures import inspect, read
 from tests.conftest import Service, get_json
+from tests.fire import Answer, post
 from tests.hostile import bombs
 from tests.hostile.bombs import Bomb, gradient, saved
 
@@ -44,39 +43,24 @@ def peak_memory(pid: int) -> int:
     return int(line.split()[1]) // 1024
 
 
-def post(url: str, picture: bytes) -> tuple[int, dict[str, object]]:
-    """Submit the picture; return the answer's status and JSON."""
-    boundary = secrets.token_hex(8)
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
-    prompt = f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nsepia\r\n--{boundary}--\r\n'
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)
-    content_type = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    connection.request("POST", "/edit", head.encode() + picture + prompt.encode(), content_type)
-    answer = connection.getresponse()
-    body = json.loads(answer.read())
-    connection.close()
-    return answer.status, body
-
-
-def ended(url: str, id: object) -> dict[str, object]:
-    status: dict[str, object] = get_json(f"{url}/status/{id}?wait=60")
+def ended(url: str, answer: Answer) -> dict[str, object]:
+    """The status of the job that was accepted, once it has ended."""
+    assert answer.status == 202, answer
+    status: dict[str, object] = get_json(f"{url}/status/{answer.json()['request_id']}?wait=60")
     return status
 
 
 @pytest.mark.parametrize("bomb", bombs.REFUSED, ids=lambda bomb: bomb.__name__)
 def test_a_bomb_is_refused_at_the_door(url: str, bomb: Bomb) -> None:
-    status, answer = post(url, bomb())
-    error = answer["error"]
-    assert isinstance(error, dict)
-    assert (status, error["field"]) == (bombs.REFUSED[bomb][0], "image")
+    answer = post(url, bomb())
+    error = answer.json()["error"]
+    assert (answer.status, error["field"]) == (bombs.REFUSED[bomb][0], "image")
     assert bombs.REFUSED[bomb][1] in error["message"]
 
 
 @pytest.mark.parametrize("bomb", bombs.TAKEN, ids=lambda bomb: bomb.__name__)
 def test_what_is_merely_odd_is_edited_or_fails_with_the_reason(url: str, bomb: Bomb) -> None:
-    status, answer = post(url, bomb())
-    assert status == 202
-    end = ended(url, answer["request_id"])
+    end = ended(url, post(url, bomb()))
     error = end.get("error")
     assert end["status"] == "completed" or (isinstance(error, dict) and error["code"] == "unsupported_picture")
 
@@ -221,9 +205,7 @@ def test_sides_that_no_engine_can_use_are_refused(tmp_path: Path, size: tuple[in
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 128), (1600, 100)])
 def test_extreme_sides_that_can_be_used_are_taken(url: str, size: tuple[int, int]) -> None:
-    status, answer = post(url, saved(Image.new("RGB", size), "PNG"))
-    assert status == 202
-    end = ended(url, answer["request_id"])
+    end = ended(url, post(url, saved(Image.new("RGB", size), "PNG")))
     assert (end["width"], end["height"]) == size
 
 
@@ -247,11 +229,9 @@ def test_a_name_says_nothing_about_a_picture(tmp_path: Path, name: str) -> None:
 def test_of_a_picture_that_is_something_else_as_well_only_the_picture_comes_back(url: str) -> None:
     payload = b"PK\x03\x04<script>alert(document.cookie)</script>"
     for picture in (saved(gradient(), "JPEG") + payload, saved(gradient(), "GIF", comment=payload[:200])):
-        status, answer = post(url, picture)
-        assert status == 202
-        ended(url, answer["request_id"])
+        id = ended(url, post(url, picture))["request_id"]
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-        connection.request("GET", f"/result/{answer['request_id']}")
+        connection.request("GET", f"/result/{id}")
         result = connection.getresponse()
         body = result.read()
         connection.close()
