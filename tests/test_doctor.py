@@ -54,6 +54,16 @@ def test_each_finding_that_is_not_well_names_a_cure(service: Service, tmp_path: 
     assert all(finding.get("cure") for finding in findings if finding["verdict"] != "ok")
 
 
+def test_tokens_are_counted_and_a_file_that_is_not_used_is_named(service: Service, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    cli(service, "token", "add", "ops", "--operator", "--tokens", str(file))
+    [finding] = examined(service, "--tokens", str(file))["access"]
+    assert (finding["verdict"], finding["message"].endswith("has 1, 1 of operators")) == ("ok", True)
+    file.chmod(0o644)
+    [finding] = examined(service, "--tokens", str(file))["access"]
+    assert (finding["verdict"], f"chmod 640 {file}" in finding["message"]) == ("error", True)
+
+
 def test_a_folder_that_others_may_read_is_found_with_the_line_that_cures_it(service: Service) -> None:
     service.spool.done.chmod(0o755)
     [finding] = examined(service)["ownership"]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from i2ii_spool import gpus as driver
+from i2ii_spool import tokens
 from i2ii_spool.doctor.finding import Finding, error, ok, warning
 from i2ii_spool.errors import EngineBroken, SettingsError
 from i2ii_spool.settings import LOOPBACK, Settings
@@ -174,8 +175,25 @@ def _bound(settings: Settings, where: str) -> Finding:
 
 def access(settings: Settings) -> Iterator[Finding]:
     """Nobody from outside may submit unasked."""
-    if settings.host in LOOPBACK:
+    if settings.tokens is not None:
+        yield from _tokens(settings.tokens)
+    elif settings.token is not None:
+        yield ok("access", "the token of the environment is required, and no other is valid")
+    elif settings.host in LOOPBACK:
         yield ok("access", f"{settings.host} is reachable from this machine alone")
     else:
-        cure = "I2II_HOST=127.0.0.1 behind a proxy that authenticates"
+        cure = "i2ii token add NAME --tokens /etc/i2ii/tokens, and I2II_TOKENS=/etc/i2ii/tokens"
         yield warning("access", f"whoever reaches {settings.host} may submit, look and delete", cure)
+
+
+def _tokens(file: Path) -> Iterator[Finding]:
+    try:
+        valid = tokens.read(file)
+    except SettingsError as problem:
+        yield error("access", str(problem), f"mend it: i2ii token names --tokens {file}")
+        return
+    if valid:
+        operators = sum(token.is_operator for token in valid)
+        yield ok("access", f"a token is required; {file} has {len(valid)}, {operators} of operators")
+    else:
+        yield warning("access", f"{file} holds no token: nobody gets in", f"i2ii token add NAME --tokens {file}")

@@ -1,6 +1,8 @@
 """Where everything lies in a spool."""
 
 import os
+import stat
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
@@ -100,8 +102,13 @@ def _make_path(folder: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        return
-    os.chmod(folder, FOLDER_MODE)  # mkdir(2) would apply the umask, and ignore the setgid bit
+    with suppress(FileExistsError):
+        make_folder(folder)
+
+
+def make_folder(folder: Path | str) -> None:
+    """Make a folder of a spool. Raises `FileExistsError`."""
+    os.mkdir(folder)
+    # The parent gives it the setgid bit, and where the umask is ours the rest: a sandbox may forbid to set them.
+    if stat.S_IMODE(os.stat(folder).st_mode) != FOLDER_MODE:
+        os.chmod(folder, FOLDER_MODE)

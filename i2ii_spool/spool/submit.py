@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import stat
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ from i2ii_spool.job import MAX_IMAGES, EditRequest, Job, new_id, open_regular, w
 from i2ii_spool.pictures import inspect_file
 from i2ii_spool.spool import keys
 from i2ii_spool.spool.durable import create_file, move, sync_folder, write_new
-from i2ii_spool.spool.layout import FOLDER_MODE, Spool
+from i2ii_spool.spool.layout import Spool, make_folder
 from i2ii_spool.spool.lookup import find
 
 COPIED_AT_ONCE = 2**30
@@ -100,11 +99,9 @@ def _stage(spool: Spool) -> tuple[str, str]:
         id = new_id()
         folder = f"{spool.staging}/{id}"
         try:
-            os.mkdir(folder)
+            make_folder(folder)
         except FileExistsError:  # another process drew the same letters in the same millisecond
             continue
-        if stat.S_IMODE(os.stat(folder).st_mode) != FOLDER_MODE:  # our umask is not the spool's
-            os.chmod(folder, FOLDER_MODE)
         return id, folder
 
 

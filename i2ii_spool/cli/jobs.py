@@ -1,0 +1,138 @@
+"""What people do with jobs: submit, look, cancel, retry, delete."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from i2ii_spool.cli.base import command, open_spool
+from i2ii_spool.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from i2ii_spool.settings import Settings
+
+
+@command("spool", "max_megapixels", takes_request=True)
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--url", help="submit to this server instead of straight into the spool")
+@click.option("--wait", is_flag=True, help="wait until the job has ended, and write the picture")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="where to write it; with --wait  [default ID.png]"
+)
+def submit(
+    settings: "Settings",
+    images: tuple[Path, ...],
+    *,
+    url: str | None,
+    wait: bool,
+    output: Path | None,
+    **fields: str | None,
+) -> None:
+    """Submit an edit of one to three IMAGES; print the job's id."""
+    from i2ii_spool.client import Client, SpoolClient
+    from i2ii_spool.job import EditRequest, parse
+    from i2ii_spool.waiting import wait_and_write
+
+    if output is not None and not wait:
+        raise InvalidRequest("--output is written once the job has ended; say --wait as well")
+    request = parse(EditRequest, {name: value for name, value in fields.items() if value is not None})
+    with ExitStack() as stack:
+        client: Client | SpoolClient
+        if url is None:
+            client = SpoolClient(open_spool(settings), settings.max_pixels)
+        else:
+            client = stack.enter_context(Client(url, settings.bearer))
+        id = client.submit(images, request)
+        if wait:
+            wait_and_write(client, id, output)
+        else:
+            click.echo(id)
+
+
+@command("spool")
+@click.argument("state", required=False)
+@click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1), help="how many, newest first")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object per line")
+def ls(settings: "Settings", state: str | None, *, limit: int, as_json: bool) -> None:
+    """List the jobs, newest first.
+
+    STATE is incoming, running, done or failed; without it, all are listed.
+    """
+    from i2ii_spool.spool.layout import parse_state
+    from i2ii_spool.spool.lookup import list_jobs, waiting
+    from i2ii_spool.spool.status import status_of
+
+    spool = open_spool(settings)
+    queue = waiting(spool)
+    for place in list_jobs(spool, parse_state(state), limit=limit):
+        status = status_of(spool, place, queue=queue)
+        if status is not None:
+            click.echo(json.dumps(status.shown(), ensure_ascii=False) if as_json else status.line())
+
+
+@command("spool")
+@click.argument("id")
+@click.option("--json", "as_json", is_flag=True, help="as one JSON object")
+def show(settings: "Settings", id: str, *, as_json: bool) -> None:
+    """Show all there is to say of a job."""
+    from i2ii_spool.spool.status import read_status
+
+    shown = read_status(open_spool(settings), id).shown()
+    if as_json:
+        click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+        return
+    for name, value in shown.items():
+        click.echo(f"{name + ':':<18} {value}")
+
+
+@command("spool")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+def cancel(settings: "Settings", ids: tuple[str, ...]) -> None:
+    """Stop jobs that wait or run."""
+    from i2ii_spool.spool import actions
+    from i2ii_spool.spool.layout import State
+
+    for id in ids:
+        state = actions.cancel(open_spool(settings), id)
+        click.echo(f"{id} {'stops at its next step' if state is State.RUNNING else 'cancelled'}")
+
+
+@command("spool")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+def retry(settings: "Settings", ids: tuple[str, ...]) -> None:
+    """Send failed jobs back to the queue."""
+    from i2ii_spool.spool import actions
+
+    for id in ids:
+        actions.retry(open_spool(settings), id)
+        click.echo(f"{id} queued")
+
+
+@command("spool")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+def rm(settings: "Settings", ids: tuple[str, ...]) -> None:
+    """Delete jobs that have ended, for good."""
+    from i2ii_spool.spool import actions
+
+    for id in ids:
+        actions.remove(open_spool(settings), id)
+        click.echo(f"{id} deleted")
+
+
+@command("spool", "keep_days", "keep_jobs", "keep_free_mib")
+def gc(settings: "Settings") -> None:
+    """Delete ended jobs that have been kept long enough."""
+    from i2ii_spool.spool.retention import Keep, collect
+
+    days, free = settings.keep_days, settings.keep_free_mib
+    keep = Keep(
+        age=None if days is None else days * 86400,
+        jobs=settings.keep_jobs,
+        free=None if free is None else round(free * 2**20),
+    )
+    removed = collect(open_spool(settings), keep)
+    click.echo(f"{len(removed)} jobs deleted")
+    if keep == Keep():
+        click.echo("nothing limits how long jobs stay; set --keep-days, --keep-jobs or --keep-free-mib", err=True)
