@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from contextlib import suppress
 
 FIRST_INHERITED = 3  # behind standard input, output and error
 
@@ -15,7 +16,8 @@ def notify(**fields: str | int) -> None:
     if address.startswith("@"):  # Linux's abstract name space
         address = "\0" + address[1:]
     message = "\n".join(f"{name}={value}" for name, value in fields.items())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+    nobody_listens = suppress(ConnectionRefusedError, FileNotFoundError)  # the manager itself has died
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, nobody_listens:
         manager.sendto(message.encode(), address)
 
 

@@ -81,6 +81,7 @@ def _verify(image: PngImagePlugin.PngImageFile, field: str) -> None:
     try:
         image.verify()  # every chunk's checksum, to the end, without a pixel in memory
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error...
+        _raise_the_disks(error)
         raise _damaged(field, error) from error
 
 
@@ -116,6 +117,12 @@ def _inspect_elsewhere(file: BinaryIO, max_pixels: int, field: str) -> Header:
     if judged.returncode != 0:
         raise _damaged(field, judged.stderr.strip().rpartition("\n")[2])
     return Header(_extension(kind), width, height)
+
+
+def _raise_the_disks(error: Exception) -> None:
+    """Raise an error that is the disk's; a decoder's `OSError` has no number."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
 
 
 def _damaged(field: str, said: object) -> UnsupportedPicture:
@@ -166,6 +173,7 @@ def read(path: Path, *, max_pixels: int) -> Image.Image:
         try:
             image.load()
         except Exception as error:
+            _raise_the_disks(error)
             raise _damaged(path.name, error) from error
         return _to_rgb(_to_srgb(_to_8_bit(_upright(image)), profile))
 
@@ -201,8 +209,7 @@ def _open(file: BinaryIO, max_pixels: int, field: str) -> ImageFile.ImageFile:
     except UnidentifiedImageError:
         raise _unknown(field) from None
     except Exception as error:
-        if getattr(error, "errno", None) is not None:  # the disk's word; a decoder's OSError has no number
-            raise
+        _raise_the_disks(error)
         raise _damaged(field, error) from error
     _check_sides(*image.size, max_pixels, field)
     _check_scans(image, field)

@@ -136,6 +136,18 @@ def test_a_disk_that_is_full_in_the_midst_of_it_loses_nothing(service: Service, 
     accept(url, noise)
 
 
+def test_a_disk_that_fails_under_an_edit_is_not_the_jobs_fault(service: Service, disk: Disk, noise: bytes) -> None:
+    url = service.serve()
+    worker = service.work(engine="slow")
+    id = post(url, noise, num_inference_steps="60").json()["request_id"]
+    wait_until(lambda: get_json(f"{url}/status/{id}").get("step"))
+    disk.remount("ro")
+    assert worker.wait(30) == 1
+    disk.remount("rw")
+    service.work(engine="quick")
+    wait_until(lambda: is_done(service, id))
+
+
 def test_a_disk_that_may_only_be_read_is_said_to_be(service: Service, disk: Disk, noise: bytes, picture: Path) -> None:
     url = service.serve()
     accepted = accept(url, noise)

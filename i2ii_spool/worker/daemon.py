@@ -36,7 +36,7 @@ from i2ii_spool.spool.submit import check_disk
 from i2ii_spool.spool.wake import Watcher
 from i2ii_spool.spool.workers import WorkerLock, WorkerState, worker_name
 from i2ii_spool.worker.heartbeat import Heartbeat
-from i2ii_spool.worker.run import Run
+from i2ii_spool.worker.run import Run, SpoolFailed
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class Worker:
         run = Run(claim, self._on_step, max_pixels=self._settings.max_pixels)
         try:
             edited = run.edit(self._engine, run.prepare())
-        except TakenAway:
+        except (TakenAway, SpoolFailed):
             raise
         except GiveBack:
             log.info("job %s given back", claim.id)

@@ -4,6 +4,7 @@ It is fed from the main loop and, during an edit, from the engine's steps: never
 over a GPU that hangs.
 """
 
+import logging
 import os
 import resource
 import threading
@@ -14,10 +15,13 @@ from dataclasses import asdict
 from typing import Any
 
 from i2ii_spool.engines.base import EngineInfo
+from i2ii_spool.errors import FULL
 from i2ii_spool.gpus import Meter
 from i2ii_spool.notify import extend_timeout, notify
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.workers import WorkerState, WorkerStatus, drop_status, write_status
+
+log = logging.getLogger(__name__)
 
 INTERVAL = 1.0
 LOADING_INTERVAL, LOADING_PATIENCE = 5.0, 60.0
@@ -111,7 +115,12 @@ class Heartbeat:
         load = {} if self._meter is None else asdict(self._meter.read())
         self.status = self.status.model_copy(update={**load, **changes})
         self._next = time.monotonic() + INTERVAL
-        write_status(self._spool, self.status)
+        try:
+            write_status(self._spool, self.status)
+        except OSError as error:  # a full disk does not stop a job for want of a heartbeat
+            if error.errno not in FULL:
+                raise
+            log.warning("the heartbeat cannot be shown: %s", error.strerror)
         notify(WATCHDOG=1, STATUS=self._sentence())
 
     def _sentence(self) -> str:

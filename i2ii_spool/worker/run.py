@@ -1,7 +1,8 @@
 """One job: read its pictures, have them edited, save the result."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,18 @@ from i2ii_spool.spool.workers import WorkerStatus
 REPORT_INTERVAL = 0.1
 
 
+class SpoolFailed(OSError):
+    """The spool's disk has failed under a job, which is not to blame."""
+
+
+@contextmanager
+def _blaming_the_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SpoolFailed(error.errno, error.strerror, error.filename) from error
+
+
 class Run:
     """What is known of one job while it is worked on. `prepare`, `edit`, `encode`, `save`."""
 
@@ -31,7 +44,12 @@ class Run:
         self.edit_seconds = 0.0
 
     def prepare(self) -> list[Image]:
-        """Read the request and return its pictures. Raises `InvalidRequest` where a guest has got them wrong."""
+        """Read the request and return its pictures. Raises `InvalidRequest` where a guest has got them wrong, and
+        `SpoolFailed`."""
+        with _blaming_the_disk():
+            return self._prepare()
+
+    def _prepare(self) -> list[Image]:
         self.claim.report(Progress(phase="loading", step=0, steps=0))
         self._job = self.claim.job()
         folder = self.claim.folder
@@ -53,7 +71,7 @@ class Run:
             raise InvalidRequest(f"inputs names {name!r}, which is not in the job folder", field="inputs") from None
 
     def edit(self, engine: Engine, images: list[Image]) -> list[Image]:
-        """Return the edited pictures."""
+        """Return the edited pictures. Raises what the engine raises, and `SpoolFailed`."""
         self._edit_started = time.monotonic()
         edited = engine.edit(images, self._job, self._step)
         self._info = engine.info  # of this edit: it is saved while the engine is at the next
@@ -61,6 +79,10 @@ class Run:
         return edited
 
     def _step(self, step: int, steps: int) -> None:
+        with _blaming_the_disk():
+            self._take_step(step, steps)
+
+    def _take_step(self, step: int, steps: int) -> None:
         now = time.monotonic()
         eta = (now - self._edit_started) / step * (steps - step)
         if now >= self._next_report or step == steps:
