@@ -141,9 +141,10 @@ def test_a_disk_that_fails_under_an_edit_is_not_the_jobs_fault(service: Service,
     worker = service.work(engine="slow")
     id = post(url, noise, num_inference_steps="60").json()["request_id"]
     wait_until(lambda: get_json(f"{url}/status/{id}").get("step"))
-    disk.remount("ro")
+    disk.cut_power()
     assert worker.wait(30) == 1
-    disk.remount("rw")
+    service.stop_all()
+    disk.boot()
     service.work(engine="quick")
     wait_until(lambda: is_done(service, id))
 
