@@ -441,6 +441,16 @@ def test_a_retried_job_is_as_good_as_new(spool: Spool, submit_job: Submit, how: 
     assert names(again.folder) == {"job.json", "input.jpg", "attempt-1.json"}
 
 
+def test_a_retried_job_that_is_cancelled_by_hand_stops(spool: Spool, submit_job: Submit) -> None:
+    id = submit_job()
+    claim_next(spool).fail(EngineError("no"))
+    actions.retry(spool, id)
+    os.utime(spool.incoming / id / "error.json", (0, 0))  # some kernels tell only hundredths of a second apart
+    (spool.incoming / id / "cancel").touch()
+    assert claims_of(spool).next() is None
+    assert read_status(spool, id).status == "cancelled"
+
+
 def test_a_retry_whose_clearing_was_cut_short_is_cleared_by_the_next(
     spool: Spool, submit_job: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

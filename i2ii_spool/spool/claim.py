@@ -5,6 +5,7 @@ import heapq
 import logging
 import os
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -142,10 +143,19 @@ def forget_earlier_life(folder: Path) -> None:
     if not any(ending.exists() for ending in endings):
         return
     written = [*job.attempts(folder), *folder.glob("result*"), *folder.glob(".*.tmp")]
-    hints = [folder / name for name in (job.PROGRESS, job.CANCEL, job.ERROR_TEXT)]
+    hints = [folder / name for name in (job.PROGRESS, job.ERROR_TEXT)]
+    if not _is_newer(folder / job.CANCEL, endings):  # else somebody wants this life to end as well
+        hints.append(folder / job.CANCEL)
     for path in [*(path for path in written if path not in endings), *hints, *endings]:
         remove_file(path)
     sync_folder(folder)
+
+
+def _is_newer(path: Path, others: list[Path]) -> bool:
+    """Whether a file was made after others, as far as they exist."""
+    with suppress(FileNotFoundError):
+        return all(path.stat().st_mtime_ns > other.stat().st_mtime_ns for other in others if other.exists())
+    return False
 
 
 class Claim:

@@ -4,10 +4,10 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import StreamReader, web
 
@@ -17,8 +17,7 @@ from i2ii_spool.settings import Settings
 PATIENCE = 30.0
 SLOWEST = 4096
 """A body must come at so many bytes a second, on the whole, after `PATIENCE` seconds that it has for free."""
-
-Bytes = TypeVar("Bytes")
+NOTED_EVERY = 2**16
 
 
 @dataclass
@@ -80,36 +79,37 @@ LIMITS = web.AppKey("limits", Limits)
 class Body:
     """A request's body, as `aiohttp.MultipartReader` reads it, that may be only so long, and must not come too slowly.
 
-    Raises `TooLarge` and `TooSlow`.
+    It is read within an `asyncio.timeout`, which is put off as the bytes come. Raises `TooLarge`.
     """
 
-    def __init__(self, content: StreamReader, settings: Settings) -> None:
+    def __init__(self, content: StreamReader, settings: Settings, patience: asyncio.Timeout) -> None:
         self._content = content
         self._settings = settings
-        self._bytes = 0
+        self._patience = patience
         self._started = asyncio.get_running_loop().time()
+        self._bytes = 0
+        self._put_off_at = 0
+        self._put_off()
 
     async def read(self, size: int = -1) -> bytes:
         """Up to `size` bytes."""
-        return await self._next(self._content.read(size))
+        return self._count(await self._content.read(size))
 
     async def readline(self, **options: Any) -> bytes:
         """A line."""
-        return await self._next(self._content.readline(**options))
+        return self._count(await self._content.readline(**options))
 
-    async def _next(self, reading: Coroutine[Any, Any, bytes]) -> bytes:
-        until = self._started + PATIENCE + self._bytes / SLOWEST
-        try:
-            async with asyncio.timeout_at(until):
-                chunk = await reading
-        except TimeoutError:
-            raise TooSlow(
-                f"the body comes at less than {SLOWEST} bytes a second; try again over a better connection"
-            ) from None
+    def _count(self, chunk: bytes) -> bytes:
         self._bytes += len(chunk)
         if self._bytes > self._settings.max_bytes:
             raise too_large("more", self._settings)
+        if self._bytes >= self._put_off_at:
+            self._put_off()
         return chunk
+
+    def _put_off(self) -> None:
+        self._patience.reschedule(self._started + PATIENCE + self._bytes / SLOWEST)
+        self._put_off_at = self._bytes + NOTED_EVERY
 
     def at_eof(self) -> bool:
         """Whether there is no more."""
@@ -119,6 +119,11 @@ class Body:
         """Put back what was read too far."""
         self._bytes -= len(data)
         self._content.unread_data(data)
+
+
+def too_slow() -> TooSlow:
+    """Why a body is no longer waited for."""
+    return TooSlow(f"the body comes at less than {SLOWEST} bytes a second; try again over a better connection")
 
 
 def too_large(got: str, settings: Settings) -> TooLarge:

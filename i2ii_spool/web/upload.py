@@ -14,7 +14,7 @@ from i2ii_spool.job import EditRequest, parse
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.submit import Submission, check_disk
-from i2ii_spool.web.limits import Body, too_large
+from i2ii_spool.web.limits import Body, too_large, too_slow
 
 CHUNK = 256 * 1024
 MAX_TEXT = 64 * 1024
@@ -48,10 +48,13 @@ class Upload:
         """Take the form in. Raises `InvalidRequest` at the first thing that is wrong with it."""
         if (request.content_length or 0) > self._settings.max_bytes:
             raise too_large(f"{request.content_length} bytes", self._settings)
-        body = cast(StreamReader, Body(request.content, self._settings))
         try:
-            async for part in MultipartReader(request.headers, body):
-                await self._read_part(part)
+            async with asyncio.timeout(None) as patience:
+                body = Body(request.content, self._settings, patience)
+                async for part in MultipartReader(request.headers, cast(StreamReader, body)):
+                    await self._read_part(part)
+        except TimeoutError:
+            raise too_slow() from None
         except ConnectionError as error:  # nobody will hear of it
             raise InvalidRequest(f"the body ends before it is whole: {error}") from error
         except (ValueError, AssertionError, HttpProcessingError, web.RequestPayloadError) as error:
