@@ -23,6 +23,8 @@ from tests.machine import Machine, why_not
 
 HERE = Path(__file__).parent
 FAKE_DRIVER = HERE / "fake_driver"
+MEMORY = Path("/dev/shm")
+"""A file system in memory, where there is one: for tests that make more files than a disk does in good time."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -117,7 +117,8 @@ async def test_a_token_from_the_environment_is_an_operators(connect: Connect, pe
 async def test_a_page_of_another_site_may_not_act_for_its_visitor(connect: Connect) -> None:
     client = await connect(tokens=None)
     evil = {"Origin": "https://evil.example"}
-    await error_of(await client.post("/edit", data=form(), headers=evil), 403, "forbidden")
+    for origin in (evil, {"Origin": "null"}, {"Origin": "http://["}, {"Origin": f"http://{client.host}"}):
+        await error_of(await client.post("/edit", data=form(), headers=origin), 403, "forbidden")
     own = {"Origin": f"http://{client.host}:{client.port}"}
     response = await client.post("/edit", data=form(), headers=own)
     assert response.status == 202

@@ -21,12 +21,11 @@ from i2ii_spool.job import Job, new_id
 from i2ii_spool.spool import guests
 from i2ii_spool.spool.guests import Doorkeeper
 from i2ii_spool.spool.layout import Spool
-from tests.conftest import Service, cli, get_json, make_picture, wait_until
+from tests.conftest import MEMORY, Service, cli, get_json, make_picture, wait_until
 from tests.disks import why_not
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
 Spoil = Callable[[Path, Path], None]
-MEMORY = Path("/dev/shm")
 SECRET = "the diary of somebody else"
 
 
