@@ -54,6 +54,13 @@ def test_each_finding_that_is_not_well_names_a_cure(service: Service, tmp_path: 
     assert all(finding.get("cure") for finding in findings if finding["verdict"] != "ok")
 
 
+@pytest.mark.parametrize(("mode", "verdict"), [(0o755, "ok"), (0o777, "error")])
+def test_the_spool_itself_may_be_looked_at_and_not_written_to(service: Service, mode: int, verdict: str) -> None:
+    service.spool.root.chmod(mode)
+    [finding] = examined(service)["ownership"]
+    assert finding["verdict"] == verdict
+
+
 def test_tokens_are_counted_and_a_file_that_is_not_used_is_named(service: Service, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     cli(service, "token", "add", "ops", "--operator", "--tokens", str(file))

@@ -56,9 +56,11 @@ def ownership(settings: Settings) -> Iterator[Finding]:
     owner, group = _owner(spool.root)
     wrong = [
         folder
-        for folder in (spool.root, *spool.folders())
+        for folder in spool.folders()
         if _owner(folder) != (owner, group) or stat.S_IMODE(folder.stat().st_mode) != FOLDER_MODE
     ]
+    if spool.root.stat().st_mode & stat.S_IWOTH:  # it may be looked at: it holds no names but those of the states
+        wrong.insert(0, spool.root)
     if wrong:
         names = " ".join(map(str, wrong))
         cure = f"chown {owner}:{group} {names} && chmod {FOLDER_MODE:o} {names}"
