@@ -24,6 +24,7 @@ from i2ii_spool.web.views import LIVE, Live
 log = logging.getLogger(__name__)
 
 GRACE = 10.0
+BACKLOG = 1024
 RELOADABLE = ("max_upload_mib", "max_megapixels", "max_queue", "min_free_mib", "client_uploads", "client_rate")
 
 IDLE = 30.0
@@ -55,7 +56,7 @@ async def _serve(
     try:
         _raise_limit_of_files()
         guarded = partial(Connection, runner.server, loop=loop, most=settings.max_connections)
-        server = await loop.create_server(guarded, sock=listener)
+        server = await loop.create_server(guarded, sock=listener, backlog=BACKLOG)
         notify(READY=1, STATUS=f"listening on {_address(listener)}")
         log.info("listening on %s, spool %s", _address(listener), settings.spool)
         await stopped.wait()
@@ -194,7 +195,7 @@ def _address(listener: socket.socket) -> str:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise SettingsError(
