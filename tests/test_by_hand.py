@@ -506,15 +506,22 @@ def test_touching_cancel_stops_a_running_and_a_waiting_job(service: Service, sub
     assert ls(service.spool.done) == []
 
 
-def test_a_cancelled_job_moved_back_is_not_cancelled_again(live: Service, picture: Path) -> None:
-    id = cli(live, "submit", str(picture), "-p", "sepia").stdout.strip()
-    wait_until((live.spool.done / id).is_dir)
-    shell("touch", live.spool.done / id / "cancel")
+def test_a_cancelled_job_moved_back_is_cancelled_again_only_if_asked_again(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
+    wanted, unwanted = submit_job(), submit_job()
+    for id in (wanted, unwanted):
+        assert cli(service, "cancel", id).returncode == 0
+        assert "cancel" in ls(service.spool.failed / id)
+        shell("mv", service.spool.failed / id, service.spool.incoming)
+    shell("touch", service.spool.incoming / unwanted / "cancel")
 
-    shell("mv", live.spool.done / id, live.spool.incoming)
+    service.work()
 
-    wait_until((live.spool.done / id / "result.json").exists)
-    assert "cancel" not in ls(live.spool.done / id)
+    wait_until((service.spool.done / wanted / "result.json").exists)
+    assert "cancel" not in ls(service.spool.done / wanted)
+    wait_until((service.spool.failed / unwanted / "error.json").exists)
+    assert shell("cat", service.spool.failed / unwanted / "error.txt").startswith("cancelled: ")
 
 
 def test_a_folder_put_among_what_runs_becomes_a_guest(service: Service, tmp_path: Path) -> None:

@@ -468,6 +468,8 @@ def test_a_retry_whose_clearing_was_cut_short_is_cleared_by_the_next(
         patch.setattr(Path, "unlink", die_at_the_record)
         with pytest.raises(KeyboardInterrupt):
             claims_of(spool).next()
+    assert names(find(spool, id).folder) >= {"error.json", "job.json", "input.jpg"}
+    recover(spool, ME, max_attempts=3)
     assert find(spool, id).state is State.INCOMING
     assert names(claim_next(spool).folder) == {"job.json", "input.jpg", "attempt-1.json"}
 

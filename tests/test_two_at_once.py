@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from i2ii_spool.errors import EngineError
 from i2ii_spool.job import EditRequest
 from i2ii_spool.spool import actions, claim, guests
-from i2ii_spool.spool.claim import Claims
+from i2ii_spool.spool.claim import Claims, has_ended
 from i2ii_spool.spool.durable import clear_half_written
 from i2ii_spool.spool.guests import Doorkeeper
 from i2ii_spool.spool.layout import Spool
@@ -33,6 +34,7 @@ from i2ii_spool.spool.workers import worker_name
 from tests.conftest import Service, cli, make_picture, wait_until
 from tests.fire import WORKER, Answer, ask, check_done, form, is_error, is_same_picture, places
 
+NODE1 = "node1.gpu0"
 NODE2 = "node2.gpu0"
 
 Outcome = TypeVar("Outcome")
@@ -136,6 +138,34 @@ def test_a_worker_whose_job_is_taken_away_while_it_claims_it_claims_the_next(
     assert claimed is not None
     assert claimed.id == ids[1]
     assert sorted(places(spool)) == [("incoming", ids[0]), ("running", ids[1])]
+
+
+def test_a_worker_that_loses_a_retried_job_leaves_alone_what_the_winner_writes(
+    spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = submit(spool, [picture], EditRequest(prompt="sepia"), max_pixels=10**8)
+    claims = {name: Claims(spool, name, max_attempts=3) for name in (NODE1, NODE2)}
+    for name in claims:
+        spool.make_worker(name)
+    first = claims[NODE1].next()
+    assert first is not None
+    first.fail(EngineError("the first life"))
+    actions.retry(spool, id)
+
+    def win_meanwhile(folder: Path) -> bool:
+        monkeypatch.setattr(claim, "has_ended", has_ended)
+        ended = has_ended(folder)
+        claims[NODE1].backlog.hint(id)
+        won = claims[NODE1].next()
+        assert won is not None
+        won.save("result.png", b"the second life")
+        return ended
+
+    monkeypatch.setattr(claim, "has_ended", win_meanwhile)
+    assert claims[NODE2].next() is None
+    mine = spool.running / NODE1 / id
+    assert sorted(path.name for path in mine.iterdir()) == ["attempt-1.json", "input.jpg", "job.json", "result.png"]
+    assert os.listdir(spool.running / NODE2) == []
 
 
 # --- retention and readers -------------------------------------------------------------------------------------------

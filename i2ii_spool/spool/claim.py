@@ -5,7 +5,8 @@ import heapq
 import logging
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +14,16 @@ from i2ii_spool import job
 from i2ii_spool.errors import Cancelled, I2iiError, InvalidRequest, TakenAway
 from i2ii_spool.job import Attempt, Job, Progress, Result, is_id, new_id, parse_json, read_record
 from i2ii_spool.spool.contents import check_regular, opened
-from i2ii_spool.spool.durable import clear_half_written, move, remove_file, sync_folder, write_file, write_hint
+from i2ii_spool.spool.durable import (
+    clear_half_written,
+    is_folder,
+    move,
+    remove_file,
+    sync_folder,
+    write_file,
+    write_hint,
+    write_mark,
+)
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.guests import note_beside
 from i2ii_spool.spool.layout import Spool, State
@@ -23,6 +33,8 @@ log = logging.getLogger(__name__)
 
 # What a rename says when another worker was first; ESTALE is GlusterFS's word for it.
 LOST_THE_RACE = (errno.ENOENT, errno.ESTALE)
+
+RETRY = ".retry"
 
 
 class Backlog:
@@ -78,26 +90,32 @@ class Claims:
         return None
 
     def _take(self, id: str) -> "Claim | None":
-        waiting = self._spool.incoming / id
+        mine = self._mine / id
+        if not self._move(self._spool.incoming / id, mine):
+            remove_file(retry_mark(mine))
+            return None
+        try:
+            with unless_taken_away(mine):
+                return self._begin(mine)
+        except TakenAway as error:
+            log.warning("%s", error)
+            return None
+
+    def _move(self, waiting: Path, mine: Path) -> bool:
         try:
             with opened(waiting) as folder:
                 if not (folder / job.JOB).exists():  # being copied in under an id
-                    return None
-                forget_earlier_life(folder)
-            if not self._rename(waiting, self._mine / id):
-                return None
+                    return False
+                if has_ended(folder):
+                    write_mark(retry_mark(mine))
+            return self._rename(waiting, mine)
         except (FileNotFoundError, NotADirectoryError):  # taken by another; or it is a guest of that name
-            return None
+            return False
         except PermissionError as error:
-            note_beside(waiting, f"the worker may not take it: {error.strerror}")
-            return None
-        try:
-            return self._begin(self._mine / id)
-        except (FileNotFoundError, TakenAway):
-            if (self._mine / id).exists():
+            if is_folder(mine):  # it is the disk that will not sync, and the job is here
                 raise
-            log.warning("%s", TakenAway(id))
-            return None
+            note_beside(waiting, f"the worker may not take it: {error.strerror}")
+            return False
 
     def _rename(self, waiting: Path, mine: Path) -> bool:
         try:
@@ -111,6 +129,7 @@ class Claims:
 
     def _begin(self, folder: Path) -> "Claim | None":
         clear_half_written(folder)  # of somebody who died while cancelling it
+        forget_earlier_life(folder)
         before = len(job.attempts(folder))
         claim = Claim(self._spool, self._worker, folder, before + 1)
         if (folder / job.CANCEL).exists():
@@ -133,22 +152,51 @@ def crashed(attempts: int) -> I2iiError:
     return I2iiError(f"the worker died in each of {attempts} attempts at this job", code="crashed")
 
 
-def forget_earlier_life(folder: Path) -> None:
-    """Make a job that ended and was moved back to `incoming/` as good as new.
+# --- jobs that are run again -----------------------------------------------------------------------------------------
 
-    `mv failed/ID incoming/` is all that a retry is, whoever does it. Until its ending record is gone, removed last, the
-    folder shows that it must be cleared, however often whoever clears it dies on the way.
+
+def retry_mark(folder: Path) -> Path:
+    """The empty file beside a claimed job which says that the ending it shows is that of an earlier life.
+
+    It is made before the job is claimed. Whoever clears the job before it is his may have lost it to another worker
+    meanwhile, and would clear what that one writes; and of a job that is cleared after it was claimed nobody could tell
+    whether it has just ended, or is about to begin anew, if the worker died.
     """
-    endings = [folder / job.RESULT, folder / job.ERROR]
-    if not any(ending.exists() for ending in endings):
-        return
-    written = [*job.attempts(folder), *folder.glob("result*"), *folder.glob(".*.tmp")]
-    hints = [folder / name for name in (job.PROGRESS, job.ERROR_TEXT)]
-    if not _is_newer(folder / job.CANCEL, endings):  # else somebody wants this life to end as well
-        hints.append(folder / job.CANCEL)
-    for path in [*(path for path in written if path not in endings), *hints, *endings]:
-        remove_file(path)
-    sync_folder(folder)
+    return folder.with_name(f".{folder.name}{RETRY}")
+
+
+def is_retry_mark(name: str) -> bool:
+    """Whether a name in a worker's folder is that of such a mark."""
+    return name.startswith(".") and name.endswith(RETRY) and is_id(name[1 : -len(RETRY)])
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the job's folder holds the record of an ending, of this life or of an earlier one."""
+    return any(ending.exists() for ending in _endings(folder))
+
+
+def _endings(folder: Path) -> list[Path]:
+    return [folder / job.RESULT, folder / job.ERROR]
+
+
+def forget_earlier_life(folder: Path) -> None:
+    """Make a claimed job that ended once and was moved back to `incoming/` as good as new.
+
+    `mv failed/ID incoming/` is all that a retry is, whoever does it. The ending record is removed last: however often
+    whoever clears the folder dies on the way, it shows that it must be cleared.
+    """
+    endings = _endings(folder)
+    if has_ended(folder):
+        written = [*job.attempts(folder), *folder.glob("result*"), *folder.glob(".*.tmp")]
+        hints = [folder / name for name in (job.PROGRESS, job.ERROR_TEXT)]
+        if not _is_newer(folder / job.CANCEL, endings):  # else somebody wants this life to end as well
+            hints.append(folder / job.CANCEL)
+        for path in [*(path for path in written if path not in endings), *hints, *endings]:
+            remove_file(path)
+        sync_folder(folder)
+    if retry_mark(folder).exists():
+        remove_file(retry_mark(folder))
+        sync_folder(folder.parent)  # before this life can end: with the mark, that ending would not count
 
 
 def _is_newer(path: Path, others: list[Path]) -> bool:
@@ -156,6 +204,20 @@ def _is_newer(path: Path, others: list[Path]) -> bool:
     with suppress(FileNotFoundError):
         return all(path.stat().st_mtime_ns > other.stat().st_mtime_ns for other in others if other.exists())
     return False
+
+
+# --- one job ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def unless_taken_away(folder: Path) -> Iterator[None]:
+    """Raise `TakenAway` where a file is not found because the whole job has gone."""
+    try:
+        yield
+    except FileNotFoundError:
+        if is_folder(folder):
+            raise
+        raise TakenAway(folder.name) from None
 
 
 class Claim:
@@ -191,9 +253,8 @@ class Claim:
     def report(self, progress: Progress) -> None:
         """Replace `progress.json`. It is a hint: a full disk does not stop a job for want of it."""
         try:
-            write_hint(self.folder / job.PROGRESS, progress.to_json())
-        except FileNotFoundError:
-            raise TakenAway(self.id) from None
+            with unless_taken_away(self.folder):
+                write_hint(self.folder / job.PROGRESS, progress.to_json())
         except OSError as error:
             log.warning("job %s: its progress cannot be shown: %s", self.id, error)
 
@@ -208,39 +269,30 @@ class Claim:
 
     def fail(self, error: I2iiError, trace: str = "") -> None:
         """Write why, and move the job to `failed/`."""
-        try:
+        with unless_taken_away(self.folder):
             write_failure(self.folder, error, attempt=self.attempt, worker=self._worker, trace=trace)
-        except FileNotFoundError:
-            raise TakenAway(self.id) from None
         leave(self._spool, self.folder, State.FAILED)
 
     def give_back(self, *, forget_attempt: bool) -> None:
         """Move the job back to `incoming/`, where it keeps its place. A voluntary stop is not counted as an attempt."""
-        try:
+        with unless_taken_away(self.folder):
             remove_file(self.folder / job.PROGRESS)
             if forget_attempt:
                 remove_file(self.folder / f"attempt-{self.attempt}.json")
             sync_folder(self.folder)
             move(self.folder, self._spool.incoming / self.id)
-        except FileNotFoundError:
-            raise TakenAway(self.id) from None
 
     def _write(self, name: str, data: bytes) -> None:
-        try:
+        with unless_taken_away(self.folder):
             write_file(self.folder / name, data)
-        except FileNotFoundError:
-            raise TakenAway(self.id) from None
 
 
 def leave(spool: Spool, folder: Path, state: State) -> None:
     """Move a job that has ended out of `running/` to where it stays."""
     target = spool.root / state / folder.name
     try:
-        move(folder, target)
-    except FileNotFoundError:
-        if folder.exists():  # then it is `done/` or `failed/` that is missing
-            raise
-        raise TakenAway(folder.name) from None
+        with unless_taken_away(folder):
+            move(folder, target)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise

@@ -120,7 +120,6 @@ class Doorkeeper:
         return now - seen.since
 
     def _admit(self, place: Path, guest: Path) -> str:
-        clear_half_written(guest)  # ours, of an admission that was cut short
         before = fingerprint(guest)
         files = regular_files(guest, max_bytes=self._max_bytes)
         record = read_request(guest, files, _name(place))
@@ -140,6 +139,7 @@ class Doorkeeper:
         return self._move(place, guest, self._spool.incoming)
 
     def _refuse(self, place: Path, guest: Path, error: I2iiError) -> None:
+        clear_half_written(guest)  # ours, of a refusal that was cut short
         write_failure(guest, error)
         id = self._move(place, guest, self._spool.failed)
         log.warning("guest refused: %s is now in failed/%s: %s", legible(place.name), id, error)

@@ -34,7 +34,7 @@ class Spool:
 
     incoming/<id>/           waiting; `ls incoming` is the queue, in order
     incoming/<any-name>/     a guest: a folder somebody copied or moved in by hand
-    running/<worker>/<id>/   claimed
+    running/<worker>/<id>/   claimed; `.<id>.retry` beside it: the ending in it is that of an earlier life
     done/<id>/               finished, result inside
     failed/<id>/             failed, cancelled or refused
     workers/<worker>.json    one status file per worker; its mtime is the heartbeat

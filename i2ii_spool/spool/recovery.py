@@ -7,7 +7,7 @@ from pathlib import Path
 from i2ii_spool import job
 from i2ii_spool.errors import Cancelled, I2iiError, TakenAway
 from i2ii_spool.job import is_id
-from i2ii_spool.spool.claim import crashed, leave
+from i2ii_spool.spool.claim import crashed, forget_earlier_life, is_retry_mark, leave, retry_mark
 from i2ii_spool.spool.durable import clear_half_written, is_folder, move, remove_file, sync_folder
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.layout import Spool, State
@@ -18,11 +18,13 @@ log = logging.getLogger(__name__)
 
 def recover(spool: Spool, worker: str, *, max_attempts: int) -> None:
     """Send every job in `running/<worker>/` where it belongs. The worker is dead, or it is the caller."""
-    for name in sorted(os.listdir(spool.running / worker)):
+    for name in sorted(os.listdir(spool.running / worker), key=is_retry_mark):
         folder = spool.running / worker / name
         try:
             if is_id(name) and is_folder(folder):
                 _recover_job(spool, folder, max_attempts)
+            elif is_retry_mark(name):  # of a job that has left by now, or was never won
+                remove_file(folder)
             else:  # somebody has put it there by hand; it is a guest
                 move(folder, spool.incoming / name)
         except (FileNotFoundError, TakenAway):  # another observer of the same death was faster
@@ -33,6 +35,8 @@ def _recover_job(spool: Spool, folder: Path, max_attempts: int) -> None:
     clear_half_written(folder)
     # The worker may have died between the rename of a record and the fsync that makes its name last.
     sync_folder(folder)
+    if retry_mark(folder).exists():
+        forget_earlier_life(folder)
     attempts = len(job.attempts(folder))
     if (folder / job.RESULT).exists():
         log.info("job %s was finished; its worker died before it could say so", folder.name)

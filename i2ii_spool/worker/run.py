@@ -10,9 +10,9 @@ from PIL.Image import Image
 
 from i2ii_spool import pictures
 from i2ii_spool.engines.base import Engine
-from i2ii_spool.errors import Cancelled, InvalidRequest, TakenAway
+from i2ii_spool.errors import Cancelled, InvalidRequest
 from i2ii_spool.job import MAX_IMAGES, Progress, Result, Timings
-from i2ii_spool.spool.claim import Claim
+from i2ii_spool.spool.claim import Claim, unless_taken_away
 from i2ii_spool.spool.contents import find_inputs
 from i2ii_spool.spool.workers import WorkerStatus
 
@@ -45,8 +45,8 @@ class Run:
 
     def prepare(self) -> list[Image]:
         """Read the request and return its pictures. Raises `InvalidRequest` where a guest has got them wrong, and
-        `SpoolFailed`."""
-        with _blaming_the_disk():
+        `SpoolFailed`, `TakenAway`."""
+        with _blaming_the_disk(), unless_taken_away(self.claim.folder):
             return self._prepare()
 
     def _prepare(self) -> list[Image]:
@@ -66,9 +66,10 @@ class Run:
         try:
             return pictures.read(folder / name, max_pixels=self._max_pixels)
         except FileNotFoundError:
-            if not folder.exists():
-                raise TakenAway(folder.name) from None
-            raise InvalidRequest(f"inputs names {name!r}, which is not in the job folder", field="inputs") from None
+            if folder.exists():
+                message = f"inputs names {name!r}, which is not in the job folder"
+                raise InvalidRequest(message, field="inputs") from None
+            raise
 
     def edit(self, engine: Engine, images: list[Image]) -> list[Image]:
         """Return the edited pictures. Raises what the engine raises, and `SpoolFailed`."""
