@@ -451,6 +451,14 @@ def test_a_retried_job_that_is_cancelled_by_hand_stops(spool: Spool, submit_job:
     assert read_status(spool, id).status == "cancelled"
 
 
+def test_a_worker_whose_folder_is_gone_does_not_wait_for_ever(spool: Spool, submit_job: Submit) -> None:
+    submit_job()
+    claims = claims_of(spool)
+    (spool.running / ME).rmdir()
+    with pytest.raises(FileNotFoundError):
+        claims.next()
+
+
 def test_a_retry_whose_clearing_was_cut_short_is_cleared_by_the_next(
     spool: Spool, submit_job: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

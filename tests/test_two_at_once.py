@@ -24,11 +24,12 @@ import pytest
 from i2ii_spool.errors import EngineError
 from i2ii_spool.job import EditRequest
 from i2ii_spool.spool import actions, claim, guests
-from i2ii_spool.spool.claim import Claims, has_ended
+from i2ii_spool.spool.claim import Claims
 from i2ii_spool.spool.durable import clear_half_written
 from i2ii_spool.spool.guests import Doorkeeper
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.recovery import recover
+from i2ii_spool.spool.retried import has_ended
 from i2ii_spool.spool.submit import submit
 from i2ii_spool.spool.workers import worker_name
 from tests.conftest import Service, cli, make_picture, wait_until

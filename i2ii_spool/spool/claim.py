@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,13 +28,12 @@ from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.guests import note_beside
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import ids_in
+from i2ii_spool.spool.retried import forget_earlier_life, has_ended, retry_mark
 
 log = logging.getLogger(__name__)
 
 # What a rename says when another worker was first; ESTALE is GlusterFS's word for it.
 LOST_THE_RACE = (errno.ENOENT, errno.ESTALE)
-
-RETRY = ".retry"
 
 
 class Backlog:
@@ -93,6 +92,7 @@ class Claims:
         mine = self._mine / id
         if not self._move(self._spool.incoming / id, mine):
             remove_file(retry_mark(mine))
+            self._mine.stat()  # raises if it is gone: then no claim will ever succeed, and no other was faster
             return None
         try:
             with unless_taken_away(mine):
@@ -150,63 +150,6 @@ class Claims:
 def crashed(attempts: int) -> I2iiError:
     """Why a job is given up that its workers did not survive."""
     return I2iiError(f"the worker died in each of {attempts} attempts at this job", code="crashed")
-
-
-# --- jobs that are run again -----------------------------------------------------------------------------------------
-
-
-def retry_mark(folder: Path) -> Path:
-    """The empty file beside a claimed job which says that the ending it shows is that of an earlier life.
-
-    It is made before the job is claimed. Whoever clears the job before it is his may have lost it to another worker
-    meanwhile, and would clear what that one writes; and of a job that is cleared after it was claimed nobody could tell
-    whether it has just ended, or is about to begin anew, if the worker died.
-    """
-    return folder.with_name(f".{folder.name}{RETRY}")
-
-
-def is_retry_mark(name: str) -> bool:
-    """Whether a name in a worker's folder is that of such a mark."""
-    return name.startswith(".") and name.endswith(RETRY) and is_id(name[1 : -len(RETRY)])
-
-
-def has_ended(folder: Path) -> bool:
-    """Whether the job's folder holds the record of an ending, of this life or of an earlier one."""
-    return any(ending.exists() for ending in _endings(folder))
-
-
-def _endings(folder: Path) -> list[Path]:
-    return [folder / job.RESULT, folder / job.ERROR]
-
-
-def forget_earlier_life(folder: Path) -> None:
-    """Make a claimed job that ended once and was moved back to `incoming/` as good as new.
-
-    `mv failed/ID incoming/` is all that a retry is, whoever does it. The ending record is removed last: however often
-    whoever clears the folder dies on the way, it shows that it must be cleared.
-    """
-    endings = _endings(folder)
-    if has_ended(folder):
-        written = [*job.attempts(folder), *folder.glob("result*"), *folder.glob(".*.tmp")]
-        hints = [folder / name for name in (job.PROGRESS, job.ERROR_TEXT)]
-        if not _is_newer(folder / job.CANCEL, endings):  # else somebody wants this life to end as well
-            hints.append(folder / job.CANCEL)
-        for path in [*(path for path in written if path not in endings), *hints, *endings]:
-            remove_file(path)
-        sync_folder(folder)
-    if retry_mark(folder).exists():
-        remove_file(retry_mark(folder))
-        sync_folder(folder.parent)  # before this life can end: with the mark, that ending would not count
-
-
-def _is_newer(path: Path, others: list[Path]) -> bool:
-    """Whether a file was made after others, as far as they exist."""
-    with suppress(FileNotFoundError):
-        return all(path.stat().st_mtime_ns > other.stat().st_mtime_ns for other in others if other.exists())
-    return False
-
-
-# --- one job ---------------------------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from pathlib import Path
 from i2ii_spool import job
 from i2ii_spool.errors import Cancelled, I2iiError, TakenAway
 from i2ii_spool.job import is_id
-from i2ii_spool.spool.claim import crashed, forget_earlier_life, is_retry_mark, leave, retry_mark
+from i2ii_spool.spool.claim import crashed, leave
 from i2ii_spool.spool.durable import clear_half_written, is_folder, move, remove_file, sync_folder
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.layout import Spool, State
+from i2ii_spool.spool.retried import forget_earlier_life, is_retry_mark, retry_mark
 from i2ii_spool.spool.workers import Deaths, WorkerLock, is_local
 
 log = logging.getLogger(__name__)
