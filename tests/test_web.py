@@ -4,13 +4,16 @@ Workers are played by hand here: what a worker does to the spool, the tests do t
 """
 
 import asyncio
+import http.client
 import io
 import json
 import random
 import re
+import socket
 import struct
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,7 @@ from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.workers import WorkerLock, WorkerState, WorkerStatus, worker_name, write_status
 from i2ii_spool.web.app import create_app
-from tests.conftest import wait_until
+from tests.conftest import Service, wait_until
 
 UNKNOWN = "20200101-000000-000-aaaaaa"
 
@@ -1248,3 +1251,26 @@ async def test_a_key_sent_to_two_servers_is_one_job(connect: Connect, spool: Spo
     assert len({(await answer.json())["request_id"] for answer in answers}) == 1
     assert len(list(spool.incoming.iterdir())) == 1
     assert not list(spool.staging.iterdir())
+
+
+# --- as a process ----------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_stops_hears_out_who_has_just_connected(service: Service) -> None:
+    host, _, port = service.serve().removeprefix("http://").partition(":")
+    [server] = service.processes
+    with closing(http.client.HTTPConnection(host, int(port), timeout=20)) as client:
+        client.connect()
+        server.terminate()
+        wait_until(lambda: is_refused(host, int(port)))
+        client.request("GET", "/livez")
+        assert client.getresponse().status == 200
+    assert server.wait(20) == 0
+
+
+def is_refused(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port)).close()
+    except ConnectionRefusedError:
+        return True
+    return False

@@ -24,6 +24,8 @@ from i2ii_spool.web.views import LIVE, Live
 log = logging.getLogger(__name__)
 
 GRACE = 10.0
+HEARING = 1.0
+"""Seconds for which a server that stops waits for the first word of a new connection."""
 BACKLOG = 1024
 RELOADABLE = ("max_upload_mib", "max_megapixels", "max_queue", "min_free_mib", "client_uploads", "client_rate")
 
@@ -61,8 +63,17 @@ async def _serve(
         log.info("listening on %s, spool %s", _address(listener), settings.spool)
         await stopped.wait()
         server.close()
+        await _hear_out(runner.server)
     finally:
         await runner.cleanup()
+
+
+async def _hear_out(server: web.Server) -> None:
+    """Wait for the requests of those who have just connected: to be closed unheard is what they cannot explain."""
+    for _ in range(round(HEARING / 0.05)):
+        await asyncio.sleep(0.05)  # the first time for connections that are accepted, and not made yet
+        if not any(isinstance(each, Connection) and each.is_unheard for each in server.connections):
+            break
 
 
 class Connection(web.RequestHandler):
@@ -80,6 +91,7 @@ class Connection(web.RequestHandler):
         self._connected = server
         self._most = most
         self._is_refused = False
+        self.is_unheard = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or answer at once that it is one too many."""
@@ -96,6 +108,7 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
+        self.is_unheard = False
         if not self._is_refused:
             super().data_received(data)
 
