@@ -25,6 +25,9 @@ HERE = Path(__file__).parent
 FAKE_DRIVER = HERE / "fake_driver"
 MEMORY = Path("/dev/shm")
 """A file system in memory, where there is one: for tests that make more files than a disk does in good time."""
+MOUNTS = pytest.mark.xdist_group("mounts")
+"""Tests that mount disks, or begin mount namespaces, run one after another: a namespace that begins while a disk is
+mounted keeps a copy of the mount, and the disk cannot be taken away before it ends."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

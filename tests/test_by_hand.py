@@ -16,6 +16,8 @@ from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.workers import worker_name
 from tests.conftest import Service, cli, make_picture, wait_until
 
+pytestmark = pytest.mark.xdist_group("by_hand")  # one service serves them all
+
 NEVER = "100000"
 
 

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from i2ii_spool.doctor.filesystem import mounted
-from tests.conftest import FAKE_DRIVER, Service, cli, wait_until
+from tests.conftest import FAKE_DRIVER, MOUNTS, Service, cli, wait_until
 
 A = "GPU-aaaa0000-1111"
+
+pytestmark = MOUNTS
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 
 MOUNTINFO = """\

@@ -12,11 +12,14 @@ from PIL import Image
 
 from i2ii_spool.job import EditRequest
 from i2ii_spool.spool.submit import submit
-from tests.conftest import Service, cli, get_json, wait_until
+from tests.conftest import MOUNTS, Service, cli, get_json, wait_until
 from tests.disks import Disk, why_not
 from tests.fire import Answer, is_error, post
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no disk of its own: {why_not()}")
+pytestmark = [
+    pytest.mark.skipif(bool(why_not()), reason=f"no disk of its own: {why_not()}"),
+    MOUNTS,
+]
 
 
 @pytest.fixture

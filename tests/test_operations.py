@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import HERE, build_wheel, make_picture, wait_until
+from tests.conftest import HERE, MOUNTS, build_wheel, make_picture, wait_until
 from tests.machine import Machine
 
 I2II = "/opt/i2ii/bin/i2ii"
 SPOOL = "/var/lib/i2ii/spool"
 ALICE = "setpriv --reuid=alice --regid=alice --init-groups env -C / HOME=/home/alice"
 STEP = 0.05
+
+pytestmark = MOUNTS
 
 
 class Box(Machine):
@@ -274,9 +276,10 @@ def test_a_gpu_that_hangs_is_noticed_and_its_job_finishes_elsewhere_or_later(box
 def test_a_server_that_hangs_is_started_again(box: Box) -> None:
     box.drop_in("i2ii-http.service", "WatchdogSec=2")
     box.sh("systemctl start i2ii-http")
+    hanging = box.pid("i2ii-http")
     box.sh("systemctl kill -s STOP i2ii-http")
+    wait_until(lambda: box.pid("i2ii-http") not in (hanging, 0))
     assert box.sh("curl -s --retry 0 --max-time 60 localhost:8000/livez") == '{"status": "alive"}'
-    assert box.show("i2ii-http", "NRestarts") == "1"
 
 
 def test_a_stop_lets_the_edit_finish(box: Box) -> None:

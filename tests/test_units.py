@@ -7,11 +7,13 @@ import pytest
 
 from i2ii_spool import units
 from i2ii_spool.settings import Settings
-from tests.conftest import HERE
+from tests.conftest import HERE, MOUNTS
 from tests.machine import Machine
 
 SERVICES = ["i2ii-http.service", "i2ii-gpu@0.service", "i2ii-gc.service"]
 SHIPPED = HERE.parent / "systemd"
+
+pytestmark = MOUNTS
 
 
 def test_what_is_shipped_is_what_is_installed() -> None:

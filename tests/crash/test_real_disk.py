@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from i2ii_spool.spool.layout import Spool
+from tests.conftest import MOUNTS
 from tests.crash.disk import Disk, Op
 from tests.crash.lives import LIVES, begin, end
 from tests.crash.promises import Promises, check
@@ -14,7 +15,10 @@ from tests.crash.test_every_call import calls
 from tests.disks import Disk as RealDisk
 from tests.disks import why_not
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no disk of its own: {why_not()}")
+pytestmark = [
+    pytest.mark.skipif(bool(why_not()), reason=f"no disk of its own: {why_not()}"),
+    MOUNTS,
+]
 
 
 @pytest.mark.parametrize("name", LIVES)

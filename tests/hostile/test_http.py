@@ -14,6 +14,8 @@ import pytest
 from tests.conftest import Service, get_json, wait_until
 from tests.hostile.wire import END, GOOD, PICTURE, Wire, error_of, head, length, part, serve_with
 
+pytestmark = pytest.mark.xdist_group("http")  # one service serves them all
+
 MIB = 2**20
 
 

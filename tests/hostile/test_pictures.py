@@ -19,6 +19,8 @@ from tests.fire import Answer, post
 from tests.hostile import bombs
 from tests.hostile.bombs import Bomb, gradient, saved
 
+pytestmark = pytest.mark.xdist_group("pictures")  # one service serves them all
+
 FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF"]
 MANY = 10**8
 MEMORY = 200
