@@ -21,7 +21,7 @@ from i2ii_spool.spool.submit import check_queue
 from i2ii_spool.web.access import client_of
 from i2ii_spool.web.errors import json_response
 from i2ii_spool.web.limits import LIMITS
-from i2ii_spool.web.upload import Upload
+from i2ii_spool.web.upload import Upload, is_form
 from i2ii_spool.web.views import ENDINGS, LIVE, SPOOL, VIEW
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 @routes.post("/edit")
 async def edit(request: web.Request) -> web.Response:
     """Take a job in: 202 once it is on disk."""
-    if request.content_type != "multipart/form-data":
+    if not is_form(request):
         raise web.HTTPUnsupportedMediaType(text="send multipart/form-data, like curl -F image=@photo.jpg -F prompt=...")
     key = request.headers.get("Idempotency-Key")
     if key is not None:
