@@ -451,6 +451,16 @@ def test_a_retried_job_that_is_cancelled_by_hand_stops(spool: Spool, submit_job:
     assert read_status(spool, id).status == "cancelled"
 
 
+def test_a_file_that_is_missing_in_a_job_that_is_there_is_not_a_job_taken_away(
+    spool: Spool, submit_job: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit_job()
+    claim = claim_next(spool)
+    monkeypatch.setattr(os, "rename", lambda source, _target: os.stat(f"{source}.gone"))
+    with pytest.raises(FileNotFoundError):
+        claim.save("result.png", b"a picture")
+
+
 def test_a_worker_whose_folder_is_gone_does_not_wait_for_ever(spool: Spool, submit_job: Submit) -> None:
     submit_job()
     claims = claims_of(spool)
