@@ -15,9 +15,9 @@ import pytest
 from i2ii_spool.doctor.filesystem import mounted
 from tests.conftest import FAKE_DRIVER, MOUNTS, Service, cli, wait_until
 
-A = "GPU-aaaa0000-1111"
-
 pytestmark = MOUNTS
+
+A = "GPU-aaaa0000-1111"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 
 MOUNTINFO = """\

@@ -280,6 +280,7 @@ def test_a_server_that_hangs_is_started_again(box: Box) -> None:
     box.sh("systemctl kill -s STOP i2ii-http")
     wait_until(lambda: box.pid("i2ii-http") not in (hanging, 0))
     assert box.sh("curl -s --retry 0 --max-time 60 localhost:8000/livez") == '{"status": "alive"}'
+    assert box.show("i2ii-http", "NRestarts") == "1"
 
 
 def test_a_stop_lets_the_edit_finish(box: Box) -> None:
