@@ -12,7 +12,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from i2ii_spool.job import JOB, RESULT, Job, Result, Timings, new_id
+from i2ii_spool.jobs.folder import JOB, RESULT
+from i2ii_spool.jobs.ids import new_id
+from i2ii_spool.jobs.records import Result, Timings
+from i2ii_spool.jobs.request import Job
 from i2ii_spool.spool.layout import Spool, State
 
 # ext4 allows an inode 65 000 names.

@@ -18,7 +18,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.common import Figure
 from benchmarks.gpu import PUBLISHED
-from i2ii_spool.engines.qwen import exact, memory
+from i2ii_spool.engines.diffusers import offload as memory
+from i2ii_spool.engines.diffusers.speed import exact
 
 SIDES = (1024, 768, 512)
 TEXT = 256

@@ -30,12 +30,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import describe_machine
-from i2ii_spool import gpus, settings
-from i2ii_spool.bench import photograph
+from i2ii_spool import settings
 from i2ii_spool.engines.base import OnStep
-from i2ii_spool.engines.qwen import QwenEngine, loading, sizes
-from i2ii_spool.engines.qwen.tiny import TINY, Shape, random_pipeline
-from i2ii_spool.job import EditRequest
+from i2ii_spool.engines.diffusers import loading
+from i2ii_spool.engines.diffusers import resolution as sizes
+from i2ii_spool.engines.diffusers.engine import QwenEngine
+from i2ii_spool.engines.diffusers.testing.tiny_edit import TINY, Shape, random_pipeline
+from i2ii_spool.host import gpus
+from i2ii_spool.jobs.request import EditRequest
+from i2ii_spool.ops.loadtest.photo import photograph
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.submit import submit

@@ -26,7 +26,8 @@ from typing import TypeVar
 from PIL import Image
 
 from benchmarks.common import Figure, Options, fill, new_spool, options, report
-from i2ii_spool.bench import percentile, photograph
+from i2ii_spool.ops.loadtest.photo import photograph
+from i2ii_spool.ops.loadtest.report import percentile
 from i2ii_spool.spool.layout import Spool, State
 
 HOST = "127.0.0.1"

@@ -2,8 +2,8 @@
 
     python -m benchmarks.pictures [--quick] [--json]
 
-It is why results are written as PNG level 1 (`i2ii_spool.pictures.encode`), and how much memory the decoder at the door
-may take (`i2ii_spool.decoder`).
+It is why results are written as PNG level 1 (`i2ii_spool.images.codec.encode`), and how much memory the sandbox
+may take (`i2ii_spool.images.sandbox`).
 """
 
 import io
@@ -20,9 +20,10 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.common import Figure, Options, new_spool, options, report
-from i2ii_spool import decoder
-from i2ii_spool.bench import photograph
-from i2ii_spool.pictures import encode, inspect, read
+from i2ii_spool.images import sandbox as decoder
+from i2ii_spool.images.codec import encode, read
+from i2ii_spool.images.probe import inspect
+from i2ii_spool.ops.loadtest.photo import photograph
 
 LEVELS = (0, 1, 3, 6, 9)
 SIDE = 1024

@@ -22,14 +22,15 @@ from random import Random
 from PIL import Image
 
 from benchmarks.common import Figure, Options, fill, new_spool, options, report
-from i2ii_spool.bench import percentile, photograph
 from i2ii_spool.engines.base import EngineInfo, OnStep
-from i2ii_spool.gpus import Gpu
-from i2ii_spool.job import EditRequest
-from i2ii_spool.pictures import encode
+from i2ii_spool.host.gpus import Gpu
+from i2ii_spool.images.codec import encode
+from i2ii_spool.jobs.request import EditRequest
+from i2ii_spool.ops.loadtest.photo import photograph
+from i2ii_spool.ops.loadtest.report import percentile
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.claim import Claims
-from i2ii_spool.spool.durable import sync_folder
+from i2ii_spool.spool.durable_io import sync_folder
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.status import read_status
 from i2ii_spool.spool.submit import submit

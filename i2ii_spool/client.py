@@ -31,7 +31,8 @@ from i2ii_spool.errors import (
     Unauthorized,
     WrongState,
 )
-from i2ii_spool.job import EditRequest, open_regular
+from i2ii_spool.jobs.folder import open_regular
+from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool import actions, submit
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import find

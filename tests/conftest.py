@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from i2ii_spool.job import EditRequest
+from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.submit import submit
 from tests.machine import Machine, why_not

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 from PIL.Image import Image
 
-from i2ii_spool import gpus, logs, settings
+from i2ii_spool import settings
 from i2ii_spool.cli import errors_shown
 from i2ii_spool.engines.base import EngineInfo, OnStep
 from i2ii_spool.errors import EngineBroken
-from i2ii_spool.job import EditRequest
-from i2ii_spool.spool.workers import worker_name
+from i2ii_spool.host import gpus
+from i2ii_spool.host import logging as logs
+from i2ii_spool.jobs.request import EditRequest
+from i2ii_spool.spool.liveness import worker_name
 from i2ii_spool.worker.daemon import Worker
 
 

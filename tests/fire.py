@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from i2ii_spool.job import attempts
+from i2ii_spool.jobs.folder import attempt_files
 from i2ii_spool.spool.layout import Spool
 from tests.conftest import HERE, Service
 
@@ -152,5 +152,5 @@ def check_done(folder: Path) -> int:
             picture.load()
             assert picture.size == (result["width"], result["height"]), folder / name
     assert not (folder / "error.json").exists(), folder
-    assert result["attempt"] == len(attempts(folder)), folder
-    return len(attempts(folder))
+    assert result["attempt"] == len(attempt_files(folder)), folder
+    return len(attempt_files(folder))

@@ -16,13 +16,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 from pytest_aiohttp import AiohttpClient
 
-from i2ii_spool import tokens
 from i2ii_spool.errors import EngineError, SettingsError
+from i2ii_spool.server.app import create_app
+from i2ii_spool.server.auth import tokens
+from i2ii_spool.server.auth.middleware import OPEN_TO_ALL
 from i2ii_spool.settings import Settings, load
 from i2ii_spool.spool.claim import Claims
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.web.access import OPEN_TO_ALL
-from i2ii_spool.web.app import create_app
 from tests.conftest import Service, cli, wait_until
 from tests.test_web import error_of, form
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from i2ii_spool.bench import Outcome, Report, histogram, percentile, photograph
-from i2ii_spool.job import Timings
+from i2ii_spool.jobs.records import Timings
+from i2ii_spool.ops.loadtest.photo import photograph
+from i2ii_spool.ops.loadtest.report import Outcome, Report, histogram, percentile
 from i2ii_spool.spool.status import JobStatus
 from tests.conftest import Service, cli
 

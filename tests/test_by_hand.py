@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from i2ii_spool.job import is_id
+from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.workers import worker_name
+from i2ii_spool.spool.liveness import worker_name
 from tests.conftest import Service, cli, make_picture, wait_until
 
 pytestmark = pytest.mark.xdist_group("by_hand")  # one service serves them all

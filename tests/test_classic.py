@@ -14,7 +14,7 @@ from i2ii_spool.engines.classic import MAX_AUTO_SIDE, MAX_INSTRUCTIONS, ClassicE
 from i2ii_spool.engines.classic.instructions import INSTRUCTIONS, Instruction
 from i2ii_spool.engines.classic.language import DEGREES, understand
 from i2ii_spool.errors import Cancelled, InvalidRequest
-from i2ii_spool.job import EditRequest
+from i2ii_spool.jobs.request import EditRequest
 
 DOCS = Path(__file__).parents[1] / "docs" / "classic.md"
 NAMES = [instruction.name for instruction in INSTRUCTIONS]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from i2ii_spool.client import AsyncClient, Client, OnStatus, SpoolClient
 from i2ii_spool.errors import Deleted, I2iiError, NotFound
-from i2ii_spool.job import EditRequest, Job
+from i2ii_spool.jobs.request import EditRequest, Job
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.status import JobStatus
 from tests.conftest import Service, make_picture, wait_until

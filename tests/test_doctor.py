@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from i2ii_spool.doctor.filesystem import mounted
+from i2ii_spool.ops.doctor.filesystem import mounted
 from tests.conftest import FAKE_DRIVER, MOUNTS, Service, cli, wait_until
 
 pytestmark = MOUNTS

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from i2ii_spool.job import EditRequest
+from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool.submit import submit
 from tests.conftest import MOUNTS, Service, cli, get_json, wait_until
 from tests.disks import Disk, why_not

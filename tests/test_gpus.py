@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from i2ii_spool import gpus
 from i2ii_spool.errors import EngineBroken, SettingsError
-from i2ii_spool.gpus import Device, Gpu, Load, Meter
-from i2ii_spool.spool.workers import WORKER_NAME, worker_name
+from i2ii_spool.host import gpus
+from i2ii_spool.host.gpus import Device, Gpu, Load, Meter
+from i2ii_spool.spool.liveness import WORKER_NAME, worker_name
 from tests.conftest import FAKE_DRIVER, Service, cli
 
 UUID = "8f3a1b2c-0000-1111-2222-333344445555"

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from i2ii_spool.errors import InvalidRequest
-from i2ii_spool.job import EditRequest, Ids, Job, check_id, is_id, new_id, parse, parse_json
+from i2ii_spool.jobs.ids import Ids, check_id, is_id, new_id
+from i2ii_spool.jobs.request import EditRequest, Job, parse, parse_json
 
 
 def test_an_id_says_when_it_was_made() -> None:

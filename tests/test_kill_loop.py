@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from i2ii_spool.job import attempts
+from i2ii_spool.jobs.folder import attempt_files
 from tests.conftest import Service, get_json, make_picture, wait_until
 from tests.fire import MAX_ATTEMPTS, SERVER, WORKER, Flock, check_done, form, is_dry, places
 
@@ -100,8 +100,8 @@ def check_failed(folder: Path) -> int:
     assert failure["code"] == "crashed", failure
     assert (folder / "error.txt").read_text().startswith("crashed: ")
     assert not (folder / "result.json").exists(), folder
-    assert len(attempts(folder)) == MAX_ATTEMPTS, folder
-    return len(attempts(folder))
+    assert len(attempt_files(folder)) == MAX_ATTEMPTS, folder
+    return len(attempt_files(folder))
 
 
 @pytest.mark.parametrize(

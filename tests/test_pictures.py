@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from i2ii_spool.errors import InvalidRequest, TooLarge, UnsupportedPicture
-from i2ii_spool.pictures import encode, inspect, read
+from i2ii_spool.images.codec import encode, read
+from i2ii_spool.images.probe import inspect
 from tests.conftest import make_picture
 
 FORMATS = ["png", "jpg", "webp", "gif", "tif", "avif"]

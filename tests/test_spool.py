@@ -26,16 +26,20 @@ from i2ii_spool.errors import (
     TakenAway,
     WrongState,
 )
-from i2ii_spool.job import EditRequest, Progress, Result, Timings, new_id
-from i2ii_spool.spool import actions, durable
+from i2ii_spool.jobs.ids import new_id
+from i2ii_spool.jobs.records import Progress, Result, Timings
+from i2ii_spool.jobs.request import EditRequest
+from i2ii_spool.spool import actions
+from i2ii_spool.spool import durable_io as durable
+from i2ii_spool.spool.capacity import check_disk, check_queue
 from i2ii_spool.spool.claim import Backlog, Claim, Claims
 from i2ii_spool.spool.layout import Spool, State
+from i2ii_spool.spool.liveness import WorkerLock, worker_name
 from i2ii_spool.spool.lookup import count, find, list_jobs, waiting
 from i2ii_spool.spool.recovery import Undertaker, recover
 from i2ii_spool.spool.retention import Keep, collect, sweep
 from i2ii_spool.spool.status import read_status
-from i2ii_spool.spool.submit import Submission, check_disk, check_queue, submit
-from i2ii_spool.spool.workers import WorkerLock, worker_name
+from i2ii_spool.spool.submit import Submission, submit
 
 Submit = Callable[..., str]
 ME = worker_name("gpu0")

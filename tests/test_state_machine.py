@@ -14,12 +14,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from i2ii_spool import job
 from i2ii_spool.errors import Deleted, EngineError, NotFound, TakenAway, WrongState
-from i2ii_spool.job import EditRequest, Progress, without_name
+from i2ii_spool.jobs.folder import CANCEL, ERROR_TEXT, PROMPT, attempt_files
+from i2ii_spool.jobs.ids import without_name
+from i2ii_spool.jobs.records import Progress
+from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool import actions
+from i2ii_spool.spool.admission import Doorkeeper
 from i2ii_spool.spool.claim import Claim, Claims
-from i2ii_spool.spool.guests import Doorkeeper
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import count, find, waiting
 from i2ii_spool.spool.recovery import recover
@@ -119,7 +121,7 @@ class SpoolMachine(RuleBasedStateMachine):
         folder = self.spool.incoming / f"guest {self.guests}"
         folder.mkdir()
         (folder / "photo.png").write_bytes(PICTURE)
-        (folder / job.PROMPT).write_text("sepia")
+        (folder / PROMPT).write_text("sepia")
         (id,) = self.doorkeeper.look()
         assert id.endswith(f"_guest-{self.guests}")
         self.jobs[id] = Known()
@@ -128,7 +130,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def put_a_guest_that_is_wrong(self) -> None:
         folder = self.spool.incoming / "wrong"
         folder.mkdir()
-        (folder / job.PROMPT).write_text("sepia")
+        (folder / PROMPT).write_text("sepia")
         self.be_refused()
 
     def be_refused(self) -> None:
@@ -319,7 +321,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def touch_cancel(self, data: st.DataObject) -> None:
         id = self.pick(data, RUNNING)
-        (self.spool.running / str(self.jobs[id].worker) / id / job.CANCEL).touch()
+        (self.spool.running / str(self.jobs[id].worker) / id / CANCEL).touch()
         self.jobs[id].wish = True
 
     @has(DONE, FAILED)
@@ -342,7 +344,7 @@ class SpoolMachine(RuleBasedStateMachine):
         assert waiting(self.spool) == self.ids(INCOMING)
         for id, known in living.items():
             place = find(self.spool, id)
-            assert len(job.attempts(place.folder)) == known.attempts <= MAX_ATTEMPTS
+            assert len(attempt_files(place.folder)) == known.attempts <= MAX_ATTEMPTS
             self.check_ended(place.folder, known)
 
     def check_ended(self, folder: Path, known: Known) -> None:
@@ -353,7 +355,7 @@ class SpoolMachine(RuleBasedStateMachine):
                 assert (folder / "result.png").read_bytes() == OUTPUT
             case State.FAILED:
                 assert (status.error or {}).get("code") == known.code
-                assert (folder / job.ERROR_TEXT).read_text().startswith(known.code)
+                assert (folder / ERROR_TEXT).read_text().startswith(known.code)
 
     @invariant()
     def nothing_is_parked_where_nobody_looks(self) -> None:

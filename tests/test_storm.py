@@ -24,9 +24,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from i2ii_spool.job import attempts
+from i2ii_spool.jobs.folder import attempt_files
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.workers import worker_name
+from i2ii_spool.spool.liveness import worker_name
 from tests.conftest import Service, make_picture, wait_until
 from tests.crowd import POISONS, Client, Ledger, Story
 from tests.fire import MAX_ATTEMPTS, SERVER, WORKER, Flock, ask, check_done, is_dry, is_error, places
@@ -159,7 +159,7 @@ def crowd(flock: StormFlock, spool: Spool, picture: bytes, ledger: Ledger, seed:
 
 def check_ended_as_it_may(folder: Path, story: Story) -> str:
     """Return how the job has ended: as `done`, or with which code."""
-    assert len(attempts(folder)) <= MAX_ATTEMPTS, folder
+    assert len(attempt_files(folder)) <= MAX_ATTEMPTS, folder
     if folder.parent.name == "failed":
         return check_failed(folder, story)
     check_done(folder)
@@ -179,7 +179,7 @@ def check_failed(folder: Path, story: Story) -> str:
     possible = POSSIBLE_CODES[story.prompt] | ({"cancelled"} if story.delete_sent else set())
     assert set(codes) <= possible, f"{folder.name}, {story}: {codes}"
     assert not (folder / "result.json").exists(), folder
-    assert codes[-1] != "crashed" or len(attempts(folder)) == MAX_ATTEMPTS, folder
+    assert codes[-1] != "crashed" or len(attempt_files(folder)) == MAX_ATTEMPTS, folder
     return codes[-1]
 
 
@@ -193,7 +193,7 @@ class Aftermath:
         self._folders = {id: spool.root / state / id for state, id in self._found}
         self._requests = {id: json.loads((folder / "job.json").read_text()) for id, folder in self._folders.items()}
         self._endings = {id: check_ended_as_it_may(self._folders[id], self._story(id)) for id in self._folders}
-        self._begun = [len(attempts(folder)) for folder in self._folders.values()]
+        self._begun = [len(attempt_files(folder)) for folder in self._folders.values()]
         self._gone = set(ledger.stories) - set(self._folders)
 
     def _story(self, id: str) -> Story:

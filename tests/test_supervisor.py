@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from i2ii_spool.ops.supervisor import Supervisor
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.supervisor import Supervisor
 from tests.conftest import Service, cli, get_json, wait_until
 
 EX_CONFIG = 78

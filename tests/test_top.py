@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from i2ii_spool.spool.workers import worker_name
+from i2ii_spool.spool.liveness import worker_name
 from tests.conftest import FAKE_DRIVER, Service, cli, wait_until
 
 LEAVE_ALTERNATE_SCREEN = "\x1b[?1049l"

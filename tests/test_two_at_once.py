@@ -22,16 +22,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from i2ii_spool.errors import EngineError
-from i2ii_spool.job import EditRequest
-from i2ii_spool.spool import actions, claim, guests
+from i2ii_spool.jobs.request import EditRequest
+from i2ii_spool.spool import actions, claim
+from i2ii_spool.spool import admission as guests
+from i2ii_spool.spool.admission import Doorkeeper
 from i2ii_spool.spool.claim import Claims
-from i2ii_spool.spool.durable import clear_half_written
-from i2ii_spool.spool.guests import Doorkeeper
+from i2ii_spool.spool.durable_io import clear_half_written
 from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.liveness import worker_name
 from i2ii_spool.spool.recovery import recover
-from i2ii_spool.spool.retried import has_ended
+from i2ii_spool.spool.retry_marker import has_ended
 from i2ii_spool.spool.submit import submit
-from i2ii_spool.spool.workers import worker_name
 from tests.conftest import Service, cli, make_picture, wait_until
 from tests.fire import WORKER, Answer, ask, check_done, form, is_error, is_same_picture, places
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from i2ii_spool import units
+from i2ii_spool.ops import installer as units
 from i2ii_spool.settings import Settings
 from tests.conftest import HERE, MOUNTS
 from tests.machine import Machine

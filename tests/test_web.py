@@ -26,13 +26,14 @@ from pytest_aiohttp import AiohttpClient
 from yarl import URL
 
 from i2ii_spool.errors import EngineError
-from i2ii_spool.job import Progress, Result, Timings, is_id
+from i2ii_spool.jobs.ids import is_id
+from i2ii_spool.jobs.records import Progress, Result, Timings
+from i2ii_spool.server.app import create_app
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.workers import WorkerLock, WorkerState, WorkerStatus, worker_name, write_status
-from i2ii_spool.web.app import create_app
+from i2ii_spool.spool.liveness import WorkerLock, WorkerState, WorkerStatus, worker_name, write_status
 from tests.conftest import Service, wait_until
 
 UNKNOWN = "20200101-000000-000-aaaaaa"

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from i2ii_spool.job import EditRequest, attempts
+from i2ii_spool.jobs.folder import attempt_files
+from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.liveness import see_workers, worker_name
 from i2ii_spool.spool.submit import submit
-from i2ii_spool.spool.workers import see_workers, worker_name
 from tests.conftest import HERE, Service, cli, make_picture, wait_until
 
 GPU0 = worker_name("gpu0")
@@ -195,7 +196,7 @@ def test_a_job_cancelled_while_it_waited_is_never_begun(service: Service, submit
     (service.spool.incoming / id / "cancel").touch()
     service.work(engine="slow")
     assert wait_failed(service, id)["code"] == "cancelled"
-    assert attempts(service.spool.failed / id) == []
+    assert attempt_files(service.spool.failed / id) == []
 
 
 def test_a_bug_in_the_engine_fails_its_job_alone(service: Service, submit_job: Submit) -> None:
@@ -272,7 +273,7 @@ def test_a_broken_engine_gives_its_job_back_and_ends_the_worker(service: Service
     assert worker.wait(20) not in (0, 78)
     assert "the device is lost" in service.read_log()
     job = service.spool.incoming / id
-    assert [path.name for path in attempts(job)] == ["attempt-1.json"]  # the job may be what breaks it
+    assert [path.name for path in attempt_files(job)] == ["attempt-1.json"]  # the job may be what breaks it
     assert not status_file(service).exists()
     service.work(engine="quick")
     assert wait_done(service, id)["attempt"] == 2
@@ -287,7 +288,7 @@ def test_a_stop_lets_the_job_finish_that_fits_into_the_drain_time(service: Servi
     wait_at_work(service, id)
     assert end(worker) == 0
     assert is_done(service, id)
-    assert len(attempts(service.spool.done / id)) == 1
+    assert len(attempt_files(service.spool.done / id)) == 1
     assert os.listdir(service.spool.incoming) == [next_id]
 
 
@@ -330,7 +331,7 @@ def test_a_worker_that_comes_back_does_again_what_it_was_killed_over(service: Se
     assert not see_workers(service.spool, lease=60)[0].alive
     service.work(engine="quick")
     assert wait_done(service, id)["attempt"] == 2
-    assert len(attempts(service.spool.done / id)) == 2
+    assert len(attempt_files(service.spool.done / id)) == 2
 
 
 def test_a_result_that_was_recorded_is_never_made_again(service: Service, submit_job: Submit) -> None:
@@ -355,7 +356,7 @@ def test_a_job_that_kills_its_workers_is_given_up_and_the_next_one_is_done(
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
     failure = wait_failed(service, id)
     assert (failure["code"], failure["attempt"], failure["worker"]) == ("crashed", 2, GPU0)
-    assert len(attempts(service.spool.failed / id)) == 2
+    assert len(attempt_files(service.spool.failed / id)) == 2
     assert "died" in (service.spool.failed / id / "error.txt").read_text()
     wait_done(service, next_id)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from i2ii_spool.cli.base import command, open_spool
+from i2ii_spool.cli.options import command, open_spool
 from i2ii_spool.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def submit(
     **fields: str | None,
 ) -> None:
     """Submit an edit of one to three IMAGES; print the job's id."""
+    from i2ii_spool.cli.progress import wait_and_write
     from i2ii_spool.client import Client, SpoolClient
-    from i2ii_spool.job import EditRequest, parse
-    from i2ii_spool.waiting import wait_and_write
+    from i2ii_spool.jobs.request import EditRequest, parse
 
     if output is not None and not wait:
         raise InvalidRequest("--output is written once the job has ended; say --wait as well")

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from PIL.Image import Image
 
-from i2ii_spool.job import EditRequest
+from i2ii_spool.jobs.request import EditRequest
 
 OnStep = Callable[[int, int], None]
 """`on_step(step, steps)`: `step` of `steps` steps are finished. It raises to stop the edit: let it through."""

@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from i2ii_spool import job
 from i2ii_spool.errors import Cancelled, WrongState
-from i2ii_spool.spool.durable import move, write_mark
+from i2ii_spool.jobs.folder import CANCEL, ERROR
+from i2ii_spool.spool.durable_io import move, write_mark
 from i2ii_spool.spool.failure import explain, write_failure
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import Place, find
@@ -35,7 +35,7 @@ def _cancel(spool: Spool, place: Place) -> State:
     if place.state not in (State.INCOMING, State.RUNNING):
         raise WrongState(f"job {place.id} is in {place.state} already; there is nothing to cancel")
     # The wish first: should we die before the rename, or lose it to a worker's claim, the job still stops.
-    write_mark(place.folder / job.CANCEL)
+    write_mark(place.folder / CANCEL)
     if place.state is State.RUNNING:
         return State.RUNNING
     # An `error.json` would make a job that a worker claims now look as if it had been sent back to the queue.
@@ -55,7 +55,7 @@ def retry(spool: Spool, id: str) -> None:
 def _retry(spool: Spool, place: Place) -> None:
     if place.state is not State.FAILED:
         raise WrongState(f"job {place.id} is in {place.state}; only a failed job can be retried")
-    if not (place.folder / job.ERROR).exists():  # whoever cancelled it died on the way: `cancel` must not outlive this
+    if not (place.folder / ERROR).exists():  # whoever cancelled it died on the way: `cancel` must not outlive this
         write_failure(place.folder, CANCELLED)
     move(place.folder, spool.incoming / place.id)  # whoever claims it clears what its earlier life has left
 

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from i2ii_spool import job
 from i2ii_spool.errors import Cancelled, I2iiError, InvalidRequest, TakenAway
-from i2ii_spool.job import Attempt, Job, Progress, Result, is_id, new_id, parse_json, read_record
-from i2ii_spool.spool.contents import check_regular, opened
-from i2ii_spool.spool.durable import (
+from i2ii_spool.jobs.folder import CANCEL, JOB, PROGRESS, RESULT, attempt_files, read_record
+from i2ii_spool.jobs.ids import is_id, new_id
+from i2ii_spool.jobs.records import Attempt, Progress, Result
+from i2ii_spool.jobs.request import Job, parse_json
+from i2ii_spool.spool.admission import note_beside
+from i2ii_spool.spool.durable_io import (
     clear_half_written,
     is_folder,
     move,
@@ -25,10 +27,10 @@ from i2ii_spool.spool.durable import (
     write_mark,
 )
 from i2ii_spool.spool.failure import write_failure
-from i2ii_spool.spool.guests import note_beside
+from i2ii_spool.spool.folder_check import check_regular, opened
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import ids_in
-from i2ii_spool.spool.retried import forget_earlier_life, has_ended, retry_mark
+from i2ii_spool.spool.retry_marker import forget_earlier_life, has_ended, retry_mark
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +106,7 @@ class Claims:
     def _move(self, waiting: Path, mine: Path) -> bool:
         try:
             with opened(waiting) as folder:
-                if not (folder / job.JOB).exists():  # being copied in under an id
+                if not (folder / JOB).exists():  # being copied in under an id
                     return False
                 if has_ended(folder):
                     write_mark(retry_mark(mine))
@@ -130,9 +132,9 @@ class Claims:
     def _begin(self, folder: Path) -> "Claim | None":
         clear_half_written(folder)  # of somebody who died while cancelling it
         forget_earlier_life(folder)
-        before = len(job.attempts(folder))
+        before = len(attempt_files(folder))
         claim = Claim(self._spool, self._worker, folder, before + 1)
-        if (folder / job.CANCEL).exists():
+        if (folder / CANCEL).exists():
             claim.fail(Cancelled("cancelled before it ran"))
             return None
         if before >= self._max_attempts:
@@ -187,17 +189,17 @@ class Claim:
 
     def job(self) -> Job:
         """Read the request. Raises `InvalidRequest` for a `job.json` that a guest has got wrong."""
-        return parse_json(Job, read_record(self.folder / job.JOB))
+        return parse_json(Job, read_record(self.folder / JOB))
 
     def is_cancelled(self) -> bool:
         """Whether somebody has asked for the job to stop."""
-        return (self.folder / job.CANCEL).exists()
+        return (self.folder / CANCEL).exists()
 
     def report(self, progress: Progress) -> None:
         """Replace `progress.json`. It is a hint: a full disk does not stop a job for want of it."""
         try:
             with unless_taken_away(self.folder):
-                write_hint(self.folder / job.PROGRESS, progress.to_json())
+                write_hint(self.folder / PROGRESS, progress.to_json())
         except OSError as error:
             log.warning("job %s: its progress cannot be shown: %s", self.id, error)
 
@@ -207,7 +209,7 @@ class Claim:
 
     def commit(self, result: Result) -> None:
         """Write the record that makes the result valid, and move the job to `done/`."""
-        self._write(job.RESULT, result.to_json())
+        self._write(RESULT, result.to_json())
         leave(self._spool, self.folder, State.DONE)
 
     def fail(self, error: I2iiError, trace: str = "") -> None:
@@ -219,7 +221,7 @@ class Claim:
     def give_back(self, *, forget_attempt: bool) -> None:
         """Move the job back to `incoming/`, where it keeps its place. A voluntary stop is not counted as an attempt."""
         with unless_taken_away(self.folder):
-            remove_file(self.folder / job.PROGRESS)
+            remove_file(self.folder / PROGRESS)
             if forget_attempt:
                 remove_file(self.folder / f"attempt-{self.attempt}.json")
             sync_folder(self.folder)

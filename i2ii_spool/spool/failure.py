@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from i2ii_spool.errors import I2iiError
-from i2ii_spool.job import ERROR, ERROR_TEXT, Failure
-from i2ii_spool.spool.durable import is_folder, write_file
+from i2ii_spool.jobs.folder import ERROR, ERROR_TEXT
+from i2ii_spool.jobs.records import Failure
+from i2ii_spool.spool.durable_io import is_folder, write_file
 
 
 def write_failure(

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from i2ii_spool.errors import InvalidRequest, SpoolUnusable
-from i2ii_spool.spool.durable import sync_folder
+from i2ii_spool.spool.durable_io import sync_folder
 
 # Setgid, so that what anybody in the group puts in belongs to the group; nobody else may look.
 FOLDER_MODE = 0o2770

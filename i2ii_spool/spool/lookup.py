@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from i2ii_spool.errors import Deleted, NotFound
-from i2ii_spool.job import check_id, is_id
-from i2ii_spool.spool.durable import is_folder
+from i2ii_spool.jobs.ids import check_id, is_id
+from i2ii_spool.spool.durable_io import is_folder
 from i2ii_spool.spool.layout import Spool, State
 
 # A job that is sent back (requeue, retry) while it is looked for can be missed once; twice was never seen.

@@ -4,15 +4,15 @@ import logging
 import os
 from pathlib import Path
 
-from i2ii_spool import job
 from i2ii_spool.errors import Cancelled, I2iiError, TakenAway
-from i2ii_spool.job import is_id
+from i2ii_spool.jobs.folder import CANCEL, ERROR, PROGRESS, RESULT, attempt_files
+from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.spool.claim import crashed, leave
-from i2ii_spool.spool.durable import clear_half_written, is_folder, move, remove_file, sync_folder
+from i2ii_spool.spool.durable_io import clear_half_written, is_folder, move, remove_file, sync_folder
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.layout import Spool, State
-from i2ii_spool.spool.retried import forget_earlier_life, is_retry_mark, retry_mark
-from i2ii_spool.spool.workers import Deaths, WorkerLock, is_local
+from i2ii_spool.spool.liveness import Deaths, WorkerLock, is_local
+from i2ii_spool.spool.retry_marker import forget_earlier_life, is_retry_mark, retry_mark
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +38,19 @@ def _recover_job(spool: Spool, folder: Path, max_attempts: int) -> None:
     sync_folder(folder)
     if retry_mark(folder).exists():
         forget_earlier_life(folder)
-    attempts = len(job.attempts(folder))
-    if (folder / job.RESULT).exists():
+    attempts = len(attempt_files(folder))
+    if (folder / RESULT).exists():
         log.info("job %s was finished; its worker died before it could say so", folder.name)
         leave(spool, folder, State.DONE)
-    elif (folder / job.ERROR).exists():
+    elif (folder / ERROR).exists():
         leave(spool, folder, State.FAILED)
-    elif (folder / job.CANCEL).exists():
+    elif (folder / CANCEL).exists():
         _give_up(spool, folder, Cancelled("cancelled; its worker died on it"), attempts)
     elif attempts >= max_attempts:
         _give_up(spool, folder, crashed(attempts), attempts)
     else:
         log.warning("job %s goes back to the queue: its worker died (attempt %d)", folder.name, attempts)
-        remove_file(folder / job.PROGRESS)
+        remove_file(folder / PROGRESS)
         move(folder, spool.incoming / folder.name)
 
 

@@ -7,14 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from i2ii_spool import job
 from i2ii_spool.errors import NotFound, WrongState
-from i2ii_spool.job import is_id
+from i2ii_spool.jobs.folder import ERROR, RESULT
+from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.spool.actions import destroy, remove, remove_tree
-from i2ii_spool.spool.durable import is_folder
+from i2ii_spool.spool.capacity import free_bytes
+from i2ii_spool.spool.durable_io import is_folder
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import ids_in
-from i2ii_spool.spool.submit import free_bytes
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def _ended(spool: Spool) -> list[tuple[float, str]]:
 
 
 def _ended_at(folder: Path) -> float:
-    for record in (job.RESULT, job.ERROR):
+    for record in (RESULT, ERROR):
         with suppress(FileNotFoundError):
             return (folder / record).stat().st_mtime
     return folder.stat().st_mtime

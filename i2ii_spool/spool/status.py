@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from i2ii_spool import job
 from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
-from i2ii_spool.job import Failure, Job, Model, Progress, Result, Timings, legible, parse_json, read_record
-from i2ii_spool.spool.durable import is_folder
+from i2ii_spool.jobs.folder import CANCEL, ERROR, JOB, PROGRESS, RESULT, attempt_files, read_record
+from i2ii_spool.jobs.records import Failure, Progress, Result, Timings
+from i2ii_spool.jobs.request import Job, Model, parse_json
+from i2ii_spool.jobs.text import legible
+from i2ii_spool.spool.durable_io import is_folder
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import Place, find, waiting
 
@@ -122,8 +124,8 @@ def _queued(spool: Spool, place: Place, queue: Sequence[str] | None) -> JobStatu
 
 
 def _running(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatus:
-    attempts = len(job.attempts(place.folder))
-    progress = _read(Progress, place.folder / job.PROGRESS) or Progress(phase="starting", step=0, steps=0)
+    attempts = len(attempt_files(place.folder))
+    progress = _read(Progress, place.folder / PROGRESS) or Progress(phase="starting", step=0, steps=0)
     return JobStatus(
         status="running",
         worker=place.worker,
@@ -134,7 +136,7 @@ def _running(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobSt
 
 
 def _done(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatus:
-    result = _read(Result, place.folder / job.RESULT)
+    result = _read(Result, place.folder / RESULT)
     if result is None:  # somebody has laid hands on it
         error = {"code": "damaged", "message": "its result.json is missing or cannot be read"}
         return JobStatus(status="completed", error=error, **_request(place))
@@ -149,13 +151,13 @@ def _done(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatu
 
 
 def _failed(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatus:
-    failure = _read(Failure, place.folder / job.ERROR)
-    cancelled = failure.code == "cancelled" if failure else (place.folder / job.CANCEL).exists()
+    failure = _read(Failure, place.folder / ERROR)
+    cancelled = failure.code == "cancelled" if failure else (place.folder / CANCEL).exists()
     shown = failure.model_dump(include={"code", "message", "field"}, exclude_none=True) if failure else {}
     return JobStatus(
         status="cancelled" if cancelled else "failed",
         worker=failure.worker if failure else None,
-        attempts=len(job.attempts(place.folder)),
+        attempts=len(attempt_files(place.folder)),
         completed_at=failure.failed_at if failure else None,
         error=shown or {"code": "cancelled" if cancelled else "unknown", "message": "there is no error.json"},
         **_request(place),
@@ -166,7 +168,7 @@ _READERS = {State.INCOMING: _queued, State.RUNNING: _running, State.DONE: _done,
 
 
 def _request(place: Place) -> dict[str, Any]:
-    record = _read(Job, place.folder / job.JOB)
+    record = _read(Job, place.folder / JOB)
     if record is None:
         return {"request_id": place.id}
     return {

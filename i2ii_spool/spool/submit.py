@@ -6,18 +6,17 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from i2ii_spool import job
-from i2ii_spool.errors import MAKE_ROOM, DiskFull, InvalidRequest, QueueFull, UnsupportedPicture
-from i2ii_spool.job import MAX_IMAGES, EditRequest, Job, new_id, open_regular, with_name
-from i2ii_spool.pictures import inspect_file
-from i2ii_spool.spool import keys
-from i2ii_spool.spool.durable import create_file, move, sync_folder, write_new
+from i2ii_spool.errors import InvalidRequest, UnsupportedPicture
+from i2ii_spool.images.probe import inspect_file
+from i2ii_spool.jobs.folder import JOB, open_regular
+from i2ii_spool.jobs.ids import new_id, with_name
+from i2ii_spool.jobs.request import MAX_IMAGES, EditRequest, Job
+from i2ii_spool.spool import idempotency as keys
+from i2ii_spool.spool.durable_io import create_file, move, sync_folder, write_new
 from i2ii_spool.spool.layout import Spool, make_folder
 from i2ii_spool.spool.lookup import find
 
 COPIED_AT_ONCE = 2**30
-MIN_FREE_FILES = 256
-"""A job makes up to a dozen."""
 
 
 class Submission:
@@ -46,7 +45,7 @@ class Submission:
         record = Job.model_construct(
             request.model_fields_set, **dict(request), inputs=inputs, submitted_at=datetime.now(UTC), owner=owner
         )
-        write_new(f"{self._folder}/{job.JOB}", record.to_json())
+        write_new(f"{self._folder}/{JOB}", record.to_json())
         sync_folder(self._folder)
         self.id = with_name(self.id, request.name)
         if key is not None:
@@ -126,31 +125,3 @@ def _copy(source: Path, target: str) -> None:
                 pass
         finally:
             os.close(writer)
-
-
-def check_queue(waiting: int, *, max_queue: int, seconds_per_job: float | None) -> None:
-    """Raise `QueueFull` if `waiting` jobs are all that may wait; `retry_after` is when a place should be free."""
-    if waiting < max_queue:
-        return
-    jobs_over = waiting - max_queue + 1
-    wait = 60 if seconds_per_job is None else min(3600, max(1, round(jobs_over * seconds_per_job)))
-    raise QueueFull(f"{waiting} jobs wait, and at most {max_queue} may; try again in {wait} s", retry_after=wait)
-
-
-def check_disk(spool: Spool, *, min_free: int) -> None:
-    """Raise `DiskFull` if less than `min_free` bytes are free, or hardly any files more can be made."""
-    status = os.statvfs(spool.root)
-    free = _free_bytes(status)
-    if free < min_free:
-        raise DiskFull(f"the spool has {free / 2**20:.0f} MiB free, and keeps {min_free / 2**20:.0f} MiB: {MAKE_ROOM}")
-    if status.f_files and status.f_favail < MIN_FREE_FILES:  # some file systems have no such limit, and say 0
-        raise DiskFull(f"the spool's disk takes {status.f_favail} more files, and keeps {MIN_FREE_FILES}: {MAKE_ROOM}")
-
-
-def free_bytes(spool: Spool) -> int:
-    """Bytes that this user may still write to the spool's file system."""
-    return _free_bytes(os.statvfs(spool.root))
-
-
-def _free_bytes(status: os.statvfs_result) -> int:
-    return status.f_bavail * status.f_frsize

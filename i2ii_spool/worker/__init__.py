@@ -1,0 +1,1 @@
+"""The worker: one process, one GPU, one job at a time."""

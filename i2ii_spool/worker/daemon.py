@@ -25,18 +25,18 @@ from PIL.Image import Image
 from i2ii_spool import __version__
 from i2ii_spool.engines.base import Engine
 from i2ii_spool.errors import Cancelled, DiskFull, EngineBroken, EngineError, I2iiError, InvalidRequest, TakenAway
-from i2ii_spool.gpus import Device, Gpu, Meter
-from i2ii_spool.notify import extend_timeout, notify
+from i2ii_spool.host.gpus import Device, Gpu, Meter
+from i2ii_spool.host.systemd import extend_timeout, notify
 from i2ii_spool.settings import Settings
+from i2ii_spool.spool.capacity import check_disk
 from i2ii_spool.spool.claim import Claim, Claims
-from i2ii_spool.spool.housekeeping import Housekeeper
 from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.liveness import WorkerLock, WorkerState, worker_name
+from i2ii_spool.spool.maintenance import Housekeeper
 from i2ii_spool.spool.recovery import recover
-from i2ii_spool.spool.submit import check_disk
-from i2ii_spool.spool.wake import Watcher
-from i2ii_spool.spool.workers import WorkerLock, WorkerState, worker_name
+from i2ii_spool.spool.watch import Watcher
 from i2ii_spool.worker.heartbeat import Heartbeat
-from i2ii_spool.worker.run import Run, SpoolFailed
+from i2ii_spool.worker.job_run import Run, SpoolFailed
 
 log = logging.getLogger(__name__)
 

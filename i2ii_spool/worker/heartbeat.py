@@ -16,10 +16,10 @@ from typing import Any
 
 from i2ii_spool.engines.base import EngineInfo
 from i2ii_spool.errors import FULL
-from i2ii_spool.gpus import Meter
-from i2ii_spool.notify import extend_timeout, notify
+from i2ii_spool.host.gpus import Meter
+from i2ii_spool.host.systemd import extend_timeout, notify
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.workers import WorkerState, WorkerStatus, drop_status, write_status
+from i2ii_spool.spool.liveness import WorkerState, WorkerStatus, drop_status, write_status
 
 log = logging.getLogger(__name__)
 

@@ -121,7 +121,7 @@ class Disk:
                 module = os.path.relpath(frame.f_code.co_filename, CODE)
                 lines.append(f"{module}:{frame.f_lineno} {frame.f_code.co_name}")
             frame = frame.f_back  # type: ignore[assignment]
-        above = next((index for index, line in enumerate(lines) if not line.startswith("spool/durable.py")), 0)
+        above = next((index for index, line in enumerate(lines) if not line.startswith("spool/durable_io.py")), 0)
         return " > ".join(reversed(lines[: above + 1]))
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from unittest import mock
 
-from i2ii_spool import job
 from i2ii_spool.errors import EngineError
-from i2ii_spool.job import Job, Progress
-from i2ii_spool.spool import actions, durable, retention
+from i2ii_spool.jobs.folder import JOB, PROMPT
+from i2ii_spool.jobs.records import Progress
+from i2ii_spool.jobs.request import Job
+from i2ii_spool.spool import actions, retention
+from i2ii_spool.spool import durable_io as durable
+from i2ii_spool.spool.admission import Doorkeeper
 from i2ii_spool.spool.claim import Claim, Claims
-from i2ii_spool.spool.guests import Doorkeeper
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.recovery import recover
 from i2ii_spool.spool.submit import Submission
@@ -85,7 +87,7 @@ def make_a_spool(spool: Spool, promised: Promises) -> Iterator[None]:
     made = Spool(spool.root / "srv" / "pictures" / "spool")
     made.create()
     id = promises.submit_one(made)
-    promised.stay(f"srv/pictures/spool/incoming/{id}/{job.JOB}")
+    promised.stay(f"srv/pictures/spool/incoming/{id}/{JOB}")
 
 
 # --- in --------------------------------------------------------------------------------------------------------------
@@ -130,7 +132,7 @@ def put_guest(spool: Spool, name: str, *, prompt: str | None) -> None:
     os.mkdir(folder)
     write_upload(f"{folder}/photo.png", PICTURE)
     if prompt is not None:
-        write_upload(f"{folder}/{job.PROMPT}", prompt.encode())
+        write_upload(f"{folder}/{PROMPT}", prompt.encode())
 
 
 def doorkeeper(spool: Spool) -> Doorkeeper:
@@ -157,7 +159,7 @@ def admit_what_has_just_been_copied(spool: Spool, promised: Promises) -> Iterato
 def admit_what_came_with_a_request(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     put_guest(spool, "holiday", prompt=None)
-    write_upload(f"{spool.incoming}/holiday/{job.JOB}", Job(prompt="sepia").to_json())
+    write_upload(f"{spool.incoming}/holiday/{JOB}", Job(prompt="sepia").to_json())
     (id,) = doorkeeper(spool).look()
     promised.end(id, "done")
 

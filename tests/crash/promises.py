@@ -12,13 +12,15 @@ from unittest import mock
 
 from PIL import Image
 
-from i2ii_spool import job
 from i2ii_spool.errors import Deleted, NotFound
-from i2ii_spool.job import EditRequest, Result, Timings, is_id
+from i2ii_spool.jobs.folder import CANCEL, ERROR, ERROR_TEXT, RESULT
+from i2ii_spool.jobs.ids import is_id
+from i2ii_spool.jobs.records import Result, Timings
+from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool import retention
+from i2ii_spool.spool.admission import Doorkeeper
 from i2ii_spool.spool.claim import Claim, Claims
-from i2ii_spool.spool.durable import create_file
-from i2ii_spool.spool.guests import Doorkeeper
+from i2ii_spool.spool.durable_io import create_file
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import find
 from i2ii_spool.spool.recovery import recover
@@ -200,16 +202,16 @@ def check(spool: Spool, promised: Promises) -> None:
 
 def check_ended(folder: Path) -> None:
     if folder.parent.name == "done":
-        result = json.loads((folder / job.RESULT).read_text())
+        result = json.loads((folder / RESULT).read_text())
         assert all((folder / name).read_bytes() == OUTPUT for name in result["outputs"]), "a result is torn"
         assert (folder / "input.png").exists() or (folder / "photo.png").exists()
-        assert not (folder / job.ERROR).exists(), "both done and failed"
+        assert not (folder / ERROR).exists(), "both done and failed"
     else:
-        assert (folder / job.ERROR_TEXT).read_text(), "failed, and nothing says why"
-        assert not (folder / job.RESULT).exists(), "both done and failed"
-        if (folder / job.CANCEL).exists() and not (folder / job.ERROR).exists():
+        assert (folder / ERROR_TEXT).read_text(), "failed, and nothing says why"
+        assert not (folder / RESULT).exists(), "both done and failed"
+        if (folder / CANCEL).exists() and not (folder / ERROR).exists():
             return  # cancelled by somebody who died before the last of it: the file `cancel` says so
-        assert json.loads((folder / job.ERROR).read_text())["code"]
+        assert json.loads((folder / ERROR).read_text())["code"]
     assert not list(folder.glob(".*.tmp")), "half-written files are left"
 
 
@@ -226,6 +228,6 @@ def how_it_ended(spool: Spool, name: str) -> str:
         return "lost"
     if place.state != "failed":
         return place.state
-    if not (place.folder / job.ERROR).exists():
+    if not (place.folder / ERROR).exists():
         return "failed"
-    return f"failed:{json.loads((place.folder / job.ERROR).read_text())['code']}"
+    return f"failed:{json.loads((place.folder / ERROR).read_text())['code']}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from i2ii_spool.spool import durable
+from i2ii_spool.spool import durable_io as durable
 from i2ii_spool.spool.layout import Spool
 from tests.crash.disk import Disk, Op
 from tests.crash.lives import LIVES, begin, end
@@ -107,7 +107,7 @@ def places_in_the_code() -> set[str]:
         calls = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)]
         names = [(getattr(call.func, "attr", getattr(call.func, "id", "")), call.lineno) for call in calls]
         places |= {f"spool/{module.name}:{line}" for name, line in names if name in asking}
-    return {place for place in places if not place.startswith("spool/durable.py")}
+    return {place for place in places if not place.startswith("spool/durable_io.py")}
 
 
 def is_needed(site: str, recordings: dict[str, Recording], root: Path) -> bool:

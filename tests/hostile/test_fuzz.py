@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from i2ii_spool.job import EditRequest
+from i2ii_spool.jobs.request import EditRequest
 from tests.conftest import Service, get_json
 from tests.hostile.wire import END, GOOD, PICTURE, Wire, error_of, head, length, part, serve_with
 

@@ -17,9 +17,10 @@ from unittest import mock
 
 import pytest
 
-from i2ii_spool.job import Job, new_id
-from i2ii_spool.spool import guests
-from i2ii_spool.spool.guests import Doorkeeper
+from i2ii_spool.jobs.ids import new_id
+from i2ii_spool.jobs.request import Job
+from i2ii_spool.spool import admission as guests
+from i2ii_spool.spool.admission import Doorkeeper
 from i2ii_spool.spool.layout import Spool
 from tests.conftest import MEMORY, Service, cli, get_json, make_picture, wait_until
 from tests.disks import why_not

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image, ImageCms
 
-from i2ii_spool import pictures
 from i2ii_spool.errors import InvalidRequest, UnsupportedPicture
-from i2ii_spool.pictures import inspect, read
+from i2ii_spool.images import probe
+from i2ii_spool.images.codec import read
+from i2ii_spool.images.probe import inspect
 from tests.conftest import Service, get_json
 from tests.fire import Answer, post
 from tests.hostile import bombs
@@ -93,11 +94,11 @@ def test_a_picture_that_kills_its_decoder_kills_nobody_else(
 ) -> None:
     (tmp_path / "deadly.py").write_text(death)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(pictures, "DECODING_SECONDS", 1)
+    monkeypatch.setattr(probe, "DECODING_SECONDS", 1)
     (tmp_path / "a.webp").write_bytes(saved(gradient(), "WEBP"))
     deadly = ModuleType("deadly")
     deadly.UNKNOWN = 2  # type: ignore[attr-defined]
-    with mock.patch.object(pictures, "decoder", deadly), pytest.raises(UnsupportedPicture, match=said):
+    with mock.patch.object(probe, "sandbox", deadly), pytest.raises(UnsupportedPicture, match=said):
         inspect(tmp_path / "a.webp", max_pixels=MANY)
 
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageChops
 
-from i2ii_spool.job import EditRequest
+from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.settings import Settings
 
 if TYPE_CHECKING:
-    from i2ii_spool.engines.qwen import QwenEngine
-    from i2ii_spool.engines.qwen.presets import Version
+    from i2ii_spool.engines.diffusers.engine import QwenEngine
+    from i2ii_spool.engines.diffusers.presets import Version
 
 SIDE = 128
 KINDS: "tuple[Version, ...]" = ("1", "2509", "2511", "2.1")

@@ -9,13 +9,13 @@ import pytest
 from tests.qwen import KINDS, settings
 
 if TYPE_CHECKING:
-    from i2ii_spool.engines.qwen import QwenEngine
+    from i2ii_spool.engines.diffusers.engine import QwenEngine
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folder of a tiny model of each kind."""
-    from i2ii_spool.engines.qwen.tiny import write
+    from i2ii_spool.engines.diffusers.testing.tiny_edit import write
 
     root = tmp_path_factory.mktemp("models")
     for kind in KINDS:
@@ -26,7 +26,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def engines(models: dict[str, Path]) -> "Callable[[str], QwenEngine]":
     """A loaded engine of a kind."""
-    from i2ii_spool.engines.qwen import QwenEngine
+    from i2ii_spool.engines.diffusers.engine import QwenEngine
 
     loaded: dict[str, QwenEngine] = {}
 

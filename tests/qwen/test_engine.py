@@ -21,10 +21,12 @@ pytest.importorskip("torch", reason=REASON)
 
 import torch
 
-from i2ii_spool.engines import create
-from i2ii_spool.engines.qwen import QwenEngine, loading, sizes
+from i2ii_spool.engines.diffusers import loading
+from i2ii_spool.engines.diffusers import resolution as sizes
+from i2ii_spool.engines.diffusers.engine import QwenEngine
+from i2ii_spool.engines.registry import create
 from i2ii_spool.errors import Cancelled, EngineBroken, EngineError, InvalidRequest, SettingsError
-from i2ii_spool.job import EditRequest
+from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.settings import Settings
 from tests.conftest import Service, cli, make_picture, wait_until
 

@@ -18,9 +18,13 @@ pytest.importorskip("torch", reason=REASON)
 import numpy as np
 import torch
 
-from i2ii_spool.engines.qwen import QwenEngine, loading, lossy, memory, sizes
+from i2ii_spool.engines.diffusers import loading
+from i2ii_spool.engines.diffusers import offload as memory
+from i2ii_spool.engines.diffusers import resolution as sizes
+from i2ii_spool.engines.diffusers.engine import QwenEngine
+from i2ii_spool.engines.diffusers.speed import lossy
 from i2ii_spool.errors import Cancelled, SettingsError
-from i2ii_spool.pictures import on_white
+from i2ii_spool.images.codec import on_white
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from i2ii_spool.client import Client
-from i2ii_spool.job import EditRequest
+from i2ii_spool.jobs.request import EditRequest
 from tests.conftest import Service, get_json, wait_until
 from tests.qwen import KINDS, REASON, SIDE, are_equal, ask, photo
 

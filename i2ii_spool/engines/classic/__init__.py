@@ -21,7 +21,7 @@ from i2ii_spool.engines.classic.instructions import INSTRUCTIONS
 from i2ii_spool.engines.classic.language import Wish, understand
 from i2ii_spool.engines.classic.materials import Size, Stage, Touch
 from i2ii_spool.errors import InvalidRequest
-from i2ii_spool.job import EditRequest
+from i2ii_spool.jobs.request import EditRequest
 
 # The largest side of an `auto` picture: every effect is done with one in seconds, and it fills a large screen.
 MAX_AUTO_SIDE = 2048

@@ -1,0 +1,58 @@
+"""The daemons: all of them, the server, a worker."""
+
+import faulthandler
+import functools
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from i2ii_spool.cli.options import HOUSEKEEPING, SERVER, WORKER, command
+
+if TYPE_CHECKING:
+    from i2ii_spool.settings import Settings
+
+
+@command("spool", *SERVER, *WORKER, *HOUSEKEEPING)
+def up(settings: "Settings") -> None:
+    """Run the whole service: the server and its workers.
+
+    There is one worker for each visible GPU, or one classic worker where there is none.
+    """
+    from i2ii_spool.ops import supervisor
+
+    sys.exit(supervisor.run(settings))
+
+
+@command("spool", *SERVER, "max_attempts", *HOUSEKEEPING)
+def serve(settings: "Settings") -> None:
+    """Run the HTTP server."""
+    from i2ii_spool.host import logging as logs
+    from i2ii_spool.server import daemon
+    from i2ii_spool.settings import load
+
+    logs.set_up("http")
+    faulthandler.enable()
+    daemon.serve(settings, functools.partial(load, dict(click.get_current_context().params)))
+
+
+@command("spool", *WORKER, *HOUSEKEEPING, "max_upload_mib", "max_megapixels")
+@click.argument("gpu", metavar="N")
+@click.option("--burst", is_flag=True, help="end when no job waits any more")
+def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
+    """Run the worker of GPU N.
+
+    N is an index within CUDA_VISIBLE_DEVICES, a GPU-<uuid> or a MIG-<uuid>.
+    """
+    from i2ii_spool.engines import registry as engines
+    from i2ii_spool.host import gpus
+    from i2ii_spool.host import logging as logs
+    from i2ii_spool.spool.liveness import worker_name
+    from i2ii_spool.worker.daemon import Worker
+
+    chosen = gpus.choose(gpu)
+    logs.set_up(chosen.unit, worker_name(chosen.unit))
+    faulthandler.enable()  # systemd's watchdog aborts a worker that hangs: say where
+    device = gpus.show_only(chosen)
+    engine = engines.create(settings, has_gpu=device is not None)
+    Worker(settings, engine, chosen, device, burst=burst).run()

@@ -1,0 +1,1 @@
+"""What makes an edit faster: without a change of the result (exact), or with one (lossy)."""

@@ -1,0 +1,1 @@
+"""What the processes need of the machine: GPUs, systemd, the journal."""

@@ -1,0 +1,79 @@
+"""The JSON records that a worker writes into a job folder."""
+
+from typing import Annotated, Any
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+)
+
+
+class Record(BaseModel):
+    """One of the JSON files that a worker writes. Fields that a later version adds are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def to_json(self) -> bytes:
+        """The contents of the file, for people to read as well."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+
+class Attempt(Record):
+    """`attempt-N.json`: durable before work starts. How many there are is how often the job was begun."""
+
+    worker: str
+    pid: int
+    started_at: AwareDatetime
+
+
+class Progress(Record):
+    """`progress.json`: a hint, replaced at each step."""
+
+    phase: str
+    step: int
+    steps: int
+    eta_seconds: float | None = None
+
+
+class Timings(BaseModel):
+    """Where a job's time went, in seconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    queue: float
+    load: float
+    edit: float
+    save: float
+
+
+class Result(Record):
+    """`result.json`: the commit record. Its presence means that the edit succeeded and its pictures are whole."""
+
+    outputs: tuple[Annotated[str, Field(pattern=r"^result(-[2-4])?\.(png|jpg|webp)$")], ...]
+    width: int
+    height: int
+    seed: int
+    attempt: int
+    worker: str
+    gpu_id: int | str | None
+    completed_at: AwareDatetime
+    timings: Timings
+    engine: str
+    model: str
+    revision: str
+    versions: dict[str, str]
+    details: dict[str, Any] = {}
+    """What the engine says of this edit: the preset, the settings in force, the sizes."""
+
+
+class Failure(Record):
+    """`error.json`: why the job ended without a picture."""
+
+    code: str
+    message: str
+    field: str | None = None
+    attempt: int = 0
+    worker: str | None = None
+    failed_at: AwareDatetime

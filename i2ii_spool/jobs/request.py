@@ -1,0 +1,160 @@
+"""A job: its id, the request in it, and the names of the files in its folder."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from annotated_types import Ge, Le
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails
+
+from i2ii_spool.errors import InvalidRequest
+from i2ii_spool.jobs.folder import JOB
+
+MAX_IMAGES = 3
+MAX_PROMPT = 4000
+MAX_SIDE = 4096
+
+OPEN_TO_PRESETS = {"num_inference_steps", "true_cfg_scale"}
+"""What a preset decides where a request with one leaves it out."""
+
+OutputFormat = Literal["png", "jpeg", "webp"]
+
+
+class EditRequest(BaseModel):
+    """One edit as it was asked for: validated once, at the door, and never changed after."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT, description="what to do with the picture")]
+    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT, description="what the result should not be")] = ""
+    preset: Annotated[
+        str, Field(max_length=64, description="settings that belong together, by name: docs/models.md")
+    ] = ""
+    num_inference_steps: Annotated[int, Field(description="steps, 10-100; fewer with a preset")] = 50
+    true_cfg_scale: Annotated[
+        float, Field(ge=1.0, le=10.0, allow_inf_nan=False, description="how closely the prompt is followed, 1-10")
+    ] = 4.0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="the same seed makes the same picture")] = 0
+    size: Annotated[str, Field(description="auto: the first picture's aspect; input: exactly its size; or WxH")] = (
+        "auto"
+    )
+    output_format: Annotated[OutputFormat, Field(description="png, jpeg or webp")] = "png"
+    n: Annotated[int, Field(ge=1, le=4, description="how many pictures, with seeds seed, seed+1..., 1-4")] = 1
+    name: Annotated[str, Field(max_length=200, description="your name for the job; part of its id")] = ""
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("must not be empty; say what to do with the picture")
+        return prompt
+
+    @field_validator("size")
+    @classmethod
+    def _is_a_size(cls, size: str) -> str:
+        if size not in ("auto", "input") and not all(16 <= side <= MAX_SIDE for side in _sides(size)):
+            raise ValueError(f"must be auto, input or WxH with sides of 16 to {MAX_SIDE} pixels, like 1024x768")
+        return size
+
+    @field_validator("num_inference_steps")
+    @classmethod
+    def _is_documented(cls, steps: int, info: ValidationInfo) -> int:
+        # Distilled models need as few as 4 steps; they are reached through a preset, which brings their other settings.
+        least = 1 if info.data.get("preset") else 10
+        if not least <= steps <= 100:
+            raise ValueError(f"must be from {least} to 100{'' if least == 1 else ' (from 1 with a preset)'}")
+        return steps
+
+    def sides(self) -> tuple[int, int] | None:
+        """Width and height in pixels where `size` names them, else None."""
+        return None if self.size in ("auto", "input") else _sides(self.size)
+
+
+def _sides(size: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size, re.ASCII)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+class Job(EditRequest):
+    """`job.json`: the request and what came with it. Guests may leave out all but the prompt."""
+
+    inputs: tuple[str, ...] = ()
+    """File names of the pictures in the folder, first one first; empty: `input.*`, or else the pictures found."""
+    submitted_at: AwareDatetime | None = None
+    owner: Annotated[str, Field(max_length=64)] = ""
+    """The name of the token with which it was submitted; who bears another does not see it."""
+
+    @field_validator("inputs")
+    @classmethod
+    def _are_names(cls, inputs: tuple[str, ...]) -> tuple[str, ...]:
+        if len(inputs) > MAX_IMAGES:
+            raise ValueError(f"names {len(inputs)} pictures; a job has one to {MAX_IMAGES}")
+        for name in inputs:
+            if os.path.basename(name) != name or name in ("", ".", "..") or "\0" in name:
+                raise ValueError(f"names {name[:100]!r}; give the names of files in the job folder")
+        return inputs
+
+    def to_json(self) -> bytes:
+        """The contents of `job.json`, for people to read as well."""
+        left_open = OPEN_TO_PRESETS - self.model_fields_set if self.preset else set()
+        return (self.model_dump_json(indent=2, exclude=left_open) + "\n").encode()
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse(model: type[Model], fields: Mapping[str, Any]) -> Model:
+    """Return the validated model, or raise `InvalidRequest` that names the first field at fault and its limit."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise _explained(error.errors(include_url=False)[0], model) from None
+
+
+def parse_json(model: type[Model], text: bytes) -> Model:
+    """Like `parse`, of a JSON object."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise _explained(error.errors(include_url=False)[0], model) from None
+
+
+def _explained(error: ErrorDetails, model: type[BaseModel]) -> InvalidRequest:
+    field = ".".join(str(part) for part in error["loc"]) or None
+    limits = error.get("ctx", {})
+    got = f", got {str(error['input'])[:100]!r}"
+    match error["type"]:
+        case "missing":
+            cure = "is required"
+        case "extra_forbidden":
+            cure = f"is not a field of this request; its fields are {', '.join(model.model_fields)}"
+        case "string_too_short":
+            cure = "must not be empty"
+        case "string_too_long":
+            cure = f"must be at most {limits['max_length']} characters, got {len(error['input'])}"
+        case "greater_than_equal" | "less_than_equal":
+            cure = f"must be {_range(model, str(error['loc'][0]))}{got}"
+        case "value_error":
+            cure = f"{limits['error']}{got}"
+        case "json_invalid":
+            cure = f"is not JSON: {limits['error']}"
+        case _:
+            cure = error["msg"].replace("Input should be", "must be") + got
+    return InvalidRequest(f"{field or JOB} {cure}", field=field)
+
+
+def _range(model: type[BaseModel], field: str) -> str:
+    bounds = model.model_fields[field].metadata
+    least = next(bound.ge for bound in bounds if isinstance(bound, Ge))
+    most = next(bound.le for bound in bounds if isinstance(bound, Le))
+    return f"from {least} to {most}"

@@ -1,0 +1,1 @@
+"""What operators run beside the service: doctor, installer, supervisor, top, load test."""

@@ -1,0 +1,210 @@
+"""Who works on a spool, and who is dead.
+
+A worker holds an flock for life. The kernel drops it at death, exactly, so on one host a free lock is a dead worker.
+Between hosts locks may not be shared: there a worker is dead when its heartbeat has not changed for the lease, as seen
+on the observer's own monotonic clock; no two hosts' clocks are ever compared.
+"""
+
+import fcntl
+import os
+import re
+import socket
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from i2ii_spool.errors import InvalidRequest
+from i2ii_spool.jobs.folder import read_record
+from i2ii_spool.jobs.records import Record
+from i2ii_spool.jobs.request import parse_json
+from i2ii_spool.spool.durable_io import FILE_MODE, write_hint
+from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.lookup import worker_folders
+
+WORKER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*\.(gpu|mig)[A-Za-z0-9-]+", re.ASCII)
+
+
+def worker_name(unit: str) -> str:
+    """Return the name of this host's worker for `unit`: `node7.gpu0`."""
+    return f"{_host()}.{unit}"
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().split(".")[0]).strip("-") or "localhost"
+
+
+def is_local(worker: str) -> bool:
+    """Whether the worker lives on this host."""
+    return worker.partition(".")[0] == _host()
+
+
+# --- the lock --------------------------------------------------------------------------------------------------------
+
+
+class WorkerLock:
+    """The right to live under a worker's name. It is held until `release`, or until the process dies.
+
+    The file is never unlinked: a second process would lock a new file of the same name while the first still holds the
+    old one. Children do not inherit the descriptor.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, spool: Spool, worker: str) -> "WorkerLock | None":
+        """Return the lock, or None if another process holds it."""
+        descriptor = os.open(spool.locks / worker, os.O_RDWR | os.O_CREAT, FILE_MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor)
+
+    def sign(self) -> None:
+        """Write into the file who holds the lock, for whoever waits for it."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let the name go."""
+        os.close(self._descriptor)
+
+    def __enter__(self) -> "WorkerLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+# --- the status file -------------------------------------------------------------------------------------------------
+
+
+class WorkerState(StrEnum):
+    """What a worker says of itself."""
+
+    LOADING = "loading"
+    READY = "ready"
+    RUNNING = "running"
+    DEGRADED = "degraded"
+    STOPPING = "stopping"
+
+
+class WorkerStatus(Record):
+    """`workers/<worker>.json`: a hint for people and for estimates, replaced at each heartbeat."""
+
+    worker: str
+    state: WorkerState
+    pid: int
+    gpu_id: int | str | None
+    engine: str
+    model: str
+    job: str | None = None
+    step: int = 0
+    steps: int = 0
+    jobs_done: int = 0
+    jobs_failed: int = 0
+    seconds_per_job: float | None = None
+    memory_used_mib: int | None = None
+    """Of the GPU, whoever uses it; None without one."""
+    memory_total_mib: int | None = None
+    use_percent: int | None = None
+    note: str = ""
+
+
+def write_status(spool: Spool, status: WorkerStatus) -> None:
+    """Replace the worker's status file; its mtime is the heartbeat."""
+    write_hint(spool.workers / f"{status.worker}.json", status.to_json())
+
+
+def drop_status(spool: Spool, worker: str) -> None:
+    """Remove the status file of a worker that has gone."""
+    (spool.workers / f"{worker}.json").unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A worker's status file as it was found."""
+
+    status: WorkerStatus
+    heartbeat_age: float
+    """Seconds since the file was written, by this host's clock; for people."""
+    alive: bool
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes jobs."""
+        return self.alive and self.status.state in (WorkerState.READY, WorkerState.RUNNING)
+
+
+def see_workers(spool: Spool, *, lease: float) -> list[Seen]:
+    """Return all workers that have a status file, by name."""
+    seen = [_see(spool, path, lease) for path in sorted(spool.workers.glob("*.json"))]
+    return [worker for worker in seen if worker is not None]
+
+
+def _see(spool: Spool, path: Path, lease: float) -> Seen | None:
+    try:
+        status = parse_json(WorkerStatus, read_record(path))
+        age = max(0.0, time.time() - path.stat().st_mtime)
+    except (FileNotFoundError, InvalidRequest):  # it has just gone, or is not a worker's
+        return None
+    alive = _lock_is_held(spool, path.stem) if is_local(path.stem) else age < lease
+    return Seen(status, age, alive)
+
+
+def _lock_is_held(spool: Spool, worker: str) -> bool:
+    # Asked for as shared: two who look at the same time do not take each other for the worker.
+    try:
+        descriptor = os.open(spool.locks / worker, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+# --- who is dead? ----------------------------------------------------------------------------------------------------
+
+
+class Deaths:
+    """Tells the dead workers from the living, for one observer that looks again and again."""
+
+    def __init__(self, spool: Spool, *, lease: float) -> None:
+        self._spool = spool
+        self._lease = lease
+        self._last_change: dict[str, tuple[int, float]] = {}
+
+    def dead(self) -> list[str]:
+        """The workers that hold jobs or a status file and will never touch them again."""
+        names = {folder.name for folder in worker_folders(self._spool)}
+        return [name for name in sorted(names) if WORKER_NAME.fullmatch(name) and self._is_dead(name)]
+
+    def _is_dead(self, worker: str) -> bool:
+        if is_local(worker):
+            return not _lock_is_held(self._spool, worker)
+        return self._silent_for(worker) >= self._lease
+
+    def _silent_for(self, worker: str) -> float:
+        now = time.monotonic()
+        beat = self._heartbeat(worker)
+        last, since = self._last_change.get(worker, (None, now))
+        if beat != last:
+            since = now
+        self._last_change[worker] = (beat, since)
+        return now - since
+
+    def _heartbeat(self, worker: str) -> int:
+        try:
+            return (self._spool.workers / f"{worker}.json").stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0

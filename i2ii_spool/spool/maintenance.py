@@ -1,0 +1,69 @@
+"""What keeps a spool in order, whoever runs: every server and every worker does all of it, and none needs another."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from i2ii_spool.settings import Settings
+from i2ii_spool.spool.admission import Doorkeeper
+from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.recovery import Undertaker
+from i2ii_spool.spool.retention import sweep
+
+log = logging.getLogger(__name__)
+
+LOOK_FOR_GUESTS = 1.0
+LOOK_FOR_DEATHS = 10.0
+SWEEP = 60.0
+
+
+class Housekeeper:
+    """Admits guests, recovers the jobs of dead workers and clears leftovers away, in a thread of its own."""
+
+    def __init__(self, spool: Spool, settings: Settings) -> None:
+        doorkeeper = Doorkeeper(
+            spool,
+            settle=settings.settle,
+            patience=settings.guest_patience,
+            max_bytes=settings.max_bytes,
+            max_pixels=settings.max_pixels,
+        )
+        undertaker = Undertaker(spool, max_attempts=settings.max_attempts, lease=settings.lease)
+        self._duties: dict[Callable[[], object], float] = {
+            doorkeeper.look: LOOK_FOR_GUESTS,
+            undertaker.look: LOOK_FOR_DEATHS,
+            partial(sweep, spool): SWEEP,
+        }
+        self._due = dict.fromkeys(self._duties, 0.0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+
+    def __enter__(self) -> "Housekeeper":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.look()
+            self._stop.wait(max(0.05, min(self._due.values()) - time.monotonic()))
+
+    def look(self) -> None:
+        """Do what is due."""
+        for duty, interval in self._duties.items():
+            started = time.monotonic()
+            if started < self._due[duty]:
+                continue
+            did_something: object = None
+            try:
+                did_something = duty()
+            except Exception:  # nothing accepted is at stake: it stays where it is, and is looked at again
+                log.exception("housekeeping failed; trying again in %.0f s", interval)
+            # Where looking alone takes long, as in a very full spool, look less often, but never ten times less.
+            cost = 0 if did_something else time.monotonic() - started
+            self._due[duty] = started + max(interval, min(50 * cost, 10 * interval))
