@@ -1,4 +1,5 @@
-"""What the benchmarks share: their options, the machine they ran on, spools of any size, and how figures are shown."""
+"""What the benchmarks share: their options, the machine they ran on, spools of any size, and how
+figures are shown."""
 
 import argparse
 import atexit
@@ -37,8 +38,15 @@ class Options:
 def options(what: str, *, large: str | None = None) -> Options:
     """Read the command line. `large` is the help of `--large`, for a benchmark that has it."""
     parser = argparse.ArgumentParser(description=what)
-    parser.add_argument("--dir", type=Path, default=Path(), help="a directory on the disk to measure  [default here]")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: the figures mean nothing")
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=Path(),
+        help="a directory on the disk to measure  [default here]",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run: the figures mean nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     if large is not None:
         parser.add_argument("--large", action="store_true", help=large)
@@ -49,8 +57,9 @@ def options(what: str, *, large: str | None = None) -> Options:
 def new_spool(folder: Path) -> Spool:
     """A spool in a folder of its own, which is removed when all benchmarks have run.
 
-    Not before: ext4 without a journal passes over every inode that was freed within the last minute, or within six
-    while that is not on disk yet. After a hundred thousand deletions each new file costs it up to a millisecond.
+    Not before: ext4 without a journal passes over every inode that was freed within the last
+    minute, or within six while that is not on disk yet. After a hundred thousand deletions each new
+    file costs it up to a millisecond.
     """
     root = Path(tempfile.mkdtemp(prefix=".i2ii-benchmark-", dir=folder))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
@@ -59,14 +68,14 @@ def new_spool(folder: Path) -> Spool:
     return spool
 
 
-# --- many jobs -------------------------------------------------------------------------------------------------------
+# --- many jobs ------------------------------------------------------------------------------------
 
 
 def fill(spool: Spool, state: State, count: int) -> list[str]:
     """Put `count` jobs into `incoming/` or `done/`, and return their ids.
 
-    Nothing is fsynced, and their files are hard links to a few templates: this makes a spool that is full, not one
-    that is safe. A hundred thousand take some ten seconds.
+    Nothing is fsynced, and their files are hard links to a few templates: this makes a spool that
+    is full, not one that is safe. A hundred thousand take some ten seconds.
     """
     files = _files(state)
     ids = [new_id() for _ in range(count)]
@@ -114,7 +123,7 @@ _RESULT = Result(
 )
 
 
-# --- figures ---------------------------------------------------------------------------------------------------------
+# --- figures --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -132,9 +141,13 @@ class Figure:
     @property
     def met(self) -> bool:
         """Whether it is as good as it must be."""
-        return (self.at_least or 0) <= self.value <= (float("inf") if self.at_most is None else self.at_most)
+        return (
+            (self.at_least or 0)
+            <= self.value
+            <= (float("inf") if self.at_most is None else self.at_most)
+        )
 
-    def line(self) -> str:
+    def to_line(self) -> str:
         """As one line of text, and one more for the note."""
         line = f"{self.name:<62} {self.value:>9.{_digits(self.value)}f} {self.unit:<6}{self._verdict()}".rstrip()
         return line + (f"\n    {self.note}" if self.note else "")
@@ -157,13 +170,17 @@ def report(options: Options, *benchmarks: Benchmark) -> None:
     """Run the benchmarks one after the other, and print each figure as soon as it is known."""
     machine = describe_machine(options.folder)
     if options.as_json:
-        figures = [{**asdict(figure), "met": figure.met} for each in benchmarks for figure in each(options)]
-        print(json.dumps({"machine": machine, "quick": options.quick, "figures": figures}, indent=2))
+        figures = [
+            {**asdict(figure), "met": figure.met} for each in benchmarks for figure in each(options)
+        ]
+        print(
+            json.dumps({"machine": machine, "quick": options.quick, "figures": figures}, indent=2)
+        )
         return
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     for each in benchmarks:
         for figure in each(options):
-            print(figure.line(), flush=True)
+            print(figure.to_line(), flush=True)
 
 
 def describe_machine(folder: Path) -> dict[str, str]:
@@ -177,7 +194,8 @@ def describe_machine(folder: Path) -> dict[str, str]:
 
 
 def file_system_of(folder: Path) -> str:
-    """The type of the file system in which `folder` lies: `ext4`, `xfs`, `tmpfs`; an ext4 may have no journal."""
+    """The type of the file system in which `folder` lies: `ext4`, `xfs`, `tmpfs`; an ext4 may have
+    no journal."""
     device = folder.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():

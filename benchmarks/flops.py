@@ -1,9 +1,10 @@
-"""What an edit costs in multiplications, additions and memory: counted on the published architecture, without a GPU.
+"""What an edit costs in multiplications, additions and memory: counted on the published
+architecture, without a GPU.
 
     python -m benchmarks.flops
 
-It is why `max_side` limits references as well, what each exact lever is worth, and what `memory=auto` decides by. It
-takes some ten seconds.
+It is why `max_side` limits references as well, what each exact lever is worth, and what
+`offload=auto` decides by. It takes some ten seconds.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.common import Figure
 from benchmarks.gpu import PUBLISHED
-from i2ii_spool.engines.diffusers import offload as memory
+from i2ii_spool.engines.diffusers import offload
 from i2ii_spool.engines.diffusers.speed import exact
 
 SIDES = (1024, 768, 512)
@@ -38,7 +39,9 @@ def passes() -> Iterator[Figure]:
     blocks = transformer.transformer_blocks
     yield Figure("weights of the transformer", _billions(transformer), "10^9")
     yield Figure(
-        "of these AdaLN's", sum(_billions(block.img_mod) + _billions(block.txt_mod) for block in blocks), "10^9"
+        "of these AdaLN's",
+        sum(_billions(block.img_mod) + _billions(block.txt_mod) for block in blocks),
+        "10^9",
     )
 
 
@@ -56,25 +59,40 @@ def vae() -> Iterator[Figure]:
     """The VAE at 1024x1024, as it comes and on single frames."""
     model = AutoencoderKLQwenImage()
     for how in ("", ", on single frames"):
-        yield Figure(f"VAE encode{how}", tflop(lambda: model.encode(torch.empty(1, 3, 1, 1024, 1024))), "TFLOP")
-        yield Figure(f"VAE decode{how}", tflop(lambda: model.decode(torch.empty(1, 16, 1, 128, 128))), "TFLOP")
+        yield Figure(
+            f"VAE encode{how}",
+            tflop(lambda: model.encode(torch.empty(1, 3, 1, 1024, 1024))),
+            "TFLOP",
+        )
+        yield Figure(
+            f"VAE decode{how}",
+            tflop(lambda: model.decode(torch.empty(1, 16, 1, 128, 128))),
+            "TFLOP",
+        )
         exact.use_frames(model)
 
 
 def reading() -> Iterator[Figure]:
     """The language model, without its vision tower."""
-    config = Qwen2_5_VLConfig(text_config=dict(PUBLISHED.text), vision_config=dict(PUBLISHED.vision))
+    config = Qwen2_5_VLConfig(
+        text_config=dict(PUBLISHED.text), vision_config=dict(PUBLISHED.vision)
+    )
     model = Qwen2_5_VLForConditionalGeneration(config)
     tokens = SYSTEM + TEXT
     seen, positions = torch.empty(1, tokens, 3584), torch.arange(tokens).expand(3, 1, tokens)
     language = model.model.language_model
-    yield Figure("a reading", tflop(lambda: language(inputs_embeds=seen, position_ids=positions)), "TFLOP")
+    yield Figure(
+        "a reading", tflop(lambda: language(inputs_embeds=seen, position_ids=positions)), "TFLOP"
+    )
     yield Figure("its last layer, which is dropped", tflop(lambda: model.lm_head(seen)), "TFLOP")
 
 
 def memory_needed() -> Iterator[Figure]:
-    """What `memory` takes on the card in each mode, by the weights in bfloat16 and the engine's own estimate."""
-    config = Qwen2_5_VLConfig(text_config=dict(PUBLISHED.text), vision_config=dict(PUBLISHED.vision))
+    """What `memory` takes on the card in each mode, by the weights in bfloat16 and the engine's own
+    estimate."""
+    config = Qwen2_5_VLConfig(
+        text_config=dict(PUBLISHED.text), vision_config=dict(PUBLISHED.vision)
+    )
     parts = {
         "transformer": QwenImageTransformer2DModel(),
         "text_encoder": Qwen2_5_VLForConditionalGeneration(config),
@@ -82,8 +100,8 @@ def memory_needed() -> Iterator[Figure]:
     }
     weights = {name: round(2e9 * _billions(part)) for name, part in parts.items()}
     for side in SIDES[:2]:
-        for mode, needed in memory.needs(weights, side).items():
-            yield Figure(f"memory {mode} at {side}", needed / memory.GIB, "GiB")
+        for mode, needed in offload.needs(weights, side).items():
+            yield Figure(f"memory {mode} at {side}", needed / offload.GIB, "GiB")
 
 
 def tflop(call: Callable[[], object]) -> float:
@@ -103,7 +121,7 @@ def main() -> None:
     with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH):
         for count in (passes, vae, reading, memory_needed):
             for figure in count():
-                print(figure.line())
+                print(figure.to_line())
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What edits take on a GPU: i2ii's worker beside plain diffusers, in one run, on the full-size Qwen-Image-Edit-2511.
+"""What edits take on a GPU: i2ii's worker beside plain diffusers, in one run, on the full-size
+Qwen-Image-Edit-2511.
 
     python -m benchmarks.gpu [--sides 1024 768] [--steps 50] [--set fp8=true ...] [--json]
     python -m benchmarks.gpu --tiny        # only see that it runs, on a CPU
 
-The weights are random and made straight on the card: nothing is downloaded. What an edit takes does not depend on them,
-but for step caches, which skip more or less with other weights: what this prints with one means nothing.
+The weights are random and made straight on the card: nothing is downloaded. What an edit takes does
+not depend on them, but for step caches, which skip more or less with other weights: what this
+prints with one means nothing.
 """
 
 import argparse
@@ -32,8 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import describe_machine
 from i2ii_spool import settings
 from i2ii_spool.engines.base import OnStep
-from i2ii_spool.engines.diffusers import loading
-from i2ii_spool.engines.diffusers import resolution as sizes
+from i2ii_spool.engines.diffusers import loading, resolution
 from i2ii_spool.engines.diffusers.engine import QwenEngine
 from i2ii_spool.engines.diffusers.testing.tiny_edit import TINY, Shape, random_pipeline
 from i2ii_spool.host import gpus
@@ -153,11 +154,14 @@ class Bench:
         pipeline = self.pipeline()
         for side in self._options.sides:
             self._flops[side] = flops_of_a_pass(pipeline, side)
-        sizes.limit_references(pipeline, self._native)
+        resolution.limit_references(pipeline, self._native)
         for side in self._options.sides:
-            edit_plainly(pipeline, side, 2, 4.0)  # not counted: kernels are chosen and memory is taken
+            edit_plainly(
+                pipeline, side, 2, 4.0
+            )  # not counted: kernels are chosen and memory is taken
             edit = edit_plainly(pipeline, side, self._options.steps, 4.0)
-            # Its passes see the native reference whatever the side: where they differ there is no count for them.
+            # Its passes see the native reference whatever the side: where they differ there is no
+            # count for them.
             self._add("diffusers", side, edit, passes=2, is_counted=side == self._native)
 
     @property
@@ -199,11 +203,15 @@ class Bench:
             }
         )
 
-    def _add(self, what: str, side: int, edit: Edit, *, passes: int, is_counted: bool = True) -> None:
+    def _add(
+        self, what: str, side: int, edit: Edit, *, passes: int, is_counted: bool = True
+    ) -> None:
         tflops = passes * self._flops[side] / edit.step / 1e12 if is_counted else None
         of_peak = tflops / self.peak if tflops is not None else None
         steps = f"{len(edit.steps)}x{passes}"
-        self.rows.append(Row(what, side, steps, edit.seconds, edit.step, tflops, of_peak, edit.peak_gib))
+        self.rows.append(
+            Row(what, side, steps, edit.seconds, edit.step, tflops, of_peak, edit.peak_gib)
+        )
 
 
 class MeasuredEngine(QwenEngine):
@@ -220,10 +228,12 @@ class MeasuredEngine(QwenEngine):
         pipeline = self._bench.pipeline()
         assert self.settings.presets is not None
         write_lora(self.settings.presets.parent / "lora.safetensors", pipeline.transformer)
-        self.take(pipeline, "2511", loading.device())
+        self.attach(pipeline, "2511", loading.device())
         self.info = replace(self.info, versions=loading.versions())
 
-    def edit(self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep) -> list[Image.Image]:
+    def edit(
+        self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep
+    ) -> list[Image.Image]:
         """Edit, and keep the time."""
         reset_peak()
         steps = []
@@ -244,8 +254,12 @@ def write_lora(file: Path, transformer: nn.Module) -> None:
     matrices = {}
     for name, layer in transformer.named_modules():
         if isinstance(layer, nn.Linear) and name.startswith("transformer_blocks."):
-            matrices[f"transformer.{name}.lora_A.weight"] = torch.randn(LORA_RANK, layer.in_features) * 0.01
-            matrices[f"transformer.{name}.lora_B.weight"] = torch.randn(layer.out_features, LORA_RANK) * 0.01
+            matrices[f"transformer.{name}.lora_A.weight"] = (
+                torch.randn(LORA_RANK, layer.in_features) * 0.01
+            )
+            matrices[f"transformer.{name}.lora_B.weight"] = (
+                torch.randn(layer.out_features, LORA_RANK) * 0.01
+            )
     save_file({name: matrix.bfloat16() for name, matrix in matrices.items()}, file)
 
 
@@ -253,7 +267,9 @@ def edit_plainly(pipeline: Any, side: int, steps: int, cfg: float) -> Edit:
     """One edit with the pipeline as it comes."""
     ended: list[float] = []
 
-    def on_step_end(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def on_step_end(
+        _pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]
+    ) -> dict[str, Any]:
         synchronise()
         ended.append(time.perf_counter())
         return tensors
@@ -275,8 +291,9 @@ def edit_plainly(pipeline: Any, side: int, steps: int, cfg: float) -> Edit:
 
 
 def flops_of_a_pass(pipeline: Any, side: int) -> float:
-    """The multiplications and additions of one pass of the transformer, with result and one reference of this side."""
-    sizes.limit_references(pipeline, side)
+    """The multiplications and additions of one pass of the transformer, with result and one
+    reference of this side."""
+    resolution.limit_references(pipeline, side)
     with counting(pipeline.transformer) as counted:
         edit_plainly(pipeline, side, 2, 1.0)
     return counted[-1]
@@ -301,7 +318,8 @@ def counting(transformer: Any) -> Iterator[list[float]]:
 
 
 def matrix_peak(device: torch.device, side: int) -> float:
-    """The TFLOP/s of a large matrix product in the type that the model computes in: the best of ten."""
+    """The TFLOP/s of a large matrix product in the type that the model computes in: the best of
+    ten."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     one, other = torch.randn(2, side, side, device=device, dtype=dtype)
     best = float("inf")
@@ -343,7 +361,7 @@ def request(**fields: Any) -> EditRequest:
     return EditRequest(prompt=PROMPT, seed=0, **fields)
 
 
-# --- what is printed -------------------------------------------------------------------------------------------------
+# --- what is printed ------------------------------------------------------------------------------
 
 
 def show(bench: Bench, machine: dict[str, str]) -> None:
@@ -351,14 +369,18 @@ def show(bench: Bench, machine: dict[str, str]) -> None:
     console = Console(width=120)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
     console.print(f"matrix peak {bench.peak:.1f} TFLOP/s")
-    table = Table("", "side", "steps", "s/edit", "s/step", "TFLOP/s", "of peak", "peak GiB", box=None)
+    table = Table(
+        "", "side", "steps", "s/edit", "s/step", "TFLOP/s", "of peak", "peak GiB", box=None
+    )
     for row in bench.rows:
         table.add_row(
             *(row.what, str(row.side), row.steps, f"{row.seconds:.3f}", f"{row.step_seconds:.4f}"),
             *(_cell(row.tflops, ".2f"), _cell(row.of_peak, ".0%"), _cell(row.peak_gib, ".1f")),
         )
     console.print(table)
-    print(f"between consecutive edits: median {gap(bench):.2f} ms, worst {max(bench.gaps) * 1e3:.2f} ms")
+    print(
+        f"between consecutive edits: median {gap(bench):.2f} ms, worst {max(bench.gaps) * 1e3:.2f} ms"
+    )
 
 
 def _cell(value: float | None, form: str) -> str:
@@ -372,23 +394,38 @@ def gap(bench: Bench) -> float:
 
 def main() -> None:
     """Measure, and print."""
-    parser = argparse.ArgumentParser(description="What edits take on a GPU, beside plain diffusers.")
-    parser.add_argument("--sides", type=int, nargs="+", help="max_side of each run  [default 1024 768]")
+    parser = argparse.ArgumentParser(
+        description="What edits take on a GPU, beside plain diffusers."
+    )
+    parser.add_argument(
+        "--sides", type=int, nargs="+", help="max_side of each run  [default 1024 768]"
+    )
     parser.add_argument("--steps", type=int, help="of the edit that is not distilled  [default 50]")
-    parser.add_argument("--set", nargs="+", default=[], metavar="SETTING=VALUE", help="settings of i2ii")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model: the figures mean nothing")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="SETTING=VALUE", help="settings of i2ii"
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="a tiny model: the figures mean nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     options.sides = options.sides or ([128, 96] if options.tiny else [1024, 768])
     options.steps = options.steps or (10 if options.tiny else 50)
 
     machine = describe_machine(Path())
-    machine |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"} | loading.versions()
+    machine |= {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    } | loading.versions()
     bench = Bench(options)
     bench.run()
     if options.json:
         rows = [asdict(row) for row in bench.rows]
-        print(json.dumps({"machine": machine, "peak": bench.peak, "gap_ms": gap(bench), "rows": rows}, indent=2))
+        print(
+            json.dumps(
+                {"machine": machine, "peak": bench.peak, "gap_ms": gap(bench), "rows": rows},
+                indent=2,
+            )
+        )
         return
     show(bench, machine)
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.http [--dir DIR] [--large] [--quick] [--json]
 
-A real server, in a spool of its own, and a load from another process that costs little itself: requests are built once
-and sent over raw, kept-alive connections.
+A real server, in a spool of its own, and a load from another process that costs little itself:
+requests are built once and sent over raw, kept-alive connections.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ FEW, MANY = 100, 100_000
 Answer = TypeVar("Answer")
 
 
-# --- the server ------------------------------------------------------------------------------------------------------
+# --- the server -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,16 @@ class Server:
 def running(spool: Spool) -> Iterator[Server]:
     """A server of `spool`, ready to answer; it is stopped afterwards."""
     port = _free_port()
-    call = [sys.executable, "-m", "i2ii_spool", "serve", "--spool", str(spool.root), "--port", str(port)]
+    call = [
+        sys.executable,
+        "-m",
+        "i2ii_spool",
+        "serve",
+        "--spool",
+        str(spool.root),
+        "--port",
+        str(port),
+    ]
     environment = {**os.environ, "I2II_MAX_QUEUE": "1000000", "I2II_HOST": HOST}
     with (spool.root / "server.log").open("w") as log:
         process = subprocess.Popen(call, stderr=log, stdout=log, env=environment)
@@ -85,7 +94,7 @@ def _wait_until_it_answers(process: "subprocess.Popen[bytes]", port: int) -> Non
     raise RuntimeError(f"the server does not answer on port {port}")
 
 
-# --- the load --------------------------------------------------------------------------------------------------------
+# --- the load -------------------------------------------------------------------------------------
 
 
 def in_another_process(load: Callable[..., Answer], *arguments: object) -> Answer:
@@ -98,8 +107,16 @@ def form(picture: bytes) -> bytes:
     """A whole `POST /edit` as it goes over the wire."""
     body = b"".join(
         [
-            *(b"--", BOUNDARY, b'\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nwatercolour\r\n'),
-            *(b"--", BOUNDARY, b'\r\nContent-Disposition: form-data; name="image"; filename="photo"\r\n\r\n'),
+            *(
+                b"--",
+                BOUNDARY,
+                b'\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nwatercolour\r\n',
+            ),
+            *(
+                b"--",
+                BOUNDARY,
+                b'\r\nContent-Disposition: form-data; name="image"; filename="photo"\r\n\r\n',
+            ),
             *(picture, b"\r\n--", BOUNDARY, b"--\r\n"),
         ]
     )
@@ -110,9 +127,11 @@ def form(picture: bytes) -> bytes:
     return head.encode() + body
 
 
-def send_for(port: int, requests: Sequence[bytes], seconds: float, concurrency: int) -> tuple[float, list[float]]:
-    """Send requests drawn from `requests` for so many seconds; return how many a second were answered, and the sorted
-    times (s) that each took."""
+def send_for(
+    port: int, requests: Sequence[bytes], seconds: float, concurrency: int
+) -> tuple[float, list[float]]:
+    """Send requests drawn from `requests` for so many seconds; return how many a second were
+    answered, and the sorted times (s) that each took."""
     return asyncio.run(_send_for(port, requests, seconds, concurrency))
 
 
@@ -146,7 +165,9 @@ def send_at_once(port: int, request: bytes, count: int) -> None:
     asyncio.run(all_of_them())
 
 
-async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> float:
+async def _exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> float:
     """Send a request and read its answer; return the seconds that it took."""
     started = time.monotonic()
     view = memoryview(request)
@@ -161,7 +182,7 @@ async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
     return time.monotonic() - started
 
 
-# --- the benchmarks --------------------------------------------------------------------------------------------------
+# --- the benchmarks -------------------------------------------------------------------------------
 
 
 def submits(options: Options) -> Iterator[Figure]:
@@ -169,10 +190,16 @@ def submits(options: Options) -> Iterator[Figure]:
     request = form(photograph(1000, 740, seed=1))
     spool = new_spool(options.folder)
     with running(spool) as server:
-        in_another_process(send_for, server.port, [request], 0.2, 16)  # caches and lazy imports, once
-        rate, took = in_another_process(send_for, server.port, [request], 0.3 if options.quick else 10, 16)
+        in_another_process(
+            send_for, server.port, [request], 0.2, 16
+        )  # caches and lazy imports, once
+        rate, took = in_another_process(
+            send_for, server.port, [request], 0.3 if options.quick else 10, 16
+        )
     note = "on such a machine: a FastAPI server that keeps its jobs in memory 177/s, p99 151 ms"
-    yield Figure("POST /edit, 130 KB JPEG, durable, 16 at a time", rate, "/s", at_least=400, note=note)
+    yield Figure(
+        "POST /edit, 130 KB JPEG, durable, 16 at a time", rate, "/s", at_least=400, note=note
+    )
     yield Figure("POST /edit, p50", 1000 * percentile(took, 0.5), "ms")
     yield Figure("POST /edit, p99", 1000 * percentile(took, 0.99), "ms", at_most=60)
 
@@ -183,7 +210,9 @@ def statuses(options: Options) -> Iterator[Figure]:
     beside_few, beside_many = (_status_p99(options, done) for done in (FEW, many))
     yield Figure(f"GET /status/ID, p99, 4 at a time, {FEW} done", 1000 * beside_few, "ms")
     yield Figure(f"GET /status/ID, p99, 4 at a time, {many} done", 1000 * beside_many, "ms")
-    yield Figure("GET /status/ID, p99: many done against few", beside_many / beside_few, "x", at_most=2)
+    yield Figure(
+        "GET /status/ID, p99: many done against few", beside_many / beside_few, "x", at_most=2
+    )
 
 
 def _status_p99(options: Options, done: int) -> float:
@@ -192,13 +221,19 @@ def _status_p99(options: Options, done: int) -> float:
     requests = [f"GET /status/{id} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode() for id in ids]
     with running(spool) as server:
         in_another_process(send_for, server.port, requests, 0.2, 4)
-        _, took = in_another_process(send_for, server.port, requests, 0.3 if options.quick else 8, 4)
+        _, took = in_another_process(
+            send_for, server.port, requests, 0.3 if options.quick else 8, 4
+        )
     return percentile(took, 0.99)
 
 
 def memory(options: Options) -> Iterator[Figure]:
     """The most memory that the server takes while 64 photographs of 12 megapixels come in at once."""
-    picture = photograph(640, 480, seed=1) if options.quick else photograph(4000, 3000, seed=1, quality=99)
+    picture = (
+        photograph(640, 480, seed=1)
+        if options.quick
+        else photograph(4000, 3000, seed=1, quality=99)
+    )
     yield _peak(options, picture, "JPEG photographs")
 
 
@@ -215,16 +250,27 @@ def _peak(options: Options, picture: bytes, what: str) -> Figure:
         in_another_process(send_at_once, server.port, form(picture), uploads)
         peak = server.peak_memory()
     return Figure(
-        f"peak memory, {uploads} uploads at once, {len(picture) / 1e6:.1f} MB {what}", peak, "MiB", at_most=150
+        f"peak memory, {uploads} uploads at once, {len(picture) / 1e6:.1f} MB {what}",
+        peak,
+        "MiB",
+        at_most=150,
     )
 
 
 def _noise(side: int) -> bytes:
     """A PNG of three bytes per pixel."""
     buffer = io.BytesIO()
-    Image.frombytes("RGB", (side, side), Random(1).randbytes(3 * side * side)).save(buffer, "PNG", compress_level=0)
+    Image.frombytes("RGB", (side, side), Random(1).randbytes(3 * side * side)).save(
+        buffer, "PNG", compress_level=0
+    )
     return buffer.getvalue()
 
 
 if __name__ == "__main__":
-    report(options(__doc__, large="also measure memory with 50 MB uploads"), submits, statuses, memory, memory_of_large)
+    report(
+        options(__doc__, large="also measure memory with 50 MB uploads"),
+        submits,
+        statuses,
+        memory,
+        memory_of_large,
+    )

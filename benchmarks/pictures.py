@@ -2,8 +2,8 @@
 
     python -m benchmarks.pictures [--quick] [--json]
 
-It is why results are written as PNG level 1 (`i2ii_spool.images.codec.encode`), and how much memory the sandbox
-may take (`i2ii_spool.images.sandbox`).
+It is why results are written as PNG level 1 (`i2ii_spool.images.codec.encode`), and how much memory
+the sandbox may take (`i2ii_spool.images.sandbox`).
 """
 
 import io
@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.common import Figure, Options, new_spool, options, report
-from i2ii_spool.images import sandbox as decoder
+from i2ii_spool.images import sandbox
 from i2ii_spool.images.codec import encode, read
 from i2ii_spool.images.probe import inspect
 from i2ii_spool.ops.loadtest.photo import photograph
@@ -55,11 +55,17 @@ def reading(options: Options) -> Iterator[Figure]:
 
 
 def decoding(options: Options) -> Iterator[Figure]:
-    """The most memory that the door's decoder takes for the largest picture that the default settings let in."""
+    """The most memory that the door's decoder takes for the largest picture that the default
+    settings let in."""
     side = 400 if options.quick else 8000
-    limit = (decoder.BASE_MEMORY + decoder.BYTES_PER_PIXEL * side * side) / 2**20
+    limit = (sandbox.BASE_MEMORY + sandbox.BYTES_PER_PIXEL * side * side) / 2**20
     for kind in ("WEBP", "AVIF", "TIFF", "GIF"):
-        yield Figure(f"decode a {kind} of {side}x{side}, peak memory", _peak_of(kind, side), "MiB", at_most=limit)
+        yield Figure(
+            f"decode a {kind} of {side}x{side}, peak memory",
+            _peak_of(kind, side),
+            "MiB",
+            at_most=limit,
+        )
 
 
 def _peak_of(kind: str, side: int) -> float:
@@ -67,11 +73,13 @@ def _peak_of(kind: str, side: int) -> float:
     with tempfile.TemporaryFile() as file:
         Image.effect_noise((side, side), 80).convert("RGB").save(file, kind)
         file.seek(0)
-        command = [sys.executable, "-m", decoder.__name__, str(side * side), kind]
+        command = [sys.executable, "-m", sandbox.__name__, str(side * side), kind]
         peak = 0
         with subprocess.Popen(command, stdin=file, stdout=subprocess.DEVNULL) as process:
             while process.poll() is None:
-                sizes = re.findall(r"VmPeak:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+                sizes = re.findall(
+                    r"VmPeak:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text()
+                )
                 peak = max([peak, *map(int, sizes)])
         assert process.returncode == 0
     return peak / 1024

@@ -1,8 +1,10 @@
-"""How fast the spool is, without HTTP and without GPUs: submits, claims, no-op jobs, look-ups, and the wake-up.
+"""How fast the spool is, without HTTP and without GPUs: submits, claims, no-op jobs, look-ups, and
+the wake-up.
 
     python -m benchmarks.spool [--dir DIR] [--quick] [--json]
 
-All of it is as durable as in service: each job is fsynced before its submit returns, each attempt before its edit.
+All of it is as durable as in service: each job is fsynced before its submit returns, each attempt
+before its edit.
 """
 
 import multiprocessing
@@ -43,7 +45,7 @@ MAX_PIXELS = 64_000_000
 spawn = multiprocessing.get_context("spawn")
 
 
-# --- submits ---------------------------------------------------------------------------------------------------------
+# --- submits --------------------------------------------------------------------------------------
 
 
 def durable_submits(options: Options) -> Iterator[Figure]:
@@ -54,7 +56,9 @@ def durable_submits(options: Options) -> Iterator[Figure]:
     jobs = 32 if options.quick else 6000
     bare = _bare_rate(spool, picture.read_bytes(), jobs)
     rate = _submit_rate(spool, picture, jobs)
-    yield Figure(f"the system calls of a durable submit and nothing else, {SUBMITTERS} threads", bare, "/s")
+    yield Figure(
+        f"the system calls of a durable submit and nothing else, {SUBMITTERS} threads", bare, "/s"
+    )
     yield Figure(
         f"durable submits, {SUBMITTERS} threads, 130 KB JPEG",
         rate,
@@ -66,13 +70,19 @@ def durable_submits(options: Options) -> Iterator[Figure]:
 
 def _submit_rate(spool: Spool, picture: Path, jobs: int) -> float:
     def one(index: int) -> None:
-        submit(spool, [picture], EditRequest(prompt="watercolour", name=f"job-{index}"), max_pixels=MAX_PIXELS)
+        submit(
+            spool,
+            [picture],
+            EditRequest(prompt="watercolour", name=f"job-{index}"),
+            max_pixels=MAX_PIXELS,
+        )
 
     return _rate(one, jobs)
 
 
 def _bare_rate(spool: Spool, picture: bytes, jobs: int) -> float:
-    """What this disk and this Python allow: no id, no look at the picture, no validation, the same five fsyncs."""
+    """What this disk and this Python allow: no id, no look at the picture, no validation, the same
+    five fsyncs."""
 
     def one(index: int) -> None:
         folder = f"{spool.staging}/bare-{index}"
@@ -101,7 +111,7 @@ def _write_and_sync(path: str, data: bytes) -> None:
     os.close(descriptor)
 
 
-# --- no-op jobs ------------------------------------------------------------------------------------------------------
+# --- no-op jobs -----------------------------------------------------------------------------------
 
 
 class Copier:
@@ -118,7 +128,9 @@ class Copier:
         self._file = self._starts.open("a", buffering=1)
         self._ready.wait()
 
-    def edit(self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep) -> list[Image.Image]:
+    def edit(
+        self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep
+    ) -> list[Image.Image]:
         """Write down which job has started, and when on the clock that all processes share."""
         self._file.write(f"{request.seed} {time.monotonic()}\n")
         on_step(1, 1)
@@ -139,7 +151,10 @@ def _work(spool: Path, index: int, ready: Barrier, burst: bool) -> None:
 def _workers(spool: Spool, count: int, *, burst: bool) -> Iterator[list[SpawnProcess]]:
     """Worker processes that begin to claim together, now."""
     ready = spawn.Barrier(count + 1)
-    workers = [spawn.Process(target=_work, args=(spool.root, index, ready, burst)) for index in range(count)]
+    workers = [
+        spawn.Process(target=_work, args=(spool.root, index, ready, burst))
+        for index in range(count)
+    ]
     for worker in workers:
         worker.start()
     try:
@@ -152,7 +167,8 @@ def _workers(spool: Spool, count: int, *, burst: bool) -> Iterator[list[SpawnPro
 
 
 def no_op_jobs(options: Options) -> Iterator[Figure]:
-    """How many jobs a second two worker processes bring from `incoming/` to `done/` when the edit costs nothing."""
+    """How many jobs a second two worker processes bring from `incoming/` to `done/` when the edit
+    costs nothing."""
     jobs = 10 if options.quick else 1500
     spool = new_spool(options.folder)
     _submit_rate(spool, _small_picture(spool), jobs)
@@ -179,7 +195,7 @@ def _small_picture(spool: Spool) -> Path:
     return path
 
 
-# --- the wake-up -----------------------------------------------------------------------------------------------------
+# --- the wake-up ----------------------------------------------------------------------------------
 
 
 def idle_start(options: Options) -> Iterator[Figure]:
@@ -191,7 +207,13 @@ def idle_start(options: Options) -> Iterator[Figure]:
         started = _starts(spool, len(submitted))
     delays = sorted(1000 * (started[seed] - at) for seed, at in submitted.items())
     note = "on such a machine: huey 2, Celery 5, RQ 13 ms"
-    yield Figure("idle worker: submit to start of the edit, p50", percentile(delays, 0.5), "ms", at_most=5, note=note)
+    yield Figure(
+        "idle worker: submit to start of the edit, p50",
+        percentile(delays, 0.5),
+        "ms",
+        at_most=5,
+        note=note,
+    )
     yield Figure("idle worker: submit to start of the edit, p99", percentile(delays, 0.99), "ms")
 
 
@@ -201,7 +223,9 @@ def _submit_now_and_then(spool: Spool, jobs: int) -> dict[int, float]:
     returned = {}
     for seed in range(jobs):
         time.sleep(random.uniform(0.02, 0.06))
-        submit(spool, [picture], EditRequest(prompt="watercolour", seed=seed), max_pixels=MAX_PIXELS)
+        submit(
+            spool, [picture], EditRequest(prompt="watercolour", seed=seed), max_pixels=MAX_PIXELS
+        )
         returned[seed] = time.monotonic()
     return returned
 
@@ -217,11 +241,12 @@ def _starts(spool: Spool, jobs: int) -> dict[int, float]:
     raise TimeoutError(f"not all of {jobs} jobs have started")
 
 
-# --- cost that must not grow -----------------------------------------------------------------------------------------
+# --- cost that must not grow ----------------------------------------------------------------------
 
 
 def claims(options: Options) -> Iterator[Figure]:
-    """What a claim, with its attempt file and its give-back, costs in a short queue and in a long one."""
+    """What a claim, with its attempt file and its give-back, costs in a short queue and in a long
+    one."""
     few, many = (_seconds_per_claim(options, waiting) for waiting in (FEW, _many(options)))
     yield Figure(f"claim + give back, {FEW} waiting", 1000 * few, "ms")
     yield Figure(f"claim + give back, {_many(options)} waiting", 1000 * many, "ms")
@@ -229,7 +254,8 @@ def claims(options: Options) -> Iterator[Figure]:
 
 
 def _seconds_per_claim(options: Options, waiting: int) -> float:
-    """The median over sixty, after the first scan: the disk is shared, and its outliers are not ours."""
+    """The median over sixty, after the first scan: the disk is shared, and its outliers are not
+    ours."""
     spool = new_spool(options.folder)
     fill(spool, State.INCOMING, waiting)
     (spool.running / "bench.gpu0").mkdir()
@@ -241,7 +267,7 @@ def _claim_once(mine: Claims) -> float:
     started = time.perf_counter()
     claim = mine.next()
     assert claim is not None
-    claim.give_back(forget_attempt=True)
+    claim.release(uncount_attempt=True)
     return time.perf_counter() - started
 
 
@@ -269,7 +295,7 @@ def _many(options: Options) -> int:
     return 200 if options.quick else MANY
 
 
-# --- the command -----------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def help_time(options: Options) -> Iterator[Figure]:

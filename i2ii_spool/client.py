@@ -39,8 +39,8 @@ from i2ii_spool.spool.lookup import find
 from i2ii_spool.spool.status import JobStatus, no_result, no_such_picture, read_status
 from i2ii_spool.spool.submit import check_number
 
-POLL = 0.2
-LONG_POLL = 30
+POLL_SECONDS = 0.2
+LONG_POLL_SECONDS = 30
 
 KINDS: dict[int, type[I2iiError]] = {
     400: InvalidRequest,
@@ -61,39 +61,51 @@ class AsyncClient:
 
     def __init__(self, url: str, token: str | None = None) -> None:
         if not re.match(r"https?://[^/]", url):
-            raise InvalidRequest(f"{url} is no server's URL; one looks like http://127.0.0.1:8000", field="url")
+            raise InvalidRequest(
+                f"{url} is no server's URL; one looks like http://127.0.0.1:8000", field="url"
+            )
         self._url = url.rstrip("/")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers)
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=timeout, headers=self._headers
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
     async def submit(self, pictures: Sequence[Path | bytes], request: EditRequest) -> str:
-        """Send pictures, as paths or as their bytes, and the request; return the job's id once it is accepted."""
+        """Send pictures, as paths or as their bytes, and the request; return the job's id once it
+        is accepted."""
         check_number(len(pictures))
         form = aiohttp.FormData()
         for name, value in request.model_dump(exclude_unset=True).items():
             form.add_field(name, str(value))
         for picture in pictures:
-            data = picture if isinstance(picture, bytes) else await asyncio.to_thread(picture.read_bytes)
+            data = (
+                picture
+                if isinstance(picture, bytes)
+                else await asyncio.to_thread(picture.read_bytes)
+            )
             form.add_field("image", data, filename="image")
         answer = await self._call("POST", "/edit", data=form)
         return str(answer["request_id"])
 
     async def status(self, id: str, *, wait: float = 0) -> JobStatus:
         """Return the job's status; with `wait`, once it has ended or so many seconds are over."""
-        return JobStatus.model_validate(await self._call("GET", f"/status/{id}", params={"wait": str(wait)}))
+        return JobStatus.model_validate(
+            await self._call("GET", f"/status/{id}", params={"wait": str(wait)})
+        )
 
     async def wait(self, id: str, on_status: OnStatus | None = None) -> JobStatus:
-        """Return the status once the job has ended; until then tell `on_status` how it goes, if somebody listens."""
+        """Return the status once the job has ended; until then tell `on_status` how it goes, if
+        somebody listens."""
         while True:
-            status = await self.status(id, wait=POLL if on_status else LONG_POLL)
+            status = await self.status(id, wait=POLL_SECONDS if on_status else LONG_POLL_SECONDS)
             if on_status is not None:
                 on_status(status)
             if status.has_ended:
@@ -123,7 +135,9 @@ class AsyncClient:
             return answer
 
     @asynccontextmanager
-    async def _answer(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _answer(
+        self, method: str, path: str, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
             async with self._session.request(method, self._url + path, **options) as response:
                 if response.status >= 400:
@@ -133,7 +147,9 @@ class AsyncClient:
             said = f"{self._url} answers {error.status}, and not in JSON"
             raise I2iiError(f"{said}: that is not an i2ii server", code="no_server") from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-            raise I2iiError(f"no server answers at {self._url}: {error}", code="no_server") from error
+            raise I2iiError(
+                f"no server answers at {self._url}: {error}", code="no_server"
+            ) from error
 
 
 async def _error(response: aiohttp.ClientResponse) -> I2iiError:
@@ -197,7 +213,7 @@ class SpoolClient:
                 on_status(status)
             if status.has_ended:
                 return status
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
 
     def result(self, id: str, n: int = 1) -> bytes:
         """Return the file of picture `n`."""

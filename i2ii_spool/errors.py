@@ -15,23 +15,33 @@
     │   └── TooManyRequests     this client has had its share
     ├── DiskFull                the disk is under its floor
     ├── SpoolUnusable           the spool cannot work as it is; an operator must act
-    │   └── WorkerNameHeld      another process lives under this worker's name
-    ├── TakenAway               the job is no longer this worker's: it was taken for dead
+    ├── ClaimLost               the job is no longer this worker's: it was taken for dead
     ├── SettingsError           a setting is wrong; an operator must act
     └── EngineError             the engine could not make this edit
         ├── Cancelled           somebody asked for the job to stop
         └── EngineBroken        nor will it make the next one: the process must start afresh
 
-`code` is the stable, machine-readable name that HTTP answers and `error.json` carry; the message is for people and
-says what to do. Anything else that is raised is a bug, and is reported with its traceback.
+`code` is the stable, machine-readable name that HTTP answers and `error.json` carry; the message is
+for people and says what to do. Anything else that is raised is a bug, and is reported with its
+traceback.
 """
 
 import errno
 
-MAKE_ROOM = "delete finished jobs (i2ii gc) or make the disk larger"
-FULL = (errno.ENOSPC, errno.EDQUOT)
-UNUSABLE = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE)
-"""What a disk says that has failed, was taken away or is closed to us, or the kernel where there are no descriptors."""
+DISK_FULL_CURE = "delete finished jobs (i2ii gc) or make the disk larger"
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+UNUSABLE_ERRNOS = (
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.EMFILE,
+    errno.ENFILE,
+)
+"""What a disk says that has failed, was taken away or is closed to us, or the kernel where there
+are no descriptors."""
 
 
 class I2iiError(Exception):
@@ -46,8 +56,9 @@ class I2iiError(Exception):
         if code is not None:
             self.code = code
 
-    def describe(self) -> dict[str, str]:
-        """The one shape in which every error is shown: code, message and, where one is at fault, the field."""
+    def to_dict(self) -> dict[str, str]:
+        """The one shape in which every error is shown: code, message and, where one is at fault,
+        the field."""
         shown = {"code": self.code, "message": self.message}
         return shown if self.field is None else {**shown, "field": self.field}
 
@@ -140,16 +151,10 @@ class SpoolUnusable(I2iiError):
     code = "spool_unusable"
 
 
-class WorkerNameHeld(SpoolUnusable):
-    """Another process lives under this worker's name."""
-
-    code = "worker_name_held"
-
-
-class TakenAway(I2iiError):
+class ClaimLost(I2iiError):
     """The job is no longer this worker's: it was taken for dead, and its result must be dropped."""
 
-    code = "taken_away"
+    code = "claim_lost"
 
     def __init__(self, id: str) -> None:
         super().__init__(f"job {id} is no longer this worker's: it was away for too long")
@@ -179,10 +184,12 @@ class EngineBroken(EngineError):
     code = "engine_broken"
 
 
-def of_the_disk(error: OSError) -> I2iiError | None:
+def from_os_error(error: OSError) -> I2iiError | None:
     """What an error of the operating system means here, or None if it is a bug of ours."""
-    if error.errno in FULL:
-        return DiskFull(f"the spool's disk is full ({error.strerror}): {MAKE_ROOM}")
-    if error.errno in UNUSABLE:
-        return SpoolUnusable(f"the spool cannot be used ({error.strerror}): `i2ii doctor` says more")
+    if error.errno in DISK_FULL_ERRNOS:
+        return DiskFull(f"the spool's disk is full ({error.strerror}): {DISK_FULL_CURE}")
+    if error.errno in UNUSABLE_ERRNOS:
+        return SpoolUnusable(
+            f"the spool cannot be used ({error.strerror}): `i2ii doctor` says more"
+        )
     return None

@@ -24,10 +24,12 @@ from tests.machine import Machine, why_not
 HERE = Path(__file__).parent
 FAKE_DRIVER = HERE / "fake_driver"
 MEMORY = Path("/dev/shm")
-"""A file system in memory, where there is one: for tests that make more files than a disk does in good time."""
+"""A file system in memory, where there is one: for tests that make more files than a disk does in
+good time."""
 MOUNTS = pytest.mark.xdist_group("mounts")
-"""Tests that mount disks, or begin mount namespaces, run one after another: a namespace that begins while a disk is
-mounted keeps a copy of the mount, and the disk cannot be taken away before it ends."""
+"""Tests that mount disks, or begin mount namespaces, run one after another: a namespace that begins
+while a disk is mounted keeps a copy of the mount, and the disk cannot be taken away before it ends.
+"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,7 +60,8 @@ def spool(tmp_path: Path) -> Spool:
 
 
 def make_picture(path: Path, size: tuple[int, int] = (64, 48), **options: Any) -> Path:
-    """Write a picture with a gradient, so that every edit changes it; the format follows from the suffix."""
+    """Write a picture with a gradient, so that every edit changes it; the format follows from the
+    suffix."""
     ramp = Image.linear_gradient("L").resize(size)
     Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180))).save(path, **options)
     return path
@@ -74,7 +77,9 @@ def submit_job(spool: Spool, picture: Path) -> Callable[..., str]:
     """Submit the picture; the arguments are fields of the request."""
 
     def submit_one(**fields: Any) -> str:
-        return submit(spool, [picture], EditRequest(**{"prompt": "sepia", **fields}), max_pixels=10**8)
+        return submit(
+            spool, [picture], EditRequest(**{"prompt": "sepia", **fields}), max_pixels=10**8
+        )
 
     return submit_one
 
@@ -97,7 +102,7 @@ class Service:
         self.environment = {
             **os.environ,
             "I2II_SPOOL": str(self.spool.root),
-            "I2II_SETTLE": "0.2",
+            "I2II_SETTLE_SECONDS": "0.2",
             "I2II_ENGINE": "classic",
         }
         self.log = root / "service.log"
@@ -108,7 +113,11 @@ class Service:
         variables = {f"I2II_{name.upper()}": value for name, value in settings.items()}
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                command, env={**self.environment, **variables}, stdout=log, stderr=log, start_new_session=True
+                command,
+                env={**self.environment, **variables},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self.processes.append(process)
         return process
@@ -120,12 +129,20 @@ class Service:
         wait_until(lambda: self.read_log().count("listening on ") > before)
         return self.read_log().rpartition("listening on ")[2].split(",")[0]
 
-    def work(self, unit: str = "0", *, engine: str = "", **settings: str) -> subprocess.Popen[bytes]:
-        """Start a worker and wait until it is ready; `engine` names one of `engines_for_tests`, else classic works."""
-        script = [str(HERE / "engines_for_tests.py"), engine] if engine else ["-m", "i2ii_spool", "gpu"]
+    def work(
+        self, unit: str = "0", *, engine: str = "", **settings: str
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker and wait until it is ready; `engine` names one of `engines_for_tests`,
+        else classic works."""
+        script = (
+            [str(HERE / "engines_for_tests.py"), engine] if engine else ["-m", "i2ii_spool", "gpu"]
+        )
         process = self.start(sys.executable, *script, unit, **settings)
         wait_until(
-            lambda: any(status["pid"] == process.pid and status["state"] != "loading" for status in self.workers())
+            lambda: any(
+                status["pid"] == process.pid and status["state"] != "loading"
+                for status in self.workers()
+            )
         )
         return process
 
@@ -153,7 +170,9 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def cli(service: Service, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the `i2ii` command on the service's spool."""
     command = [sys.executable, "-m", "i2ii_spool", *arguments]
-    return subprocess.run(command, env=service.environment, capture_output=True, text=True, check=check, timeout=60)
+    return subprocess.run(
+        command, env=service.environment, capture_output=True, text=True, check=check, timeout=60
+    )
 
 
 def get_json(url: str) -> Any:
@@ -161,7 +180,7 @@ def get_json(url: str) -> Any:
         return json.load(answer)
 
 
-# --- a machine with systemd ------------------------------------------------------------------------------------------
+# --- a machine with systemd -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -174,21 +193,33 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     wheel = build_wheel(folder / "source")
     python = Path(sys.executable).resolve()
     prefix = Path(sys.base_prefix)
-    binds = [f"{folder}/env:/opt/i2ii", f"{site.getsitepackages()[0]}:/opt/dependencies", f"{HERE}:/opt/tests/tests"]
+    binds = [
+        f"{folder}/env:/opt/i2ii",
+        f"{site.getsitepackages()[0]}:/opt/dependencies",
+        f"{HERE}:/opt/tests/tests",
+    ]
     if prefix != Path("/usr"):  # it may lie in a home, which the units do not see
         binds.append(f"{prefix}:/opt/python")
         python = Path("/opt/python") / python.relative_to(prefix)
     (folder / "env").mkdir()
     with Machine([*binds, f"{wheel.parent}:/opt/wheel"]) as workshop:
-        workshop.sh(f"{python} -m venv /opt/i2ii && /opt/i2ii/bin/pip install -q --no-index --no-deps /opt/wheel/*.whl")
-        workshop.sh("echo /opt/dependencies > $(echo /opt/i2ii/lib/python*/site-packages)/dependencies.pth")
+        workshop.sh(
+            f"{python} -m venv /opt/i2ii && /opt/i2ii/bin/pip install -q --no-index --no-deps /opt/wheel/*.whl"
+        )
+        workshop.sh(
+            "echo /opt/dependencies > $(echo /opt/i2ii/lib/python*/site-packages)/dependencies.pth"
+        )
     return binds
 
 
 def _not_ours(folder: str, names: list[str]) -> set[str]:
     """What of the tree is not tracked by git, such as the spool and the environment."""
     at_top = {"spool", "build"} if Path(folder) == HERE.parent else set()
-    return {name for name in names if name.startswith(".") or name.endswith(".egg-info") or name in at_top}
+    return {
+        name
+        for name in names
+        if name.startswith(".") or name.endswith(".egg-info") or name in at_top
+    }
 
 
 def build_wheel(source: Path, version: str | None = None) -> Path:
@@ -197,7 +228,8 @@ def build_wheel(source: Path, version: str | None = None) -> Path:
     if version is not None:
         (source / "i2ii_spool/__init__.py").write_text(f'__version__ = "{version}"\n')
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", source / "wheel", source], check=True
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", source / "wheel", source],
+        check=True,
     )
     return next((source / "wheel").glob("*.whl"))
 

@@ -1,7 +1,9 @@
-"""A crowd of HTTP clients that submit, ask, fetch, cancel, retry and delete all at once, and note what they are told.
+"""A crowd of HTTP clients that submit, ask, fetch, cancel, retry and delete all at once, and note
+what they are told.
 
-Each answer must be one that the README has for the request that it answers; what is not becomes a complaint. A client
-whose server dies turns to another one; only a submit with an Idempotency-Key is sent again until it is answered.
+Each answer must be one that the README has for the request that it answers; what is not becomes a
+complaint. A client whose server dies turns to another one; only a submit with an Idempotency-Key is
+sent again until it is answered.
 """
 
 import http.client
@@ -34,7 +36,7 @@ DOCUMENTED = {
     "delete": {200, 202, 409, 410},
     "retry": {202, 409, 410},
 }
-ENDINGS = {"crashed", "cancelled", "engine_error"}
+WAITERS = {"crashed", "cancelled", "engine_error"}
 
 
 class Lost(Exception):
@@ -64,7 +66,8 @@ class Ledger:
         self.complaints: list[str] = []
         self.numbers = itertools.count()
         self.untouched: dict[str, str] = {}
-        """The first of each poison: nobody cancels or deletes it, so that it comes to its own end."""
+        """The first of each poison: nobody cancels or deletes it, so that it comes to its own end.
+        """
         self._touchable: list[str] = []
 
     def accept(self, id: str, story: Story) -> None:
@@ -90,7 +93,12 @@ class Client:
     """One of the crowd."""
 
     def __init__(
-        self, urls: Callable[[], list[str]], spool: Spool, picture: bytes, ledger: Ledger, chance: random.Random
+        self,
+        urls: Callable[[], list[str]],
+        spool: Spool,
+        picture: bytes,
+        ledger: Ledger,
+        chance: random.Random,
     ) -> None:
         self._urls = urls
         self._spool = spool
@@ -98,7 +106,13 @@ class Client:
         self._ledger = ledger
         self._chance = chance
         self._connection: http.client.HTTPConnection | None = None
-        self._deeds = {self._submit: 40, self._status: 25, self._result: 20, self._delete: 10, self._retry: 5}
+        self._deeds = {
+            self._submit: 40,
+            self._status: 25,
+            self._result: 20,
+            self._delete: 10,
+            self._retry: 5,
+        }
 
     def run(self, stopping: threading.Event) -> None:
         """Do one thing after the other until told to stop."""
@@ -115,12 +129,17 @@ class Client:
         if len(os.listdir(self._spool.incoming)) > BACKLOG:
             stopping.wait(0.1)
 
-    # --- deeds -------------------------------------------------------------------------------------------------------
+    # --- deeds ------------------------------------------------------------------------------------
 
     def _submit(self) -> None:
         number = next(self._ledger.numbers)
         story = Story(prompt_of(number), pictures=self._chance.choice((1, 1, 2)))
-        fields = {"prompt": story.prompt, "n": str(story.pictures), "seed": str(number), "num_inference_steps": "10"}
+        fields = {
+            "prompt": story.prompt,
+            "n": str(story.pictures),
+            "seed": str(number),
+            "num_inference_steps": "10",
+        }
         body, headers = form(fields, self._picture)
         if self._chance.random() < 0.3:
             id = self._insist(body, {**headers, "Idempotency-Key": f"storm-{number}"})
@@ -129,7 +148,8 @@ class Client:
         self._ledger.accept(id, story)
 
     def _insist(self, body: bytes, headers: dict[str, str]) -> str:
-        """Send the form until it is answered, and once more, as if that answer had been lost: it is one job."""
+        """Send the form until it is answered, and once more, as if that answer had been lost: it is
+        one job."""
 
         def answered() -> str | None:
             try:
@@ -159,9 +179,11 @@ class Client:
         story = self._ledger.stories[id]
         match shown["status"]:
             case "completed":
-                is_right = len(shown.get("outputs", ())) == story.pictures and story.prompt not in POISONS
+                is_right = (
+                    len(shown.get("outputs", ())) == story.pictures and story.prompt not in POISONS
+                )
             case "failed" | "cancelled":
-                is_right = shown["error"]["code"] in ENDINGS
+                is_right = shown["error"]["code"] in WAITERS
                 self._ledger.failed.append(id)
             case status:
                 is_right = status in ("queued", "running")
@@ -175,7 +197,7 @@ class Client:
         answer = self._ask_about(id, "result", "GET", f"/result/{id}?n={number}")
         if answer.status == 200 and not is_same_picture(answer.body, self._picture):
             self._complain(f"picture {number} of {id} is torn, or another's")
-        if answer.status == 409 and answer.json()["error"]["code"] not in ENDINGS:
+        if answer.status == 409 and answer.json()["error"]["code"] not in WAITERS:
             self._complain(f"{id} failed of {answer.json()}")
 
     def _delete(self) -> None:
@@ -201,7 +223,7 @@ class Client:
             if not is_refused:
                 self._ledger.stories[id].retries.append(time.monotonic())
 
-    # --- HTTP --------------------------------------------------------------------------------------------------------
+    # --- HTTP -------------------------------------------------------------------------------------
 
     def _ask_about(self, id: str, deed: str, method: str, path: str) -> Answer:
         story = self._ledger.stories[id]
@@ -214,7 +236,12 @@ class Client:
         return answer
 
     def _ask(
-        self, deed: str, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+        self,
+        deed: str,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
     ) -> Answer:
         try:
             answer = ask(self._connect(), method, path, body, headers)

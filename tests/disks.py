@@ -1,4 +1,5 @@
-"""Real file systems in a file: one that can be shut down under its users, one that is small, one that is read-only."""
+"""Real file systems in a file: one that can be shut down under its users, one that is small, one
+that is read-only."""
 
 import fcntl
 import os
@@ -33,14 +34,28 @@ class Disk:
         self.folder.mkdir()
         with self._image.open("wb") as image:
             image.truncate(mib * 2**20)
-        _run("mkfs.ext4", "-q", "-F", "-m", "0", "-N", str(inodes), "-E", "lazy_itable_init=0", str(self._image))
+        _run(
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-m",
+            "0",
+            "-N",
+            str(inodes),
+            "-E",
+            "lazy_itable_init=0",
+            str(self._image),
+        )
 
     def __enter__(self) -> Self:
         self.mount()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.unmount()
         self._image.unlink()

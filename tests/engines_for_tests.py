@@ -1,4 +1,5 @@
-"""Engines that go wrong on purpose, each in a real worker: `python engines_for_tests.py CASE UNIT [--burst]`."""
+"""Engines that go wrong on purpose, each in a real worker: `python engines_for_tests.py CASE UNIT
+[--burst]`."""
 
 import faulthandler
 import os
@@ -15,7 +16,7 @@ from i2ii_spool.cli import errors_shown
 from i2ii_spool.engines.base import EngineInfo, OnStep
 from i2ii_spool.errors import EngineBroken
 from i2ii_spool.host import gpus
-from i2ii_spool.host import logging as logs
+from i2ii_spool.host.logging import configure_logging
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool.liveness import worker_name
 from i2ii_spool.worker.daemon import Worker
@@ -142,7 +143,7 @@ CASES = {
 if __name__ == "__main__":
     case, unit, *burst = sys.argv[1:]
     gpu = gpus.choose(unit)
-    logs.set_up(gpu.unit, worker_name(gpu.unit))
+    configure_logging(gpu.unit, worker_name(gpu.unit))
     faulthandler.enable()
     with errors_shown():
         Worker(settings.load(), CASES[case](), gpu, burst=bool(burst)).run()

@@ -1,4 +1,5 @@
-"""What the tests under fire share: processes that die and come back, forms, and what must hold of where jobs end up."""
+"""What the tests under fire share: processes that die and come back, forms, and what must hold of
+where jobs end up."""
 
 import http.client
 import io
@@ -27,12 +28,15 @@ WORKER = str(HERE / "engines_for_tests.py")
 
 
 class Flock:
-    """The processes of the service, each of which may be killed at any moment and is started again at once."""
+    """The processes of the service, each of which may be killed at any moment and is started again
+    at once."""
 
     deaths: tuple[int, ...] = (-signal.SIGKILL,)
     """The exit codes with which they may end."""
 
-    def __init__(self, service: Service, commands: Mapping[str, tuple[str, ...]], chance: random.Random) -> None:
+    def __init__(
+        self, service: Service, commands: Mapping[str, tuple[str, ...]], chance: random.Random
+    ) -> None:
         self._service = service
         self._commands = commands
         self._chance = chance
@@ -40,7 +44,9 @@ class Flock:
         self.kills = dict.fromkeys(commands, 0)
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
-        return self._service.start(sys.executable, *self._commands[name], max_attempts=str(MAX_ATTEMPTS))
+        return self._service.start(
+            sys.executable, *self._commands[name], max_attempts=str(MAX_ATTEMPTS)
+        )
 
     def kill_some(self) -> None:
         """Kill one of them, or now and then all of them at the same moment."""
@@ -61,10 +67,12 @@ class Flock:
         """None of them ends by itself, whatever happens to the others."""
         for name, process in self._running.items():
             ended = process.poll()
-            assert ended is None, f"{name} ended by itself, with code {ended}:\n{self._service.read_log()[-4000:]}"
+            assert ended is None, (
+                f"{name} ended by itself, with code {ended}:\n{self._service.read_log()[-4000:]}"
+            )
 
 
-# --- HTTP -------------------------------------------------------------------------------------------------------------
+# --- HTTP -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,9 @@ def form(fields: Mapping[str, str], picture: bytes) -> tuple[bytes, dict[str, st
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
         for name, value in fields.items()
     ]
-    image = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+    image = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+    )
     body = "".join([*parts, image]).encode() + picture + f"\r\n--{boundary}--\r\n".encode()
     return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
@@ -127,7 +137,7 @@ def is_same_picture(data: bytes, expected: bytes) -> bool:
         return False
 
 
-# --- where jobs end up ------------------------------------------------------------------------------------------------
+# --- where jobs end up ----------------------------------------------------------------------------
 
 
 def places(spool: Spool, *states: str) -> Iterator[tuple[str, str]]:
@@ -139,11 +149,14 @@ def places(spool: Spool, *states: str) -> Iterator[tuple[str, str]]:
 
 def is_dry(spool: Spool) -> bool:
     """Whether no job waits or runs."""
-    return not list(places(spool, "incoming", "running", "incoming"))  # one that runs may just be sent back
+    return not list(
+        places(spool, "incoming", "running", "incoming")
+    )  # one that runs may just be sent back
 
 
 def check_done(folder: Path) -> int:
-    """A done job has all that its result names, and none was begun again after it; return the attempts."""
+    """A done job has all that its result names, and none was begun again after it; return the
+    attempts."""
     result = json.loads((folder / "result.json").read_text())
     request = json.loads((folder / "job.json").read_text())
     assert len(result["outputs"]) == request["n"], folder

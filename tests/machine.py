@@ -1,10 +1,12 @@
-"""A real systemd on a machine of its own, which boots in half a second: PID 1 of private namespaces.
+"""A real systemd on a machine of its own, which boots in half a second: PID 1 of private
+namespaces.
 
     with Machine(binds=["/some/folder:/opt/i2ii"]) as machine:
         machine.sh("systemctl start i2ii.target")
         machine.reboot()
 
-Its root is an overlay of this machine's: what is written inside is thrown away with it. Its network is its own.
+Its root is an overlay of this machine's: what is written inside is thrown away with it. Its network
+is its own.
 """
 
 import json
@@ -21,11 +23,15 @@ from typing import Any, Self
 
 INIT = Path(__file__).with_name("machine_init.sh")
 NAMESPACES = ("--pid", "--mount", "--uts", "--ipc", "--cgroup", "--net")
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+}
 ENVIRONMENT |= {"SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}
 TOOLS = ("systemctl", "unshare", "nsenter", "setpriv", "ip", "ss", "useradd", "curl")
 
-# The disk and the root outlive each boot, in a mount namespace that ends with this script: when its input closes.
+# The disk and the root outlive each boot, in a mount namespace that ends with this script: when its
+# input closes.
 KEEP_DISK = """
 set -e
 mount --make-rprivate /
@@ -51,8 +57,8 @@ def why_not() -> str | None:
 
 
 class Machine:
-    """It is up inside the `with`. `limits_memory` asks for the controllers that enforce `MemoryMax=`, where they are
-    those of cgroup v1."""
+    """It is up inside the `with`. `limits_memory` asks for the controllers that enforce
+    `MemoryMax=`, where they are those of cgroup v1."""
 
     def __init__(self, binds: Sequence[str] = (), *, limits_memory: bool = False) -> None:
         self._binds = binds
@@ -80,15 +86,20 @@ class Machine:
         self._keeper.communicate("end\n")
         os.rmdir(self._folder)
 
-    # --- power -------------------------------------------------------------------------------------------------------
+    # --- power ------------------------------------------------------------------------------------
 
     def boot(self) -> None:
         """Switch it on, and wait until systemd is up."""
-        self._cgroups = [own / f"i2ii-machine-{os.getpid()}-{time.monotonic_ns()}" for own in self._own_cgroups()]
+        self._cgroups = [
+            own / f"i2ii-machine-{os.getpid()}-{time.monotonic_ns()}" for own in self._own_cgroups()
+        ]
         for cgroup in self._cgroups:
             cgroup.mkdir()
             if cgroup.parent.parent.name == "cpuset" or (cgroup / "cpuset.cpus").exists():
-                for name in ("cpuset.cpus", "cpuset.mems"):  # a new one of version 1 has none, and takes no process
+                for name in (
+                    "cpuset.cpus",
+                    "cpuset.mems",
+                ):  # a new one of version 1 has none, and takes no process
                     (cgroup / name).write_text((cgroup.parent / name).read_text())
         join = "".join(f"echo $$ > {cgroup}/cgroup.procs; " for cgroup in self._cgroups)
         mount = "lowerdir=/,upperdir=$1/upper,workdir=$1/work"
@@ -114,7 +125,10 @@ class Machine:
             time.sleep(0.01)
         for cgroup in self._cgroups:  # the one who waits for it is no part of it
             (cgroup.parent / "cgroup.procs").write_text(str(self._init.pid))
-        while self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip() not in STATES:
+        while (
+            self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip()
+            not in STATES
+        ):
             assert time.monotonic() < deadline, "systemd is not up"
             time.sleep(0.02)
 
@@ -134,7 +148,11 @@ class Machine:
         for line in Path("/proc/self/mounts").read_text().splitlines():
             _, mount, kind, options, *_ = line.split()
             for controllers, path in mine.items():
-                is_it = kind == "cgroup2" if controllers == "cgroup2" else controllers in options.split(",")
+                is_it = (
+                    kind == "cgroup2"
+                    if controllers == "cgroup2"
+                    else controllers in options.split(",")
+                )
                 if is_it and kind.startswith("cgroup") and (kind == "cgroup2" or self._v1):
                     found.setdefault(controllers, Path(mount + path))
         return list(found.values())
@@ -166,11 +184,25 @@ class Machine:
         self.cut_power()
         self.boot()
 
-    # --- what is done inside -----------------------------------------------------------------------------------------
+    # --- what is done inside ----------------------------------------------------------------------
 
     def command(self, *arguments: str) -> list[str]:
         """The command line that runs these arguments inside."""
-        return ["nsenter", "-t", str(self._pid), "-m", "-p", "-u", "-i", "-C", "-n", "-r", "-w", "--", *arguments]
+        return [
+            "nsenter",
+            "-t",
+            str(self._pid),
+            "-m",
+            "-p",
+            "-u",
+            "-i",
+            "-C",
+            "-n",
+            "-r",
+            "-w",
+            "--",
+            *arguments,
+        ]
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command inside; what it prints to either stream is its `stdout`."""
@@ -178,7 +210,9 @@ class Machine:
             self.command(*arguments), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=120, check=False,
         )  # fmt: skip
-        assert done.returncode == 0 or not check, f"{arguments} ended with {done.returncode}:\n{done.stdout}"
+        assert done.returncode == 0 or not check, (
+            f"{arguments} ended with {done.returncode}:\n{done.stdout}"
+        )
         return done
 
     def sh(self, script: str) -> str:
@@ -191,7 +225,10 @@ class Machine:
 
     def journal(self, *matches: str) -> list[dict[str, Any]]:
         """The journal's records that match, with their fields."""
-        return [json.loads(line) for line in self.run("journalctl", "-o", "json", *matches).stdout.splitlines()]
+        return [
+            json.loads(line)
+            for line in self.run("journalctl", "-o", "json", *matches).stdout.splitlines()
+        ]
 
     def path(self, inside: str) -> Path:
         """A file inside, as seen from here."""

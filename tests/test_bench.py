@@ -1,4 +1,5 @@
-"""The load test and the benchmarks: that they run, and that their figures agree. No timing is judged."""
+"""The load test and the benchmarks: that they run, and that their figures agree. No timing is
+judged."""
 
 import io
 import json
@@ -30,7 +31,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# --- against a real service ------------------------------------------------------------------------------------------
+# --- against a real service -----------------------------------------------------------------------
 
 
 def test_the_load_is_spread_over_the_workers_and_reported(service: Service) -> None:
@@ -40,11 +41,23 @@ def test_the_load_is_spread_over_the_workers_and_reported(service: Service) -> N
     ran = bench(service, url, "-n", "6", "-c", "3", "-p", "invert", "--json")
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout)
-    assert (report["jobs"], report["succeeded"], report["failed"], report["errors"]) == (6, 6, 0, {})
+    assert (report["jobs"], report["succeeded"], report["failed"], report["errors"]) == (
+        6,
+        6,
+        0,
+        {},
+    )
     assert len(list(service.spool.done.iterdir())) == 6
     assert report["throughput"] == pytest.approx(6 / report["makespan_seconds"], rel=0.01)
     latency = report["latency_seconds"]
-    assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"] <= report["makespan_seconds"]
+    assert (
+        0
+        < latency["p50"]
+        <= latency["p90"]
+        <= latency["p99"]
+        <= latency["max"]
+        <= report["makespan_seconds"]
+    )
     assert report["mean_seconds"]["edit"] > 0
     workers = report["workers"].values()
     assert len(workers) == 2
@@ -78,19 +91,29 @@ def test_without_a_worker_nothing_is_submitted(service: Service) -> None:
     assert not list(service.spool.incoming.iterdir())
 
 
-# --- the report ------------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 
 def outcome(started: float, ended: float, worker: str) -> Outcome:
     """A job that its worker was busy with for 2 s."""
     timings = Timings(queue=0.5, load=0.5, edit=1.5, save=0.1)
-    return Outcome(started, ended, JobStatus(request_id="x", status="completed", worker=worker, timings=timings))
+    return Outcome(
+        started,
+        ended,
+        JobStatus(request_id="x", status="completed", worker=worker, timings=timings),
+    )
 
 
 def test_a_report_adds_up() -> None:
-    good = [outcome(10, 12, "node.gpu0"), outcome(10, 15, "node.gpu1"), outcome(12, 20, "node.gpu0")]
-    report = Report("http://x", 4, 2, [*good, Outcome(11, 11.5, error="queue_full")], frozenset({"node.gpu2"}))
-    shown = report.as_dict()
+    good = [
+        outcome(10, 12, "node.gpu0"),
+        outcome(10, 15, "node.gpu1"),
+        outcome(12, 20, "node.gpu0"),
+    ]
+    report = Report(
+        "http://x", 4, 2, [*good, Outcome(11, 11.5, error="queue_full")], frozenset({"node.gpu2"})
+    )
+    shown = report.to_dict()
     assert not report.all_succeeded
     assert (shown["succeeded"], shown["failed"], shown["errors"]) == (3, 1, {"queue_full": 1})
     assert (shown["makespan_seconds"], shown["throughput"]) == (10, 0.3)
@@ -99,15 +122,19 @@ def test_a_report_adds_up() -> None:
     assert [worker["jobs"] for worker in shown["workers"].values()] == [2, 1, 0]
     assert shown["workers"]["node.gpu0"]["utilisation_percent"] == 40
     assert shown["parallel_efficiency"] == 0.2  # 6 busy seconds of three workers' 10
-    assert "1 x queue_full" in report.as_text()
+    assert "1 x queue_full" in report.to_text()
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.5, 50), (0.9, 90), (0.99, 99), (1.0, 100), (0.0, 1)])
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.5, 50), (0.9, 90), (0.99, 99), (1.0, 100), (0.0, 1)]
+)
 def test_a_percentile_is_one_of_the_numbers(share: float, expected: int) -> None:
     assert percentile(range(1, 101), share) == expected
 
 
-@pytest.mark.parametrize("seconds", [[1.0], [2.0] * 5, [0.1, 0.2, 9.0]], ids=["one", "all equal", "an outlier"])
+@pytest.mark.parametrize(
+    "seconds", [[1.0], [2.0] * 5, [0.1, 0.2, 9.0]], ids=["one", "all equal", "an outlier"]
+)
 def test_a_histogram_counts_every_job(seconds: list[float]) -> None:
     counts = [int(line.split("█ ")[1]) for line in histogram(seconds) if "█" in line]
     assert sum(counts) == len(seconds)
@@ -121,11 +148,24 @@ def test_photographs_are_the_same_each_time_and_as_heavy_as_real_ones() -> None:
     assert Image.open(io.BytesIO(data)).size == (1024, 768)
 
 
-# --- the benchmarks --------------------------------------------------------------------------------------------------
+# --- the benchmarks -------------------------------------------------------------------------------
 
 EXPECTED = {
-    "spool": ["durable submits", "no-op jobs", "idle worker", "claim: long", "status: many", "--help"],
-    "http": ["POST /edit, 130 KB", "POST /edit, p99", "GET /status/ID", "JPEG photographs", "PNG noise"],
+    "spool": [
+        "durable submits",
+        "no-op jobs",
+        "idle worker",
+        "claim: long",
+        "status: many",
+        "--help",
+    ],
+    "http": [
+        "POST /edit, 130 KB",
+        "POST /edit, p99",
+        "GET /status/ID",
+        "JPEG photographs",
+        "PNG noise",
+    ],
     "pictures": ["PNG level 1", "PNG level 6", "encode as webp", "judge a JPEG", "read a JPEG"],
 }
 
@@ -143,7 +183,9 @@ def test_a_benchmark_prints_every_figure(script: str, tmp_path: Path) -> None:
 
 def run_benchmark(script: str, *arguments: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", f"benchmarks.{script}", "--quick", "--json", *arguments]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    ran = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
     assert ran.returncode == 0, ran.stderr
     answer = json.loads(ran.stdout)
     assert answer["machine"]["cores"]

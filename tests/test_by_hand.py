@@ -23,7 +23,9 @@ NEVER = "100000"
 
 def shell(*command: str | Path) -> str:
     """Run one of the tools that every system has; return what it prints."""
-    return os.fsdecode(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=60).stdout)
+    return os.fsdecode(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=60).stdout
+    )
 
 
 def ls(folder: Path) -> list[str]:
@@ -32,7 +34,10 @@ def ls(folder: Path) -> list[str]:
 
 
 def make_guest(
-    folder: Path, *pictures: str, prompt: str | None = None, request: dict[str, object] | None = None
+    folder: Path,
+    *pictures: str,
+    prompt: str | None = None,
+    request: dict[str, object] | None = None,
 ) -> Path:
     """Make a folder as people do, outside the spool: pictures, and a `prompt.txt` or a `job.json`."""
     folder.mkdir()
@@ -53,7 +58,9 @@ def named(folder: Path, name: str) -> str | None:
 def ending(spool: Spool, name: str) -> Path:
     """Where the guest called `name` has ended, once it has."""
     places = (spool.done, spool.failed)
-    return wait_until(lambda: next((place / id for place in places if (id := named(place, name))), None))
+    return wait_until(
+        lambda: next((place / id for place in places if (id := named(place, name))), None)
+    )
 
 
 def request_of(job: Path) -> dict[str, object]:
@@ -70,13 +77,18 @@ def assert_edited(job: Path, original: str) -> None:
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service with a classic worker for all tests that only add to it: each uses names of its own."""
+    """One service with a classic worker for all tests that only add to it: each uses names of its
+    own."""
     service = Service(tmp_path_factory.mktemp("live"))
     service.environment = {
         name: value
         for name, value in service.environment.items()
         if not name.startswith("I2II_") and name != "CUDA_VISIBLE_DEVICES"
-    } | {"I2II_SPOOL": str(service.spool.root), "I2II_SETTLE": "0.2", "I2II_GUEST_PATIENCE": "0.5"}
+    } | {
+        "I2II_SPOOL": str(service.spool.root),
+        "I2II_SETTLE_SECONDS": "0.2",
+        "I2II_GUEST_PATIENCE_SECONDS": "0.5",
+    }
     service.work()
     yield service
     service.stop_all()
@@ -90,11 +102,13 @@ def failed_job(live: Service, picture: Path) -> str:
     return id
 
 
-# --- folders moved and copied in -------------------------------------------------------------------------------------
+# --- folders moved and copied in ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tool", [["mv"], ["cp", "-r"]])
-def test_a_folder_with_a_picture_and_a_prompt_is_edited(live: Service, tmp_path: Path, tool: list[str]) -> None:
+def test_a_folder_with_a_picture_and_a_prompt_is_edited(
+    live: Service, tmp_path: Path, tool: list[str]
+) -> None:
     name = f"{tool[0]}-wedding.042"
     guest = make_guest(tmp_path / name, "DSC_0042.JPG", prompt="turn this into a watercolour")
 
@@ -119,9 +133,13 @@ def test_a_folder_with_a_job_json_is_edited_as_it_says(live: Service, tmp_path: 
     assert json.loads((job / "result.json").read_text())["seed"] == 42
 
 
-def test_a_folder_with_three_pictures_is_one_job_with_three_inputs(service: Service, tmp_path: Path) -> None:
+def test_a_folder_with_three_pictures_is_one_job_with_three_inputs(
+    service: Service, tmp_path: Path
+) -> None:
     service.work(engine="quick")
-    guest = make_guest(tmp_path / "three", "p10.png", "p2.png", "p1.png", prompt="put them together")
+    guest = make_guest(
+        tmp_path / "three", "p10.png", "p2.png", "p1.png", prompt="put them together"
+    )
 
     shell("mv", guest, service.spool.incoming)
 
@@ -148,7 +166,10 @@ def test_a_wholly_chinese_name_is_kept_in_the_request(live: Service, tmp_path: P
     shell("mv", guest, live.spool.incoming)
 
     def admitted() -> Path | None:
-        return next((live.spool.done / id for id in ls(live.spool.done) if is_named(live.spool.done / id)), None)
+        return next(
+            (live.spool.done / id for id in ls(live.spool.done) if is_named(live.spool.done / id)),
+            None,
+        )
 
     def is_named(job: Path) -> bool:
         return request_of(job).get("name") == "全家福"
@@ -157,8 +178,10 @@ def test_a_wholly_chinese_name_is_kept_in_the_request(live: Service, tmp_path: P
 
 
 @pytest.mark.parametrize("case", ["folder", "picture"])
-def test_a_name_that_is_not_utf_8_is_no_obstacle(service: Service, tmp_path: Path, case: str) -> None:
-    service.work(guest_patience="0.5")
+def test_a_name_that_is_not_utf_8_is_no_obstacle(
+    service: Service, tmp_path: Path, case: str
+) -> None:
+    service.work(guest_patience_seconds="0.5")
     gbk = os.fsdecode("婚礼".encode("gbk"))  # as old archives unpack
     guest = make_guest(tmp_path / (f"a{gbk}gbk" if case == "folder" else "a-gbk"), prompt="sepia")
     picture = guest / (f"{gbk}.jpg" if case == "picture" else "photo.jpg")
@@ -168,18 +191,22 @@ def test_a_name_that_is_not_utf_8_is_no_obstacle(service: Service, tmp_path: Pat
         pytest.skip("this file system takes UTF-8 alone")
 
     shell("mv", guest, service.spool.incoming)
-    shell("mv", make_guest(tmp_path / "beside", "photo.jpg", prompt="sepia"), service.spool.incoming)
+    shell(
+        "mv", make_guest(tmp_path / "beside", "photo.jpg", prompt="sepia"), service.spool.incoming
+    )
 
     assert_edited(ending(service.spool, "beside"), "photo.jpg")
     job = ending(service.spool, "a-gbk")
     assert (job / ("result.png" if job.parent == service.spool.done else "error.txt")).exists()
 
 
-# --- what is not yet whole -------------------------------------------------------------------------------------------
+# --- what is not yet whole ------------------------------------------------------------------------
 
 
-def test_an_old_folder_is_not_taken_for_one_that_has_settled(service: Service, tmp_path: Path) -> None:
-    service.work(settle=NEVER)
+def test_an_old_folder_is_not_taken_for_one_that_has_settled(
+    service: Service, tmp_path: Path
+) -> None:
+    service.work(settle_seconds=NEVER)
     old = make_guest(tmp_path / "a-old", "photo.jpg", prompt="sepia")
     for path in (*old.iterdir(), old):
         os.utime(path, (0, 0))
@@ -191,7 +218,7 @@ def test_an_old_folder_is_not_taken_for_one_that_has_settled(service: Service, t
 
 
 def test_a_file_named_ready_skips_the_wait(service: Service, tmp_path: Path) -> None:
-    service.work(settle=NEVER)
+    service.work(settle_seconds=NEVER)
     shell("mv", make_guest(tmp_path / "hasty", "photo.jpg", prompt="sepia"), service.spool.incoming)
     look_once(service, tmp_path, "neighbour")
     assert ls(service.spool.incoming) == ["hasty"]
@@ -202,19 +229,23 @@ def test_a_file_named_ready_skips_the_wait(service: Service, tmp_path: Path) -> 
 
 
 def look_once(service: Service, tmp_path: Path, name: str) -> None:
-    """Let the worker look at all guests: it has when this one, which is ready and comes last, has been edited."""
+    """Let the worker look at all guests: it has when this one, which is ready and comes last, has
+    been edited."""
     neighbour = make_guest(tmp_path / name, "photo.jpg", prompt="sepia")
     (neighbour / "ready").touch()
     shell("mv", neighbour, service.spool.incoming)
     ending(service.spool, name)
 
 
-def test_a_slowly_copied_folder_is_taken_only_when_it_has_been_still(service: Service, tmp_path: Path) -> None:
-    service.work(settle="3")
+def test_a_slowly_copied_folder_is_taken_only_when_it_has_been_still(
+    service: Service, tmp_path: Path
+) -> None:
+    service.work(settle_seconds="3")
     slow = service.spool.incoming / "a-slow"
     slow.mkdir()
 
-    # Complete with the first file on; each look afterwards finds one more, as old as the camera says.
+    # Complete with the first file on; each look afterwards finds one more, as old as the camera
+    # says.
     for number in range(4):
         (slow / "prompt.txt").write_text("sepia")
         picture = make_picture(tmp_path / "next.jpg")
@@ -229,8 +260,11 @@ def test_a_slowly_copied_folder_is_taken_only_when_it_has_been_still(service: Se
 
 
 def test_many_folders_at_once_do_not_hold_up_the_next(service: Service, tmp_path: Path) -> None:
-    service.work(engine="quick", settle="0")
-    many = [make_guest(tmp_path / f"one-of-{number}", "photo.jpg", prompt="sepia") for number in range(120)]
+    service.work(engine="quick", settle_seconds="0")
+    many = [
+        make_guest(tmp_path / f"one-of-{number}", "photo.jpg", prompt="sepia")
+        for number in range(120)
+    ]
     shell("mv", *many, service.spool.incoming)
     wait_until(lambda: len(ls(service.spool.done)) == len(many))
 
@@ -239,7 +273,7 @@ def test_many_folders_at_once_do_not_hold_up_the_next(service: Service, tmp_path
     assert ending(service.spool, "next").parent == service.spool.done
 
 
-# --- what is wrong ---------------------------------------------------------------------------------------------------
+# --- what is wrong --------------------------------------------------------------------------------
 
 
 def with_no_prompt(guest: Path) -> None:
@@ -310,14 +344,23 @@ def tree(folder: Path) -> dict[str, object]:
     held: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         kind = path.lstat().st_mode
-        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        content = (
+            os.readlink(path)
+            if path.is_symlink()
+            else path.read_bytes()
+            if path.is_file()
+            else None
+        )
         held[str(path.relative_to(folder))] = (kind, content)
     return held
 
 
 @pytest.fixture(scope="module")
-def wrong_guests(live: Service, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
-    """Move one guest of each wrong kind in, with a good one beside it; return what was in each, and `outside`."""
+def wrong_guests(
+    live: Service, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, object]]:
+    """Move one guest of each wrong kind in, with a good one beside it; return what was in each, and
+    `outside`."""
     outside = tmp_path_factory.mktemp("outside")
     trees = {"outside": touched(make_picture(outside / "outside.jpg"))}
     for spoil in WRONG:
@@ -333,7 +376,12 @@ def wrong_guests(live: Service, tmp_path_factory: pytest.TempPathFactory) -> dic
 def touched(path: Path) -> dict[str, object]:
     """All that changes when a file is written to, moved, linked or given other rights."""
     status = path.stat()
-    return {"bytes": path.read_bytes(), "ctime": status.st_ctime_ns, "mode": status.st_mode, "links": status.st_nlink}
+    return {
+        "bytes": path.read_bytes(),
+        "ctime": status.st_ctime_ns,
+        "mode": status.st_mode,
+        "links": status.st_nlink,
+    }
 
 
 def guest_name(spoil: Callable[[Path], None]) -> str:
@@ -364,7 +412,9 @@ def test_what_a_link_in_a_folder_points_to_is_untouched(
     assert touched(Path(os.readlink(refused / "photo.jpg"))) == wrong_guests["outside"]
 
 
-def test_a_refused_folder_is_edited_once_it_is_put_right_and_moved_back(live: Service, tmp_path: Path) -> None:
+def test_a_refused_folder_is_edited_once_it_is_put_right_and_moved_back(
+    live: Service, tmp_path: Path
+) -> None:
     guest = make_guest(tmp_path / "promptless", "photo.jpg")
     shell("mv", guest, live.spool.incoming)
     refused = ending(live.spool, "promptless")
@@ -379,7 +429,9 @@ def test_a_refused_folder_is_edited_once_it_is_put_right_and_moved_back(live: Se
     assert named(live.spool.failed, "promptless") is None
 
 
-def test_a_plain_picture_is_left_where_it_is_with_a_note_beside_it(live: Service, tmp_path: Path) -> None:
+def test_a_plain_picture_is_left_where_it_is_with_a_note_beside_it(
+    live: Service, tmp_path: Path
+) -> None:
     dropped = live.spool.incoming / "dropped.jpg"
     shell("cp", make_picture(tmp_path / "dropped.jpg"), dropped)
 
@@ -408,7 +460,7 @@ def test_a_link_to_a_folder_is_not_followed(live: Service, tmp_path: Path) -> No
     shell("rm", link)
 
 
-# --- the same job again ----------------------------------------------------------------------------------------------
+# --- the same job again ---------------------------------------------------------------------------
 
 
 def test_error_txt_explains(live: Service, failed_job: str) -> None:
@@ -419,7 +471,9 @@ def test_error_txt_explains(live: Service, failed_job: str) -> None:
     assert "watercolour" in said
 
 
-def test_a_failed_job_moved_back_runs_again_and_forgets_its_earlier_life(service: Service, picture: Path) -> None:
+def test_a_failed_job_moved_back_runs_again_and_forgets_its_earlier_life(
+    service: Service, picture: Path
+) -> None:
     worker = service.work(engine="raises_in_edit")
     id = cli(service, "submit", str(picture), "-p", "raise").stdout.strip()
     failed = service.spool.failed / id
@@ -434,13 +488,17 @@ def test_a_failed_job_moved_back_runs_again_and_forgets_its_earlier_life(service
 
     done = service.spool.done / id
     wait_until(done.is_dir)
-    assert [name for name in ls(done) if name.startswith(("error", "attempt"))] == ["attempt-1.json"]
+    assert [name for name in ls(done) if name.startswith(("error", "attempt"))] == [
+        "attempt-1.json"
+    ]
     assert json.loads((done / "attempt-1.json").read_text())["worker"] == worker_name("gpu1")
     assert json.loads((done / "result.json").read_text())["attempt"] == 1
     assert not failed.exists()
 
 
-def test_a_failed_job_copied_under_another_name_runs_as_a_new_job(live: Service, failed_job: str) -> None:
+def test_a_failed_job_copied_under_another_name_runs_as_a_new_job(
+    live: Service, failed_job: str
+) -> None:
     failed = live.spool.failed / failed_job
     before = tree(failed)
 
@@ -470,7 +528,7 @@ def test_a_done_job_moved_back_is_edited_again(live: Service, picture: Path) -> 
     assert_edited(done, "input.jpg")
 
 
-# --- watching and cancelling -----------------------------------------------------------------------------------------
+# --- watching and cancelling ----------------------------------------------------------------------
 
 
 def where(spool: Spool, id: str) -> list[str]:
@@ -479,7 +537,9 @@ def where(spool: Spool, id: str) -> list[str]:
     return [str(place.relative_to(spool.root)) for place in places if id in ls(place)]
 
 
-def test_ls_shows_a_job_in_the_one_place_where_it_is(service: Service, submit_job: Callable[..., str]) -> None:
+def test_ls_shows_a_job_in_the_one_place_where_it_is(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     first, second = submit_job(num_inference_steps=20), submit_job(num_inference_steps=10)
     assert ls(service.spool.incoming) == [first, second]
 
@@ -492,7 +552,9 @@ def test_ls_shows_a_job_in_the_one_place_where_it_is(service: Service, submit_jo
     assert (where(service.spool, first), where(service.spool, second)) == (["done"], ["done"])
 
 
-def test_touching_cancel_stops_a_running_and_a_waiting_job(service: Service, submit_job: Callable[..., str]) -> None:
+def test_touching_cancel_stops_a_running_and_a_waiting_job(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     service.work(engine="slow")
     running, waiting = submit_job(num_inference_steps=100), submit_job()
     [folder] = wait_until(lambda: list(service.spool.running.glob(f"*/{running}")))
@@ -537,12 +599,13 @@ def test_a_folder_put_among_what_runs_becomes_a_guest(service: Service, tmp_path
     assert ls(mine) == []
 
 
-# --- permissions -----------------------------------------------------------------------------------------------------
+# --- permissions ----------------------------------------------------------------------------------
 
 WORKER_USER, GUEST_USER = 65533, 65534
 
 
-# All that is needed is imported before the rights are given up: this Python may lie where others cannot read.
+# All that is needed is imported before the rights are given up: this Python may lie where others
+# cannot read.
 WORK_AS_ANOTHER = f"""
 import encodings, importlib, os, pkgutil
 import i2ii_spool

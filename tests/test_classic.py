@@ -1,4 +1,5 @@
-"""The classic engine: what it understands, what its pictures look like, and how it keeps the engine's promises."""
+"""The classic engine: what it understands, what its pictures look like, and how it keeps the
+engine's promises."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +19,15 @@ from i2ii_spool.jobs.request import EditRequest
 
 DOCS = Path(__file__).parents[1] / "docs" / "classic.md"
 NAMES = [instruction.name for instruction in INSTRUCTIONS]
-TURNS = {"mirror", "flip upside down", "upside down", "rotate right", "rotate left", "tilt right", "tilt left"}
+TURNS = {
+    "mirror",
+    "flip upside down",
+    "upside down",
+    "rotate right",
+    "rotate left",
+    "tilt right",
+    "tilt left",
+}
 
 
 def nothing(*_: object) -> None:
@@ -30,14 +39,17 @@ def english(instruction: Instruction) -> str:
 
 
 def landscape(size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """A sky that fades to the horizon, a green hill, a red house with a lit window: no two quarters alike."""
+    """A sky that fades to the horizon, a green hill, a red house with a lit window: no two quarters
+    alike."""
     width, height = size
     image = ImageOps.colorize(Image.linear_gradient("L").resize(size), "#4f86c6", "#f3e2c0")
     draw = ImageDraw.Draw(image)
     draw.ellipse((-width // 4, height // 2, width, height * 2), fill="#4c8a3a")
     draw.rectangle((width // 6, height // 3, width // 2, height * 3 // 4), fill="#a8402c")
     draw.rectangle((width // 4, height // 2, width // 3, height * 2 // 3), fill="#fff0a0")
-    grain = Image.frombytes("L", size, Random(7).randbytes(width * height)).point(lambda level: 112 + level // 8)
+    grain = Image.frombytes("L", size, Random(7).randbytes(width * height)).point(
+        lambda level: 112 + level // 8
+    )
     return ImageChops.soft_light(image, grain.convert("RGB"))
 
 
@@ -87,7 +99,7 @@ def same(one: Image.Image, other: Image.Image) -> bool:
     return one.mode == other.mode and one.size == other.size and one.tobytes() == other.tobytes()
 
 
-# --- the table -------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def phrases() -> list[tuple[str, Instruction]]:
@@ -98,9 +110,15 @@ def phrases() -> list[tuple[str, Instruction]]:
     ]
 
 
-@pytest.mark.parametrize(("phrase", "instruction"), phrases(), ids=[phrase for phrase, _ in phrases()])
+@pytest.mark.parametrize(
+    ("phrase", "instruction"), phrases(), ids=[phrase for phrase, _ in phrases()]
+)
 def test_every_phrase_is_understood(phrase: str, instruction: Instruction) -> None:
-    frame = "make it {} please" if phrase.isascii() or phrase.endswith(" N°") else "把这张图片变成{}的样子"
+    frame = (
+        "make it {} please"
+        if phrase.isascii() or phrase.endswith(" N°")
+        else "把这张图片变成{}的样子"
+    )
     (wish,) = understand(frame.format(phrase.replace("N°", "37°")))
     assert wish.instruction is instruction
     if "N°" in phrase:
@@ -113,21 +131,26 @@ def test_no_phrase_stands_for_two_instructions() -> None:
 
 
 def test_docs_list_exactly_the_table() -> None:
-    rows = [f"| {i.english.replace(' | ', ', ')} | {i.chinese.replace(' | ', '、')} | {i.does} |" for i in INSTRUCTIONS]
+    rows = [
+        f"| {i.english.replace(' | ', ', ')} | {i.chinese.replace(' | ', '、')} | {i.does} |"
+        for i in INSTRUCTIONS
+    ]
     table = [line for line in DOCS.read_text("utf-8").splitlines() if line.startswith("| ")]
     assert [re.sub(r" (seed )?\|$", "", row) for row in table[1:]] == rows
 
 
 def test_docs_mark_exactly_the_rows_in_which_the_seed_matters() -> None:
     marked = {
-        line.split("|")[1].split(",")[0].strip() for line in DOCS.read_text("utf-8").splitlines() if "| seed |" in line
+        line.split("|")[1].split(",")[0].strip()
+        for line in DOCS.read_text("utf-8").splitlines()
+        if "| seed |" in line
     }
     assert marked == {
         english(i) for i in INSTRUCTIONS if not same(edit(english(i), seed=1), edit(english(i), seed=2))
     }  # fmt: skip
 
 
-# --- prompts ---------------------------------------------------------------------------------------------------------
+# --- prompts --------------------------------------------------------------------------------------
 
 SUBTLE, STRONG = DEGREES["subtle"], DEGREES["strong"]
 
@@ -138,7 +161,10 @@ SUBTLE, STRONG = DEGREES["subtle"], DEGREES["strong"]
         ("turn this into a watercolour", [("watercolour", 1)]),
         ("in the style of an oil painting", [("oil painting", 1)]),
         ("Convert to BLACK-and-WHITE!", [("black and white", 1)]),
-        ("watercolor, warmer and a bit brighter", [("watercolour", 1), ("warmer", 1), ("brighter", SUBTLE)]),
+        (
+            "watercolor, warmer and a bit brighter",
+            [("watercolour", 1), ("warmer", 1), ("brighter", SUBTLE)],
+        ),
         ("make it look like a vintage photo and mirror it", [("vintage", 1), ("mirror", 1)]),
         ("mirror it and make it look vintage", [("mirror", 1), ("vintage", 1)]),
         ("grayscale, posterized", [("black and white", 1), ("poster", 1)]),
@@ -208,7 +234,8 @@ def test_what_is_negated_is_left_out(prompt: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["pink", "scold him", "someone on a chair", "swarmed", "darkness999", "coolant", "brightly2"]
+    "prompt",
+    ["pink", "scold him", "someone on a chair", "swarmed", "darkness999", "coolant", "brightly2"],
 )
 def test_words_are_not_found_inside_words(prompt: str) -> None:
     assert said(prompt) == []
@@ -237,7 +264,10 @@ def test_too_many_instructions_are_refused() -> None:
 
 
 @settings(deadline=None)
-@given(st.text(min_size=1, max_size=4000) | st.lists(st.sampled_from([p for p, _ in phrases()])).map(" not ".join))
+@given(
+    st.text(min_size=1, max_size=4000)
+    | st.lists(st.sampled_from([p for p, _ in phrases()])).map(" not ".join)
+)
 def test_any_text_is_understood_or_passed_over(prompt: str) -> None:
     assert all(wish.strength == wish.strength for wish in understand(prompt))  # not even a NaN
 
@@ -245,7 +275,9 @@ def test_any_text_is_understood_or_passed_over(prompt: str) -> None:
 def test_other_pictures_and_presets_are_refused() -> None:
     request = EditRequest(prompt="blur")
     for images in ([], [landscape(), landscape()]):
-        with pytest.raises(InvalidRequest, match=f"edits one picture, {len(images)} were given") as refusal:
+        with pytest.raises(
+            InvalidRequest, match=f"edits one picture, {len(images)} were given"
+        ) as refusal:
             ClassicEngine().edit(images, request, nothing)
         assert refusal.value.field == "image"
     with pytest.raises(InvalidRequest) as refusal:
@@ -253,7 +285,7 @@ def test_other_pictures_and_presets_are_refused() -> None:
     assert refusal.value.field == "preset"
 
 
-# --- looks -----------------------------------------------------------------------------------------------------------
+# --- looks ----------------------------------------------------------------------------------------
 
 Look = Callable[[Image.Image, Image.Image], bool]
 
@@ -263,7 +295,9 @@ def grey(image: Image.Image) -> bool:
 
 
 LOOKS: dict[str, Look] = {
-    "watercolour": lambda old, new: light(new.crop((0, 0, 160, 2))) > 225 and light(new) > light(old) + 30,
+    "watercolour": lambda old, new: (
+        light(new.crop((0, 0, 160, 2))) > 225 and light(new) > light(old) + 30
+    ),
     "oil painting": lambda old, new: colour(new) > colour(old) and distance(old, new) > 15,
     "pointillism": lambda old, new: edges(new) > 1.5 * edges(old),
     "ink wash": lambda old, new: colour(new) < 25 and contrast(new) > 1.5 * contrast(old),
@@ -290,20 +324,30 @@ LOOKS: dict[str, Look] = {
     "less saturated": lambda old, new: colour(new) < 0.8 * colour(old),
     "blur": lambda old, new: edges(new) < 0.8 * edges(old),
     "sharpen": lambda old, new: edges(new) > 1.2 * edges(old),
-    "vignette": lambda old, new: corner(new) < 0.7 * corner(old) and distance(middle(old), middle(new)) < 8,
-    "film grain": lambda old, new: edges(new) > 1.2 * edges(old) and abs(light(new) - light(old)) < 4,
+    "vignette": lambda old, new: (
+        corner(new) < 0.7 * corner(old) and distance(middle(old), middle(new)) < 8
+    ),
+    "film grain": lambda old, new: (
+        edges(new) > 1.2 * edges(old) and abs(light(new) - light(old)) < 4
+    ),
     "soft glow": lambda old, new: light(new) > light(old) + 10 and edges(new) < edges(old),
     "vintage": lambda old, new: warmth(new) > warmth(old) + 30 and colour(new) < 0.8 * colour(old),
     "sunset": lambda old, new: warmth(new) > warmth(old) + 60,
     "golden hour": lambda old, new: warmth(new) > warmth(old) + 30,
     "night": lambda old, new: light(new) < 0.5 * light(old) and warmth(new) < 0,
     "moonlight": lambda old, new: light(new) < light(old) and warmth(new) < 0 and colour(new) < 140,
-    "winter": lambda old, new: light(new) > light(old) and colour(new) < 0.6 * colour(old) and warmth(new) < 0,
+    "winter": lambda old, new: (
+        light(new) > light(old) and colour(new) < 0.6 * colour(old) and warmth(new) < 0
+    ),
     "autumn": lambda old, new: warmth(hill(new)) > warmth(hill(old)) + 40,
     "spring": lambda old, new: light(new) > light(old) + 10,
-    "misty": lambda old, new: contrast(new) < 0.6 * contrast(old) and colour(new) < 0.6 * colour(old),
+    "misty": lambda old, new: (
+        contrast(new) < 0.6 * contrast(old) and colour(new) < 0.6 * colour(old)
+    ),
     "underwater": lambda _, new: mean(new)[2] > mean(new)[1] > mean(new)[0],
-    "neon": lambda old, new: light(new) < light(old) and mean(new)[1] < min(mean(new)[0], mean(new)[2]),
+    "neon": lambda old, new: (
+        light(new) < light(old) and mean(new)[1] < min(mean(new)[0], mean(new)[2])
+    ),
     "mirror": lambda old, new: same(new, old.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
     "flip upside down": lambda old, new: same(new, old.transpose(Image.Transpose.FLIP_TOP_BOTTOM)),
     "upside down": lambda old, new: same(new, old.transpose(Image.Transpose.ROTATE_180)),
@@ -345,7 +389,9 @@ def test_less_is_less(prompt: str) -> None:
     assert 0 < distance(image, subtle) < distance(image, full)
 
 
-@pytest.mark.parametrize("prompt", ["brighter", "darker", "warmer", "blur", "more contrast", "sunset", "film grain"])
+@pytest.mark.parametrize(
+    "prompt", ["brighter", "darker", "warmer", "blur", "more contrast", "sunset", "film grain"]
+)
 def test_more_is_more(prompt: str) -> None:
     image = landscape()
     assert distance(image, edit(f"very {prompt}", image)) > distance(image, edit(prompt, image))
@@ -370,10 +416,12 @@ def test_rotations_one_after_another_do_not_grow_without_end() -> None:
     assert max(edit("rotate 45 degrees " * MAX_INSTRUCTIONS).size) <= MAX_AUTO_SIDE
 
 
-# --- seeds, sizes, alpha ---------------------------------------------------------------------------------------------
+# --- seeds, sizes, alpha --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prompt", ["watercolour", "oil painting", "film grain", "winter", "comic", "misty"])
+@pytest.mark.parametrize(
+    "prompt", ["watercolour", "oil painting", "film grain", "winter", "comic", "misty"]
+)
 def test_the_seed_decides_the_texture_and_nothing_else(prompt: str) -> None:
     first, again, other = (edit(prompt, seed=seed) for seed in (5, 5, 6))
     assert same(first, again)
@@ -397,7 +445,12 @@ def test_the_largest_seed_is_fine() -> None:
         ("auto", "sepia", (160, 120), (160, 120)),
         ("auto", "rotate", (160, 120), (120, 160)),
         ("auto", "sepia", (MAX_AUTO_SIDE * 2, 300), (MAX_AUTO_SIDE, 150)),
-        ("auto", "rotate 45 degrees", (MAX_AUTO_SIDE, MAX_AUTO_SIDE), (MAX_AUTO_SIDE, MAX_AUTO_SIDE)),
+        (
+            "auto",
+            "rotate 45 degrees",
+            (MAX_AUTO_SIDE, MAX_AUTO_SIDE),
+            (MAX_AUTO_SIDE, MAX_AUTO_SIDE),
+        ),
         ("input", "rotate", (160, 120), (160, 120)),
         ("input", "sepia", (MAX_AUTO_SIDE + 10, 300), (MAX_AUTO_SIDE + 10, 300)),
         ("64x100", "sepia", (160, 120), (64, 100)),
@@ -439,7 +492,7 @@ def test_alpha_moves_along() -> None:
     assert same(pop.crop((0, 0, 80, 60)), pop.crop((80, 60, 160, 120)))
 
 
-# --- the engine's promises -------------------------------------------------------------------------------------------
+# --- the engine's promises ------------------------------------------------------------------------
 
 
 def test_progress_counts_every_stage_of_every_picture() -> None:
@@ -450,7 +503,9 @@ def test_progress_counts_every_stage_of_every_picture() -> None:
     assert told == [(step, 2 * stages) for step in range(1, 2 * stages + 1)]
 
 
-@pytest.mark.parametrize("prompt", ["watercolour", "oil painting", "ink wash", "pencil sketch", "cartoon", "comic"])
+@pytest.mark.parametrize(
+    "prompt", ["watercolour", "oil painting", "ink wash", "pencil sketch", "cartoon", "comic"]
+)
 def test_paintings_have_enough_stages_to_watch(prompt: str) -> None:
     assert len(understand(prompt)[0].instruction.effect) >= 4
 

@@ -26,11 +26,15 @@ COMMANDS = sorted(main.commands)
 UNKNOWN_ID = "20261123-101530-482-k7m2qf"
 
 
-def run_in(folder: Path, service: Service, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_in(
+    folder: Path, service: Service, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command with `folder` as the working directory and more variables in its environment."""
     command = [sys.executable, "-m", "i2ii_spool", *arguments]
     environment = {**service.environment, **variables}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+    )
 
 
 def names_in(folder: Path) -> list[str]:
@@ -61,7 +65,7 @@ def fail_one(service: Service, picture: Path) -> str:
     return id
 
 
-# --- help and documentation ------------------------------------------------------------------------------------------
+# --- help and documentation -----------------------------------------------------------------------
 
 
 def test_help_lists_every_command_with_a_whole_line(service: Service, tmp_path: Path) -> None:
@@ -73,7 +77,9 @@ def test_help_lists_every_command_with_a_whole_line(service: Service, tmp_path: 
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_explains_itself_and_each_of_its_options(service: Service, command: str) -> None:
+def test_each_command_explains_itself_and_each_of_its_options(
+    service: Service, command: str
+) -> None:
     answer = cli(service, command, "--help")
 
     assert answer.stdout.startswith("Usage: ")
@@ -96,7 +102,11 @@ def test_every_command_is_documented(readme: str) -> None:
 @pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
 def test_every_setting_is_documented(readme: str) -> None:
     text = (ROOT / readme).read_text()
-    assert [name for name in Settings.model_fields if not re.search(rf"\bI2II_{name.upper()}\b|`{name}`", text)] == []
+    assert [
+        name
+        for name in Settings.model_fields
+        if not re.search(rf"\bI2II_{name.upper()}\b|`{name}`", text)
+    ] == []
 
 
 def test_the_installed_command_is_the_same() -> None:
@@ -104,16 +114,26 @@ def test_the_installed_command_is_the_same() -> None:
     if not installed.exists():
         pytest.skip("the package is not installed in this environment")
     command = [[str(installed), "--version"], [sys.executable, "-m", "i2ii_spool", "--version"]]
-    first, second = (subprocess.run(each, capture_output=True, text=True, check=True).stdout for each in command)
+    first, second = (
+        subprocess.run(each, capture_output=True, text=True, check=True).stdout for each in command
+    )
     assert first == second
 
 
-# --- submit ----------------------------------------------------------------------------------------------------------
+# --- submit ---------------------------------------------------------------------------------------
 
 
 def test_submit_prints_the_id_of_a_job_in_incoming(service: Service, picture: Path) -> None:
     answer = cli(
-        service, "submit", str(picture), "-p", "将图像转换为水彩画风格", "--seed", "42", "--name", "wedding 042"
+        service,
+        "submit",
+        str(picture),
+        "-p",
+        "将图像转换为水彩画风格",
+        "--seed",
+        "42",
+        "--name",
+        "wedding 042",
     )
 
     id = answer.stdout.strip()
@@ -131,7 +151,12 @@ def test_submit_takes_three_pictures_in_the_order_given(service: Service, tmp_pa
 
     id = cli(service, "submit", *map(str, pictures), "-p", "sepia").stdout.strip()
 
-    assert names_in(service.spool.incoming / id) == ["input-2.jpg", "input-3.webp", "input.png", "job.json"]
+    assert names_in(service.spool.incoming / id) == [
+        "input-2.jpg",
+        "input-3.webp",
+        "input.png",
+        "job.json",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -148,10 +173,19 @@ def test_submit_takes_three_pictures_in_the_order_given(service: Service, tmp_pa
         ("n", "5"),
     ],
 )
-def test_submit_refuses_a_bad_field_and_names_it(service: Service, picture: Path, field: str, value: str) -> None:
+def test_submit_refuses_a_bad_field_and_names_it(
+    service: Service, picture: Path, field: str, value: str
+) -> None:
     prompt = [] if field == "prompt" else ["--prompt=sepia"]
 
-    answer = cli(service, "submit", str(picture), *prompt, f"--{field.replace('_', '-')}={value}", check=False)
+    answer = cli(
+        service,
+        "submit",
+        str(picture),
+        *prompt,
+        f"--{field.replace('_', '-')}={value}",
+        check=False,
+    )
 
     assert the_error(answer).startswith(f"i2ii: {field} ")
     assert names_in(service.spool.incoming) == names_in(service.spool.staging) == []
@@ -163,24 +197,35 @@ def test_submit_without_a_prompt_says_so(service: Service, picture: Path) -> Non
 
 
 def test_submit_of_a_file_that_is_not_there_names_it(service: Service) -> None:
-    assert "missing.jpg" in usage_error(cli(service, "submit", "missing.jpg", "-p", "sepia", check=False))
+    assert "missing.jpg" in usage_error(
+        cli(service, "submit", "missing.jpg", "-p", "sepia", check=False)
+    )
 
 
 @pytest.mark.parametrize("case", ["text", "empty", "truncated", "too large"])
 def test_submit_refuses_a_bad_picture(service: Service, tmp_path: Path, case: str) -> None:
     whole = make_picture(tmp_path / "whole.jpg", (200, 150)).read_bytes()
-    contents = {"text": b"hello", "empty": b"", "truncated": whole[: len(whole) // 2], "too large": whole}[case]
+    contents = {
+        "text": b"hello",
+        "empty": b"",
+        "truncated": whole[: len(whole) // 2],
+        "too large": whole,
+    }[case]
     picture = tmp_path / "bad.jpg"
     picture.write_bytes(contents)
 
-    answer = cli(service, "submit", str(picture), "-p", "sepia", "--max-megapixels", "0.02", check=False)
+    answer = cli(
+        service, "submit", str(picture), "-p", "sepia", "--max-megapixels", "0.02", check=False
+    )
 
     assert the_error(answer).startswith("i2ii: image ")
     assert names_in(service.spool.incoming) == names_in(service.spool.staging) == []
 
 
 def test_submit_refuses_a_fourth_picture(service: Service, picture: Path) -> None:
-    assert "at most 3" in the_error(cli(service, "submit", *[str(picture)] * 4, "-p", "sepia", check=False))
+    assert "at most 3" in the_error(
+        cli(service, "submit", *[str(picture)] * 4, "-p", "sepia", check=False)
+    )
     assert names_in(service.spool.incoming) == names_in(service.spool.staging) == []
 
 
@@ -188,7 +233,9 @@ def test_submit_wait_writes_every_picture(service: Service, picture: Path, tmp_p
     service.work()
     output = tmp_path / "out.png"
 
-    answer = cli(service, "submit", str(picture), "-p", "sepia", "--n", "2", "--wait", "-o", str(output))
+    answer = cli(
+        service, "submit", str(picture), "-p", "sepia", "--n", "2", "--wait", "-o", str(output)
+    )
 
     second = tmp_path / "out-2.png"
     assert answer.stdout.split() == [str(output), str(second)]
@@ -206,17 +253,31 @@ def test_submit_wait_names_the_picture_after_the_job_and_its_format(
     here = tmp_path / "here"
     here.mkdir()
 
-    answer = run_in(here, service, "submit", str(picture), "-p", "sepia", "--output-format", "jpeg", "--wait")
+    answer = run_in(
+        here, service, "submit", str(picture), "-p", "sepia", "--output-format", "jpeg", "--wait"
+    )
 
     [id] = names_in(service.spool.done)
     assert names_in(here) == answer.stdout.split() == [f"{id}.jpg"]
 
 
-def test_submit_wait_of_a_job_that_fails_says_why(service: Service, picture: Path, tmp_path: Path) -> None:
+def test_submit_wait_of_a_job_that_fails_says_why(
+    service: Service, picture: Path, tmp_path: Path
+) -> None:
     service.work()
     output = tmp_path / "out.png"
 
-    answer = cli(service, "submit", str(picture), "-p", "qwertyuiop", "--wait", "-o", str(output), check=False)
+    answer = cli(
+        service,
+        "submit",
+        str(picture),
+        "-p",
+        "qwertyuiop",
+        "--wait",
+        "-o",
+        str(output),
+        check=False,
+    )
 
     [id] = names_in(service.spool.failed)
     assert answer.returncode == 1
@@ -226,8 +287,12 @@ def test_submit_wait_of_a_job_that_fails_says_why(service: Service, picture: Pat
     assert not output.exists()
 
 
-def test_submit_does_not_promise_an_output_that_it_will_not_write(service: Service, picture: Path) -> None:
-    assert "--wait" in the_error(cli(service, "submit", str(picture), "-p", "sepia", "-o", "out.png", check=False))
+def test_submit_does_not_promise_an_output_that_it_will_not_write(
+    service: Service, picture: Path
+) -> None:
+    assert "--wait" in the_error(
+        cli(service, "submit", str(picture), "-p", "sepia", "-o", "out.png", check=False)
+    )
     assert names_in(service.spool.incoming) == []
 
 
@@ -235,21 +300,39 @@ def test_submit_over_a_server(service: Service, picture: Path, tmp_path: Path) -
     url = service.serve()
     elsewhere = str(tmp_path / "no-spool-here")
 
-    id = run_in(tmp_path, service, "submit", str(picture), "-p", "sepia", "--url", url, I2II_SPOOL=elsewhere)
+    id = run_in(
+        tmp_path, service, "submit", str(picture), "-p", "sepia", "--url", url, I2II_SPOOL=elsewhere
+    )
 
     assert get_json(f"{url}/status/{id.stdout.strip()}")["status"] == "queued"
 
 
-def test_submit_wait_over_a_server_writes_every_picture(service: Service, picture: Path, tmp_path: Path) -> None:
+def test_submit_wait_over_a_server_writes_every_picture(
+    service: Service, picture: Path, tmp_path: Path
+) -> None:
     url = service.serve()
     service.work()
     output = tmp_path / "out.png"
 
-    cli(service, "submit", str(picture), "-p", "sepia", "--n=2", "--url", url, "--wait", "-o", str(output))
+    cli(
+        service,
+        "submit",
+        str(picture),
+        "-p",
+        "sepia",
+        "--n=2",
+        "--url",
+        url,
+        "--wait",
+        "-o",
+        str(output),
+    )
 
     [id] = names_in(service.spool.done)
     assert output.read_bytes() == (service.spool.done / id / "result.png").read_bytes()
-    assert (tmp_path / "out-2.png").read_bytes() == (service.spool.done / id / "result-2.png").read_bytes()
+    assert (tmp_path / "out-2.png").read_bytes() == (
+        service.spool.done / id / "result-2.png"
+    ).read_bytes()
 
 
 def test_submit_shows_what_the_server_refuses(service: Service, tmp_path: Path) -> None:
@@ -257,7 +340,9 @@ def test_submit_shows_what_the_server_refuses(service: Service, tmp_path: Path) 
     bad = tmp_path / "bad.jpg"
     bad.write_text("not a picture")
 
-    assert "image " in the_error(cli(service, "submit", str(bad), "-p", "sepia", "--url", url, check=False))
+    assert "image " in the_error(
+        cli(service, "submit", str(bad), "-p", "sepia", "--url", url, check=False)
+    )
 
 
 def test_submit_says_that_no_server_answers(service: Service, picture: Path) -> None:
@@ -270,7 +355,9 @@ def test_submit_says_that_no_server_answers(service: Service, picture: Path) -> 
 
 @pytest.mark.parametrize("url", ["nonsense", "localhost:8000", "ftp://127.0.0.1/"])
 def test_submit_refuses_what_is_not_a_url(service: Service, picture: Path, url: str) -> None:
-    assert url.rstrip("/") in the_error(cli(service, "submit", str(picture), "-p", "sepia", "--url", url, check=False))
+    assert url.rstrip("/") in the_error(
+        cli(service, "submit", str(picture), "-p", "sepia", "--url", url, check=False)
+    )
 
 
 class _AnotherService(BaseHTTPRequestHandler):
@@ -305,7 +392,7 @@ def test_submit_says_that_another_service_answers(service: Service, picture: Pat
     assert "502" in the_error(answer)
 
 
-# --- gpu -------------------------------------------------------------------------------------------------------------
+# --- gpu ------------------------------------------------------------------------------------------
 
 
 def test_a_worker_works_where_nvidia_smi_may_not_be_run(
@@ -319,19 +406,26 @@ def test_a_worker_works_where_nvidia_smi_may_not_be_run(
     assert names_in(service.spool.done) == [id]
 
 
-# --- ls and show -----------------------------------------------------------------------------------------------------
+# --- ls and show ----------------------------------------------------------------------------------
 
 
-def test_ls_shows_the_newest_first_with_state_and_prompt(service: Service, submit_job: Callable[..., str]) -> None:
+def test_ls_shows_the_newest_first_with_state_and_prompt(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     first, second = submit_job(prompt="sepia"), submit_job(prompt="a\nb")
 
     lines = [line.split() for line in cli(service, "ls").stdout.splitlines()]
 
-    assert lines == [[second, "queued", "position", "2", "a", "b"], [first, "queued", "position", "1", "sepia"]]
+    assert lines == [
+        [second, "queued", "position", "2", "a", "b"],
+        [first, "queued", "position", "1", "sepia"],
+    ]
     assert cli(service, "ls", "-n", "1").stdout.split()[0] == second
 
 
-def test_ls_of_a_state_shows_its_jobs_alone(service: Service, picture: Path, submit_job: Callable[..., str]) -> None:
+def test_ls_of_a_state_shows_its_jobs_alone(
+    service: Service, picture: Path, submit_job: Callable[..., str]
+) -> None:
     done = submit_job()
     failed = fail_one(service, picture)
     waiting = submit_job()
@@ -346,17 +440,24 @@ def test_ls_of_a_state_shows_its_jobs_alone(service: Service, picture: Path, sub
     assert ids("failed") == [failed]
 
 
-def test_ls_as_json_is_one_object_per_line(service: Service, submit_job: Callable[..., str]) -> None:
+def test_ls_as_json_is_one_object_per_line(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     ids = [submit_job(prompt="水彩\n画"), submit_job()]
 
     shown = [json.loads(line) for line in cli(service, "ls", "--json").stdout.splitlines()]
 
-    assert [(job["request_id"], job["status"]) for job in shown] == [(ids[1], "queued"), (ids[0], "queued")]
+    assert [(job["request_id"], job["status"]) for job in shown] == [
+        (ids[1], "queued"),
+        (ids[0], "queued"),
+    ]
     assert shown[1]["prompt"] == "水彩\n画"
 
 
 def test_ls_of_no_state_names_the_states(service: Service) -> None:
-    assert "incoming, running, done, failed" in the_error(cli(service, "ls", "finished", check=False))
+    assert "incoming, running, done, failed" in the_error(
+        cli(service, "ls", "finished", check=False)
+    )
 
 
 def test_show_tells_of_a_finished_job(service: Service, submit_job: Callable[..., str]) -> None:
@@ -380,10 +481,12 @@ def test_show_tells_why_a_job_failed(service: Service, picture: Path) -> None:
     assert "watercolour" in shown["error"]["message"]
 
 
-# --- cancel, retry, rm -----------------------------------------------------------------------------------------------
+# --- cancel, retry, rm ----------------------------------------------------------------------------
 
 
-def test_cancel_of_waiting_jobs_moves_them_to_failed(service: Service, submit_job: Callable[..., str]) -> None:
+def test_cancel_of_waiting_jobs_moves_them_to_failed(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     ids = [submit_job(), submit_job()]
 
     answer = cli(service, "cancel", *ids)
@@ -394,7 +497,9 @@ def test_cancel_of_waiting_jobs_moves_them_to_failed(service: Service, submit_jo
     assert json.loads(cli(service, "show", ids[0], "--json").stdout)["status"] == "cancelled"
 
 
-def test_cancel_of_a_running_job_stops_it_between_steps(service: Service, submit_job: Callable[..., str]) -> None:
+def test_cancel_of_a_running_job_stops_it_between_steps(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     service.work(engine="slow")
     id = submit_job(num_inference_steps=100)
     wait_until(lambda: list(service.spool.running.glob(f"*/{id}")))
@@ -405,7 +510,9 @@ def test_cancel_of_a_running_job_stops_it_between_steps(service: Service, submit
     assert json.loads(cli(service, "show", id, "--json").stdout)["status"] == "cancelled"
 
 
-def test_retry_sends_a_failed_job_back_to_the_queue(service: Service, submit_job: Callable[..., str]) -> None:
+def test_retry_sends_a_failed_job_back_to_the_queue(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     id = submit_job()
     cli(service, "cancel", id)
 
@@ -416,7 +523,9 @@ def test_retry_sends_a_failed_job_back_to_the_queue(service: Service, submit_job
     assert names_in(service.spool.done) == [id]
 
 
-def test_rm_deletes_for_good_and_show_remembers_that_it_did(service: Service, submit_job: Callable[..., str]) -> None:
+def test_rm_deletes_for_good_and_show_remembers_that_it_did(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     id = submit_job()
     cli(service, "cancel", id)
 
@@ -442,18 +551,26 @@ def test_a_wrong_id_is_named(service: Service, command: str, id: str) -> None:
     assert id in the_error(cli(service, command, id, check=False))
 
 
-def test_what_a_jobs_state_does_not_allow_is_refused(service: Service, submit_job: Callable[..., str]) -> None:
+def test_what_a_jobs_state_does_not_allow_is_refused(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     waiting, done = submit_job(), submit_job()
     (service.spool.incoming / done).rename(service.spool.done / done)
 
-    for command, id, state in (("retry", waiting, "incoming"), ("rm", waiting, "incoming"), ("cancel", done, "done")):
+    for command, id, state in (
+        ("retry", waiting, "incoming"),
+        ("rm", waiting, "incoming"),
+        ("cancel", done, "done"),
+    ):
         error = the_error(cli(service, command, id, check=False))
         assert id in error
         assert state in error
     assert (names_in(service.spool.incoming), names_in(service.spool.done)) == ([waiting], [done])
 
 
-def test_what_a_running_jobs_state_does_not_allow_is_refused(service: Service, submit_job: Callable[..., str]) -> None:
+def test_what_a_running_jobs_state_does_not_allow_is_refused(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     running = run_by_hand(service.spool, submit_job())
 
     for command in ("retry", "rm"):
@@ -461,8 +578,12 @@ def test_what_a_running_jobs_state_does_not_allow_is_refused(service: Service, s
 
 
 @pytest.mark.parametrize("command", ["ls", "show", "cancel", "retry", "rm", "gc", "submit"])
-def test_a_missing_spool_is_named_with_the_cure(service: Service, picture: Path, tmp_path: Path, command: str) -> None:
-    arguments = {"ls": [], "gc": [], "submit": [str(picture), "-p", "sepia"]}.get(command, [UNKNOWN_ID])
+def test_a_missing_spool_is_named_with_the_cure(
+    service: Service, picture: Path, tmp_path: Path, command: str
+) -> None:
+    arguments = {"ls": [], "gc": [], "submit": [str(picture), "-p", "sepia"]}.get(
+        command, [UNKNOWN_ID]
+    )
     missing = tmp_path / "nowhere"
 
     error = the_error(cli(service, command, *arguments, "--spool", str(missing), check=False))
@@ -472,7 +593,7 @@ def test_a_missing_spool_is_named_with_the_cure(service: Service, picture: Path,
     assert not missing.exists()
 
 
-# --- gc --------------------------------------------------------------------------------------------------------------
+# --- gc -------------------------------------------------------------------------------------------
 
 
 def run_by_hand(spool: Spool, id: str) -> str:
@@ -485,7 +606,8 @@ def run_by_hand(spool: Spool, id: str) -> str:
 
 @pytest.fixture
 def ended(service: Service, submit_job: Callable[..., str]) -> list[str]:
-    """Five jobs that ended one, two... five days ago, the last three in `failed/`; older ones wait and run."""
+    """Five jobs that ended one, two... five days ago, the last three in `failed/`; older ones wait
+    and run."""
     spool = service.spool
     ids = [submit_job() for _ in range(2)]
     cli(service, "gpu", "0", "--burst")
@@ -512,7 +634,11 @@ def left(spool: Spool) -> list[str]:
 def assert_untouched(spool: Spool) -> None:
     for folder in (*spool.incoming.iterdir(), *spool.running.glob("*.gpu0/*")):
         assert names_in(folder) == ["input.jpg", "job.json"]
-    assert len(list(spool.incoming.iterdir())) == len(list(spool.running.glob("elsewhere.gpu0/*"))) == 1
+    assert (
+        len(list(spool.incoming.iterdir()))
+        == len(list(spool.running.glob("elsewhere.gpu0/*")))
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -524,7 +650,9 @@ def assert_untouched(spool: Spool) -> None:
         (["--keep-jobs", "4", "--keep-days", "1.5"], 1),
     ],
 )
-def test_gc_deletes_the_longest_ended_jobs(service: Service, ended: list[str], flags: list[str], kept: int) -> None:
+def test_gc_deletes_the_longest_ended_jobs(
+    service: Service, ended: list[str], flags: list[str], kept: int
+) -> None:
     answer = cli(service, "gc", *flags)
 
     assert answer.stdout == f"{5 - kept} jobs deleted\n"
@@ -532,7 +660,9 @@ def test_gc_deletes_the_longest_ended_jobs(service: Service, ended: list[str], f
     assert_untouched(service.spool)
 
 
-def test_gc_without_a_limit_deletes_nothing_and_names_the_limits(service: Service, ended: list[str]) -> None:
+def test_gc_without_a_limit_deletes_nothing_and_names_the_limits(
+    service: Service, ended: list[str]
+) -> None:
     answer = cli(service, "gc")
 
     assert left(service.spool) == sorted(ended)
@@ -540,13 +670,24 @@ def test_gc_without_a_limit_deletes_nothing_and_names_the_limits(service: Servic
         assert flag in answer.stderr
 
 
-# --- settings --------------------------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------
 
 
 def test_settings_prints_each_with_its_source(service: Service, tmp_path: Path) -> None:
-    answer = run_in(tmp_path, service, "settings", "--port", "8123", "--no-auth", I2II_PORT="9000", I2II_MAX_QUEUE="77")
+    answer = run_in(
+        tmp_path,
+        service,
+        "settings",
+        "--port",
+        "8123",
+        "--no-auth",
+        I2II_PORT="9000",
+        I2II_MAX_QUEUE="77",
+    )
 
-    shown = {name: (value, where) for name, value, where in map(_fields, answer.stdout.splitlines())}
+    shown = {
+        name: (value, where) for name, value, where in map(_fields, answer.stdout.splitlines())
+    }
     assert set(shown) == set(Settings.model_fields)
     assert shown["port"] == ("8123", "a flag")
     assert shown["no_auth"] == ("True", "a flag")
@@ -567,7 +708,7 @@ def _fields(line: str) -> list[str]:
         ("I2II_PORT", "65536"),
         ("I2II_ENGINE", "banana"),
         ("I2II_MAX_QUEUE", "0"),
-        ("I2II_SETTLE", "-1"),
+        ("I2II_SETTLE_SECONDS", "-1"),
     ],
 )
 def test_a_wrong_variable_is_named_and_exits_as_a_matter_of_configuration(

@@ -91,14 +91,16 @@ class Refusal:
     field: str | None
 
 
-def refusal(call: Callable[..., Any], *arguments: Any, kind: type[I2iiError] = I2iiError) -> Refusal:
+def refusal(
+    call: Callable[..., Any], *arguments: Any, kind: type[I2iiError] = I2iiError
+) -> Refusal:
     with pytest.raises(kind) as caught:
         call(*arguments)
     assert caught.value.message
     return Refusal(caught.value.code, caught.value.field)
 
 
-# --- what goes well --------------------------------------------------------------------------------------------------
+# --- what goes well -------------------------------------------------------------------------------
 
 
 @all_clients
@@ -117,7 +119,9 @@ def test_a_picture_is_edited(service: Service, client: AnyClient, picture: Path)
 
 
 @all_clients
-def test_everything_in_the_request_reaches_the_job(service: Service, client: AnyClient, tmp_path: Path) -> None:
+def test_everything_in_the_request_reaches_the_job(
+    service: Service, client: AnyClient, tmp_path: Path
+) -> None:
     pictures = [make_picture(tmp_path / name) for name in ("a.png", "b.jpg", "c.webp")]
     request = EditRequest(
         prompt="将图像转换为水彩画风格", negative_prompt="blurry", num_inference_steps=20, true_cfg_scale=2.5, seed=42,
@@ -134,7 +138,9 @@ def test_everything_in_the_request_reaches_the_job(service: Service, client: Any
 
 
 @all_clients
-def test_each_of_several_pictures_is_fetched_by_its_number(service: Service, client: AnyClient, picture: Path) -> None:
+def test_each_of_several_pictures_is_fetched_by_its_number(
+    service: Service, client: AnyClient, picture: Path
+) -> None:
     service.work()
     id = client.submit([picture], EditRequest(prompt="sepia", n=2, output_format="jpeg"))
     client.wait(id)
@@ -145,15 +151,21 @@ def test_each_of_several_pictures_is_fetched_by_its_number(service: Service, cli
 
 
 @all_clients
-def test_a_default_that_is_said_beside_a_preset_is_kept(service: Service, client: AnyClient, picture: Path) -> None:
-    id = client.submit([picture], EditRequest(prompt="anything", preset="fast", num_inference_steps=50))
+def test_a_default_that_is_said_beside_a_preset_is_kept(
+    service: Service, client: AnyClient, picture: Path
+) -> None:
+    id = client.submit(
+        [picture], EditRequest(prompt="anything", preset="fast", num_inference_steps=50)
+    )
     record = json.loads((service.spool.incoming / id / "job.json").read_text())
     assert record["num_inference_steps"] == 50
     assert "true_cfg_scale" not in record, "what is not said is the preset's to decide"
 
 
 @all_clients
-def test_whoever_waits_is_told_how_it_goes(service: Service, client: AnyClient, picture: Path) -> None:
+def test_whoever_waits_is_told_how_it_goes(
+    service: Service, client: AnyClient, picture: Path
+) -> None:
     id = client.submit([picture], EditRequest(prompt="anything", num_inference_steps=30))
     heard: list[JobStatus] = []
 
@@ -174,7 +186,7 @@ def test_whoever_waits_is_told_how_it_goes(service: Service, client: AnyClient, 
     assert {each.steps for each in heard if each.phase == "editing"} == {30}
 
 
-# --- cancelling ------------------------------------------------------------------------------------------------------
+# --- cancelling -----------------------------------------------------------------------------------
 
 
 @all_clients
@@ -200,11 +212,13 @@ def test_a_running_job_is_cancelled(service: Service, client: AnyClient, picture
     assert (service.spool.failed / id).is_dir()
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @all_clients
-def test_a_failed_job_says_why_and_has_no_result(service: Service, client: AnyClient, picture: Path) -> None:
+def test_a_failed_job_says_why_and_has_no_result(
+    service: Service, client: AnyClient, picture: Path
+) -> None:
     service.work()
     id = client.submit([picture], EditRequest(prompt="qwertyuiop"))
 
@@ -227,7 +241,9 @@ def test_a_job_that_has_not_ended_has_no_result_yet(client: AnyClient, picture: 
 
 
 @all_clients
-def test_a_picture_that_was_not_made_is_not_found(service: Service, client: AnyClient, picture: Path) -> None:
+def test_a_picture_that_was_not_made_is_not_found(
+    service: Service, client: AnyClient, picture: Path
+) -> None:
     service.work()
     id = client.submit([picture], EditRequest(prompt="sepia"))
     client.wait(id)
@@ -269,10 +285,12 @@ def test_what_is_not_an_id_is_refused(client: AnyClient) -> None:
 
 
 @all_clients
-def test_a_deleted_job_is_said_to_be_deleted(service: Service, client: AnyClient, picture: Path) -> None:
+def test_a_deleted_job_is_said_to_be_deleted(
+    service: Service, client: AnyClient, picture: Path
+) -> None:
     id = client.submit([picture], EditRequest(prompt="sepia"))
     client.cancel(id)
-    actions.remove(service.spool, id)
+    actions.delete_job(service.spool, id)
 
     for call in (client.wait, client.result, client.cancel):
         assert refusal(call, id, kind=Deleted) == Refusal("deleted", None)
@@ -280,12 +298,16 @@ def test_a_deleted_job_is_said_to_be_deleted(service: Service, client: AnyClient
 
 @pytest.mark.parametrize("deaf", OVER_HTTP, indirect=True)
 def test_a_server_that_does_not_answer_is_said_to(deaf: AnyClient, picture: Path) -> None:
-    assert refusal(deaf.submit, [picture], EditRequest(prompt="sepia")) == Refusal("no_server", None)
+    assert refusal(deaf.submit, [picture], EditRequest(prompt="sepia")) == Refusal(
+        "no_server", None
+    )
     for call in (deaf.wait, deaf.result, deaf.cancel):
         assert refusal(call, UNKNOWN_ID) == Refusal("no_server", None)
 
 
-async def test_the_async_client_serves_many_at_once_and_takes_bytes(service: Service, picture: Path) -> None:
+async def test_the_async_client_serves_many_at_once_and_takes_bytes(
+    service: Service, picture: Path
+) -> None:
     url = await asyncio.to_thread(service.serve)
     await asyncio.to_thread(service.work)
     async with AsyncClient(url) as client:
@@ -296,5 +318,7 @@ async def test_the_async_client_serves_many_at_once_and_takes_bytes(service: Ser
 
         ended = await asyncio.gather(*map(edit, range(8)))
 
-        assert [(status.status, status.seed) for status in ended] == [("completed", seed) for seed in range(8)]
+        assert [(status.status, status.seed) for status in ended] == [
+            ("completed", seed) for seed in range(8)
+        ]
         assert (await client.system())["completed_requests"] >= 0

@@ -44,36 +44,62 @@ def test_a_service_that_is_well_has_nothing_to_cure(service: Service) -> None:
     service.work("0")
     done = cli(service, "doctor", "--port", url.rpartition(":")[2], check=False)
     assert done.returncode == 0, done.stdout
-    lines = [line for line in done.stdout.splitlines() if "time service" not in line and "timedatectl" not in line]
+    lines = [
+        line
+        for line in done.stdout.splitlines()
+        if "time service" not in line and "timedatectl" not in line
+    ]
     assert [line.split()[1] for line in lines if not line.startswith("ok ")] == []
     assert f"the server answers on {url.removeprefix('http://')}" in done.stdout
 
 
 def test_each_finding_that_is_not_well_names_a_cure(service: Service, tmp_path: Path) -> None:
-    found = examined(service, "--spool", str(tmp_path / "none"), "--engine", "qwen", "--host", "0.0.0.0", "--no-auth")
+    found = examined(
+        service,
+        "--spool",
+        str(tmp_path / "none"),
+        "--engine",
+        "qwen",
+        "--host",
+        "0.0.0.0",
+        "--no-auth",
+    )
     findings = [finding for findings in found.values() for finding in findings]
-    assert {finding["check"] for finding in findings if finding["verdict"] != "ok"} >= {"spool", "access", "gpus"}
+    assert {finding["check"] for finding in findings if finding["verdict"] != "ok"} >= {
+        "spool",
+        "access",
+        "gpus",
+    }
     assert all(finding.get("cure") for finding in findings if finding["verdict"] != "ok")
 
 
 @pytest.mark.parametrize(("mode", "verdict"), [(0o755, "ok"), (0o777, "error")])
-def test_the_spool_itself_may_be_looked_at_and_not_written_to(service: Service, mode: int, verdict: str) -> None:
+def test_the_spool_itself_may_be_looked_at_and_not_written_to(
+    service: Service, mode: int, verdict: str
+) -> None:
     service.spool.root.chmod(mode)
     [finding] = examined(service)["ownership"]
     assert finding["verdict"] == verdict
 
 
-def test_tokens_are_counted_and_a_file_that_is_not_used_is_named(service: Service, tmp_path: Path) -> None:
+def test_tokens_are_counted_and_a_file_that_is_not_used_is_named(
+    service: Service, tmp_path: Path
+) -> None:
     file = tmp_path / "tokens"
-    cli(service, "token", "add", "ops", "--operator", "--tokens", str(file))
-    [finding] = examined(service, "--tokens", str(file))["access"]
-    assert (finding["verdict"], finding["message"].endswith("has 1, 1 of operators")) == ("ok", True)
+    cli(service, "token", "add", "ops", "--operator", "--tokens-file", str(file))
+    [finding] = examined(service, "--tokens-file", str(file))["access"]
+    assert (finding["verdict"], finding["message"].endswith("has 1, 1 of operators")) == (
+        "ok",
+        True,
+    )
     file.chmod(0o644)
-    [finding] = examined(service, "--tokens", str(file))["access"]
+    [finding] = examined(service, "--tokens-file", str(file))["access"]
     assert (finding["verdict"], f"chmod 640 {file}" in finding["message"]) == ("error", True)
 
 
-def test_a_folder_that_others_may_read_is_found_with_the_line_that_cures_it(service: Service) -> None:
+def test_a_folder_that_others_may_read_is_found_with_the_line_that_cures_it(
+    service: Service,
+) -> None:
     service.spool.done.chmod(0o755)
     [finding] = examined(service)["ownership"]
     assert finding["verdict"] == "error"
@@ -107,12 +133,16 @@ def test_a_file_system_that_a_queue_cannot_rest_on_is_refused(
     folder.mkdir()
     make = "from pathlib import Path; from i2ii_spool.spool.layout import Spool; Spool(Path('{}')).create()"
     python = shlex.quote(sys.executable)
-    script = f'{mount}; {python} -c "{make}"; {python} -m i2ii_spool doctor --json --spool {{}} || true'
+    script = (
+        f'{mount}; {python} -c "{make}"; {python} -m i2ii_spool doctor --json --spool {{}} || true'
+    )
     shown = subprocess.run(
         ["unshare", "--mount", "sh", "-ec", script.replace("{0}", "{}").replace("{}", str(folder))],
         env=service.environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    [finding] = [each for each in json.loads(shown.stdout)["findings"] if each["check"] == "file system"]
+    [finding] = [
+        each for each in json.loads(shown.stdout)["findings"] if each["check"] == "file system"
+    ]
     assert (finding["verdict"], finding["message"]) == (verdict, says)
 
 
@@ -127,11 +157,13 @@ def test_the_mount_that_a_path_lies_on_is_the_longest_and_latest(path: str, kind
 @needs_root
 def test_a_spool_that_cannot_be_written_is_found(service: Service) -> None:
     root = service.spool.root
-    script = (
-        f"mount --bind {root} {root}; mount -o remount,bind,ro {root}; {sys.executable} -m i2ii_spool doctor || true"
-    )
+    script = f"mount --bind {root} {root}; mount -o remount,bind,ro {root}; {sys.executable} -m i2ii_spool doctor || true"
     shown = subprocess.run(
-        ["unshare", "--mount", "sh", "-ec", script], env=service.environment, capture_output=True, text=True, check=True
+        ["unshare", "--mount", "sh", "-ec", script],
+        env=service.environment,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert "cannot write: [Errno 30] Read-only file system" in shown
     assert "error    locks         cannot be checked: [Errno 30]" in shown
@@ -144,7 +176,9 @@ def test_too_little_space_is_an_error(service: Service) -> None:
     assert "floor 1000000000 MiB: submits are refused" in finding["message"]
 
 
-def test_a_job_from_the_future_shows_that_clocks_differ(service: Service, submit_job: Callable[..., str]) -> None:
+def test_a_job_from_the_future_shows_that_clocks_differ(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     id = submit_job()
     (service.spool.incoming / id).rename(service.spool.incoming / f"2999{id[4:]}")
     [finding] = examined(service)["clock"]
@@ -200,12 +234,22 @@ cuda = SimpleNamespace(is_available=lambda: {is_available})
             "error",
             "built for CUDA 13.0; the driver serves CUDA up to 12.8",
         ),
-        (TORCH.format(cuda=None, is_available=False), "error", "built for no GPU; the driver serves CUDA up to 12.8"),
+        (
+            TORCH.format(cuda=None, is_available=False),
+            "error",
+            "built for no GPU; the driver serves CUDA up to 12.8",
+        ),
         (TORCH.format(cuda="12.6", is_available=False), "error", "it sees no GPU"),
-        ("raise OSError('libcudart.so is not there')", "error", "cannot be loaded: OSError: libcudart.so is not there"),
+        (
+            "raise OSError('libcudart.so is not there')",
+            "error",
+            "cannot be loaded: OSError: libcudart.so is not there",
+        ),
     ],
 )
-def test_torch_must_fit_the_driver(service: Service, tmp_path: Path, torch: str, verdict: str, says: str) -> None:
+def test_torch_must_fit_the_driver(
+    service: Service, tmp_path: Path, torch: str, verdict: str, says: str
+) -> None:
     on_a_gpu_machine(service, tmp_path, torch)
     [finding] = examined(service)["torch"]
     assert finding["verdict"] == verdict

@@ -1,5 +1,5 @@
-"""Real disks that are full, or that fail, under a live service: what comes is refused honestly, nothing is lost, and
-all goes on when the disk does."""
+"""Real disks that are full, or that fail, under a live service: what comes is refused honestly,
+nothing is lost, and all goes on when the disk does."""
 
 import os
 import shutil
@@ -57,7 +57,9 @@ def fill(disk: Disk, *, keep: int) -> Path:
     """Fill the disk up to so many bytes."""
     status = os.statvfs(disk.folder)
     path = disk.folder / "ballast"
-    subprocess.run(["fallocate", "-l", str(status.f_bavail * status.f_frsize - keep), path], check=True)
+    subprocess.run(
+        ["fallocate", "-l", str(status.f_bavail * status.f_frsize - keep), path], check=True
+    )
     return path
 
 
@@ -72,7 +74,9 @@ def noise(tmp_path: Path) -> bytes:
     return (tmp_path / "noise.png").read_bytes()
 
 
-def test_a_disk_is_filled_down_to_its_floor_and_every_job_on_it_is_done(service: Service, noise: bytes) -> None:
+def test_a_disk_is_filled_down_to_its_floor_and_every_job_on_it_is_done(
+    service: Service, noise: bytes
+) -> None:
     url = service.serve()
     accepted = 0
     while (answer := post(url, noise)).status == 202:
@@ -102,7 +106,9 @@ def test_a_worker_waits_for_room_and_says_so(service: Service, disk: Disk, pictu
     wait_until(lambda: is_done(service, id))
     ballast = fill(disk, keep=2**20)
     waiting = submit(service.spool, [picture], EditRequest(prompt="sepia"), max_pixels=10**6)
-    status = wait_until(lambda: [status for status in service.workers() if status["state"] == "degraded"])
+    status = wait_until(
+        lambda: [status for status in service.workers() if status["state"] == "degraded"]
+    )
     assert "MiB free" in status[0]["note"]
     assert os.listdir(service.spool.incoming) == [waiting]
     ballast.unlink()
@@ -111,7 +117,9 @@ def test_a_worker_waits_for_room_and_says_so(service: Service, disk: Disk, pictu
     assert get_json(f"{url}/health")["status"] == "healthy"
 
 
-def test_a_disk_that_takes_no_more_files_is_as_good_as_full(service: Service, disk: Disk, noise: bytes) -> None:
+def test_a_disk_that_takes_no_more_files_is_as_good_as_full(
+    service: Service, disk: Disk, noise: bytes
+) -> None:
     url = service.serve()
     many = disk.folder / "many"
     many.mkdir()
@@ -123,8 +131,11 @@ def test_a_disk_that_takes_no_more_files_is_as_good_as_full(service: Service, di
     accept(url, noise)
 
 
-def test_a_disk_that_is_full_in_the_midst_of_it_loses_nothing(service: Service, disk: Disk, noise: bytes) -> None:
-    """Others fill it below any floor: uploads are refused, results cannot be written, and all of it goes on after."""
+def test_a_disk_that_is_full_in_the_midst_of_it_loses_nothing(
+    service: Service, disk: Disk, noise: bytes
+) -> None:
+    """Others fill it below any floor: uploads are refused, results cannot be written, and all of it
+    goes on after."""
     service.environment["I2II_MIN_FREE_MIB"] = "0"
     url = service.serve()
     accepted = [accept(url, noise) for _ in range(3)]
@@ -139,7 +150,9 @@ def test_a_disk_that_is_full_in_the_midst_of_it_loses_nothing(service: Service, 
     accept(url, noise)
 
 
-def test_a_disk_that_fails_under_an_edit_is_not_the_jobs_fault(service: Service, disk: Disk, noise: bytes) -> None:
+def test_a_disk_that_fails_under_an_edit_is_not_the_jobs_fault(
+    service: Service, disk: Disk, noise: bytes
+) -> None:
     url = service.serve()
     worker = service.work(engine="slow")
     id = post(url, noise, num_inference_steps="60").json()["request_id"]
@@ -152,7 +165,9 @@ def test_a_disk_that_fails_under_an_edit_is_not_the_jobs_fault(service: Service,
     wait_until(lambda: is_done(service, id))
 
 
-def test_a_disk_that_may_only_be_read_is_said_to_be(service: Service, disk: Disk, noise: bytes, picture: Path) -> None:
+def test_a_disk_that_may_only_be_read_is_said_to_be(
+    service: Service, disk: Disk, noise: bytes, picture: Path
+) -> None:
     url = service.serve()
     accepted = accept(url, noise)
     disk.remount("ro")
@@ -171,7 +186,8 @@ def test_a_disk_that_may_only_be_read_is_said_to_be(service: Service, disk: Disk
 def test_a_disk_that_goes_away_under_the_service_is_noticed_and_comes_back(
     service: Service, disk: Disk, noise: bytes
 ) -> None:
-    """Every call fails with EIO, as when its cable is pulled: the server says so, and the worker ends."""
+    """Every call fails with EIO, as when its cable is pulled: the server says so, and the worker
+    ends."""
     url = service.serve()
     worker = service.work(engine="quick")
     accepted = accept(url, noise)

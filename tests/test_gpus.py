@@ -11,7 +11,7 @@ import pytest
 
 from i2ii_spool.errors import EngineBroken, SettingsError
 from i2ii_spool.host import gpus
-from i2ii_spool.host.gpus import Device, Gpu, Load, Meter
+from i2ii_spool.host.gpus import Device, Gpu, GpuMonitor, GpuUsage
 from i2ii_spool.spool.liveness import WORKER_NAME, worker_name
 from tests.conftest import FAKE_DRIVER, Service, cli
 
@@ -69,7 +69,14 @@ def test_a_gpu_that_is_not_there_is_refused(
 
 @pytest.mark.parametrize(
     ("visible", "found"),
-    [("", []), ("-1", []), ("0", ["0"]), ("3,5", ["0", "1"]), ("3,-1,5", ["0"]), (f"MIG-{UUID}", ["0"])],
+    [
+        ("", []),
+        ("-1", []),
+        ("0", ["0"]),
+        ("3,5", ["0", "1"]),
+        ("3,-1,5", ["0"]),
+        (f"MIG-{UUID}", ["0"]),
+    ],
 )
 def test_the_environment_says_which_gpus_may_be_used(
     monkeypatch: pytest.MonkeyPatch, visible: str, found: list[str]
@@ -78,7 +85,7 @@ def test_the_environment_says_which_gpus_may_be_used(
     assert gpus.find_all() == found
 
 
-# --- the driver ------------------------------------------------------------------------------------------------------
+# --- the driver -----------------------------------------------------------------------------------
 
 A, B = "GPU-aaaa0000-1111", "GPU-bbbb0000-1111"
 SLICES = ["MIG-1111aaaa-1", "MIG-2222bbbb-2"]
@@ -105,53 +112,57 @@ def test_without_a_driver_there_is_no_gpu() -> None:
     assert gpus.devices() == []
     assert gpus.find_all() == []
     assert gpus.driver_versions() is None
-    assert gpus.show_only(gpus.choose("0")) is None
+    assert gpus.set_visible(gpus.choose("0")) is None
 
 
 def test_a_gpu_is_called_by_its_device_file(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, {"minor": 1, "uuid": A}, {"minor": 0, "uuid": B})
     assert gpus.find_all() == ["1", "0"]
-    chosen = gpus.show_only(gpus.choose("0"))
+    chosen = gpus.set_visible(gpus.choose("0"))
     assert chosen == Device("NVIDIA Imaginary", B, 0)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == B
     assert gpus.driver_versions() == ("570.86.15", "12.8")
 
 
-def test_in_a_unit_that_sees_one_card_alone_it_keeps_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_unit_that_sees_one_card_alone_it_keeps_its_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A}, {"minor": 1, "uuid": B})
     monkeypatch.setenv("FAKE_FENCE", "1")
-    gpus.show_only(gpus.choose("1"))
+    gpus.set_visible(gpus.choose("1"))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == B
 
 
-@pytest.mark.parametrize(("visible", "wanted", "uuid"), [("1,0", "0", B), (B, "0", B), (A[:8], "0", A)])
+@pytest.mark.parametrize(
+    ("visible", "wanted", "uuid"), [("1,0", "0", B), (B, "0", B), (A[:8], "0", A)]
+)
 def test_what_is_visible_already_is_named_by_its_uuid(
     monkeypatch: pytest.MonkeyPatch, visible: str, wanted: str, uuid: str
 ) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A}, {"minor": 1, "uuid": B})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    gpus.show_only(gpus.choose(wanted))
+    gpus.set_visible(gpus.choose(wanted))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == uuid
 
 
 def test_of_a_card_that_is_cut_up_each_slice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A, "slices": SLICES}, {"minor": 1, "uuid": B})
     assert gpus.find_all() == [*SLICES, "1"]
-    chosen = gpus.show_only(gpus.choose(SLICES[1]))
+    chosen = gpus.set_visible(gpus.choose(SLICES[1]))
     assert chosen is not None
     assert (chosen.uuid, chosen.minor, chosen.is_slice) == (SLICES[1], 0, True)
-    assert Meter(chosen).read() == Load(30 * 1024, 80 * 1024, None)
+    assert GpuMonitor(chosen).read() == GpuUsage(30 * 1024, 80 * 1024, None)
 
 
 def test_how_busy_it_is_is_read_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A})
-    assert Meter(gpus.devices()[0]).read() == Load(30 * 1024, 80 * 1024, 97)
+    assert GpuMonitor(gpus.devices()[0]).read() == GpuUsage(30 * 1024, 80 * 1024, 97)
 
 
 def test_a_gpu_that_the_driver_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A})
     with pytest.raises(SettingsError, match=f"GPU 7 is not there: there is 0 \\({A}\\)"):
-        gpus.show_only(gpus.choose("7"))
+        gpus.set_visible(gpus.choose("7"))
 
 
 def test_a_driver_that_shows_nothing_is_no_machine_without_gpus(
@@ -161,18 +172,28 @@ def test_a_driver_that_shows_nothing_is_no_machine_without_gpus(
     install(monkeypatch)
     (tmp_path / "version").touch()
     monkeypatch.setattr(gpus, "DRIVER", tmp_path / "version")
-    with pytest.raises(SettingsError, match="GPU 0 is not there: there is none that this process may use"):
-        gpus.show_only(gpus.choose("0"))
+    with pytest.raises(
+        SettingsError, match="GPU 0 is not there: there is none that this process may use"
+    ):
+        gpus.set_visible(gpus.choose("0"))
 
 
-def test_a_driver_that_does_not_work_is_no_machine_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_does_not_work_is_no_machine_without_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("FAKE_GPUS", json.dumps({"error": DRIVER_MISMATCH}))
-    with pytest.raises(EngineBroken, match="the NVIDIA driver does not work: RM has detected an NVML/RM version mism"):
+    with pytest.raises(
+        EngineBroken,
+        match="the NVIDIA driver does not work: RM has detected an NVML/RM version mism",
+    ):
         gpus.find_all()
 
 
 def test_a_worker_shows_how_busy_its_gpu_is(service: Service) -> None:
-    service.environment |= {"PYTHONPATH": str(FAKE_DRIVER), "FAKE_GPUS": json.dumps([{"minor": 2, "uuid": A}])}
+    service.environment |= {
+        "PYTHONPATH": str(FAKE_DRIVER),
+        "FAKE_GPUS": json.dumps([{"minor": 2, "uuid": A}]),
+    }
     service.work("2")
     [status] = service.workers()
     assert (status["gpu_id"], status["use_percent"]) == (2, 97)
@@ -180,6 +201,12 @@ def test_a_worker_shows_how_busy_its_gpu_is(service: Service) -> None:
 
 
 def test_a_worker_whose_gpu_is_not_there_says_so(service: Service) -> None:
-    service.environment |= {"PYTHONPATH": str(FAKE_DRIVER), "FAKE_GPUS": json.dumps([{"minor": 2, "uuid": A}])}
+    service.environment |= {
+        "PYTHONPATH": str(FAKE_DRIVER),
+        "FAKE_GPUS": json.dumps([{"minor": 2, "uuid": A}]),
+    }
     refused = cli(service, "gpu", "0", check=False)
-    assert (refused.returncode, refused.stderr) == (78, f"i2ii: GPU 0 is not there: there is 2 ({A})\n")
+    assert (refused.returncode, refused.stderr) == (
+        78,
+        f"i2ii: GPU 0 is not there: there is 2 ({A})\n",
+    )

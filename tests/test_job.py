@@ -1,4 +1,5 @@
-"""Ids sort in the order in which they were made; requests are what was asked for, or are refused by name."""
+"""Ids sort in the order in which they were made; requests are what was asked for, or are refused by
+name."""
 
 import string
 import threading
@@ -16,7 +17,10 @@ from i2ii_spool.jobs.request import EditRequest, Job, parse, parse_json
 
 def test_an_id_says_when_it_was_made() -> None:
     before, id, after = time.time(), new_id(), time.time()
-    made = time.strftime("%Y%m%d-%H%M%S", time.gmtime(before)), time.strftime("%Y%m%d-%H%M%S", time.gmtime(after))
+    made = (
+        time.strftime("%Y%m%d-%H%M%S", time.gmtime(before)),
+        time.strftime("%Y%m%d-%H%M%S", time.gmtime(after)),
+    )
     assert made[0] <= id[:15] <= made[1]
 
 
@@ -33,7 +37,10 @@ def test_ids_strictly_increase_whatever_the_clock_does(milliseconds: list[int]) 
 
 def test_ids_of_many_threads_are_all_different() -> None:
     made: list[str] = []
-    threads = [threading.Thread(target=lambda: made.extend(new_id() for _ in range(2000))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: made.extend(new_id() for _ in range(2000)))
+        for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -57,7 +64,13 @@ def test_what_is_not_an_id_builds_no_path(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["..", "20261123-101530-482-k7m2qf/..", "20261123-101530-482-k7m2qf\n", "２0261123-101530-482-k7m2qf"]
+    "text",
+    [
+        "..",
+        "20261123-101530-482-k7m2qf/..",
+        "20261123-101530-482-k7m2qf\n",
+        "２0261123-101530-482-k7m2qf",
+    ],
 )
 def test_near_misses_are_no_ids(text: str) -> None:
     assert not is_id(text)
@@ -98,7 +111,11 @@ def test_a_form_of_strings_is_the_same_request(request: EditRequest) -> None:
         ({"prompt": "a", "n": "two"}, "n", "integer"),
         ({"prompt": "a", "n": "5"}, "n", "from 1 to 4"),
         ({"prompt": "a", "num_inference_steps": "9"}, "num_inference_steps", "from 10 to 100"),
-        ({"prompt": "a", "num_inference_steps": "0", "preset": "fast"}, "num_inference_steps", "from 1 to 100"),
+        (
+            {"prompt": "a", "num_inference_steps": "0", "preset": "fast"},
+            "num_inference_steps",
+            "from 1 to 100",
+        ),
         ({"prompt": "a", "true_cfg_scale": "0.9"}, "true_cfg_scale", "from 1.0 to 10.0"),
         ({"prompt": "a", "true_cfg_scale": "nan"}, "true_cfg_scale", "finite"),
         ({"prompt": "a", "seed": "-1"}, "seed", "from 0 to 4294967295"),
@@ -108,7 +125,9 @@ def test_a_form_of_strings_is_the_same_request(request: EditRequest) -> None:
         ({"prompt": "a", "mask": "x"}, "mask", "is not a field"),
     ],
 )
-def test_a_wrong_request_is_refused_by_field_and_limit(fields: dict[str, str], field: str, says: str) -> None:
+def test_a_wrong_request_is_refused_by_field_and_limit(
+    fields: dict[str, str], field: str, says: str
+) -> None:
     with pytest.raises(InvalidRequest, match=field) as refused:
         parse(EditRequest, fields)
     assert refused.value.field == field
@@ -116,7 +135,12 @@ def test_a_wrong_request_is_refused_by_field_and_limit(fields: dict[str, str], f
 
 
 def test_few_steps_are_for_presets() -> None:
-    assert parse(EditRequest, {"prompt": "a", "preset": "fast", "num_inference_steps": "4"}).num_inference_steps == 4
+    assert (
+        parse(
+            EditRequest, {"prompt": "a", "preset": "fast", "num_inference_steps": "4"}
+        ).num_inference_steps
+        == 4
+    )
 
 
 def test_with_a_preset_what_nobody_gave_stays_open_in_the_file() -> None:

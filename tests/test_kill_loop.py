@@ -1,4 +1,5 @@
-"""The promise under fire: servers and workers die at random while jobs flow, and no accepted job is lost."""
+"""The promise under fire: servers and workers die at random while jobs flow, and no accepted job is
+lost."""
 
 import http.client
 import json
@@ -33,7 +34,8 @@ def last_url(service: Service) -> str:
 
 @dataclass
 class Submitter:
-    """Submits over HTTP until told to stop, and now and then asks what has become of an earlier job."""
+    """Submits over HTTP until told to stop, and now and then asks what has become of an earlier
+    job."""
 
     service: Service
     picture: bytes
@@ -48,7 +50,8 @@ class Submitter:
             try:
                 self._submit_to(last_url(self.service))
             except (OSError, http.client.HTTPException):
-                # The server has died, and this submit was not accepted, though the job may be there. Try the next one.
+                # The server has died, and this submit was not accepted, though the job may be
+                # there. Try the next one.
                 self.stopping.wait(0.05)
 
     def _submit_to(self, url: str) -> None:
@@ -57,13 +60,20 @@ class Submitter:
             while not self.stopping.is_set():
                 self._submit(connection)
                 self._look_back(connection)
-                while len(os.listdir(self.service.spool.incoming)) > BACKLOG and not self.stopping.is_set():
+                while (
+                    len(os.listdir(self.service.spool.incoming)) > BACKLOG
+                    and not self.stopping.is_set()
+                ):
                     self.stopping.wait(0.02)
         finally:
             connection.close()
 
     def _submit(self, connection: http.client.HTTPConnection) -> None:
-        fields = {"prompt": "sepia", "num_inference_steps": "10", "n": str(self.chance.choice((1, 1, 2)))}
+        fields = {
+            "prompt": "sepia",
+            "num_inference_steps": "10",
+            "n": str(self.chance.choice((1, 1, 2))),
+        }
         body, headers = form(fields, self.picture)
         connection.request("POST", "/edit", body, headers)
         answer = connection.getresponse()

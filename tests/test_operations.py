@@ -1,4 +1,5 @@
-"""What operators do, and what happens to them, under a real systemd: docs/operations.md promises it."""
+"""What operators do, and what happens to them, under a real systemd: docs/operations.md promises
+it."""
 
 import json
 import re
@@ -22,10 +23,13 @@ pytestmark = MOUNTS
 
 
 class Box(Machine):
-    """A machine with the units installed, and with alice, who is in the group i2ii and has a photograph."""
+    """A machine with the units installed, and with alice, who is in the group i2ii and has a
+    photograph."""
 
     def prepare(self) -> None:
-        self.sh(f"ln -s {I2II} /usr/local/bin/i2ii; i2ii units install; useradd --create-home --groups i2ii alice")
+        self.sh(
+            f"ln -s {I2II} /usr/local/bin/i2ii; i2ii units install; useradd --create-home --groups i2ii alice"
+        )
         make_picture(self.path("/home/alice/photo.jpg"))
         self.sh("chmod 644 /home/alice/photo.jpg")
 
@@ -83,7 +87,7 @@ def box(installed: list[str]) -> Iterator[Box]:
         yield running
 
 
-# --- every day -------------------------------------------------------------------------------------------------------
+# --- every day ------------------------------------------------------------------------------------
 
 
 def test_one_card_is_stopped_started_and_restarted_while_another_works_on(box: Box) -> None:
@@ -106,7 +110,11 @@ def test_status_shows_the_job_and_its_step(box: Box) -> None:
     box.sh("systemctl start i2ii-gpu@0")
     assert "0 done, 0 failed" in box.show("i2ii-gpu@0", "StatusText")
     id = box.submit(steps=100)
-    wait_until(lambda: re.fullmatch(rf"job {id}, step [1-9]\d* of 100", box.show("i2ii-gpu@0", "StatusText")))
+    wait_until(
+        lambda: re.fullmatch(
+            rf"job {id}, step [1-9]\d* of 100", box.show("i2ii-gpu@0", "StatusText")
+        )
+    )
 
 
 def test_the_journal_finds_a_job_and_a_worker_by_their_fields(box: Box) -> None:
@@ -116,9 +124,19 @@ def test_the_journal_finds_a_job_and_a_worker_by_their_fields(box: Box) -> None:
     box.wait(id, "completed")
     box.sh("journalctl --sync")
     records = box.journal(f"I2II_JOB={id}")
-    said = [(record["SYSLOG_IDENTIFIER"], record["MESSAGE"].replace(id, "ID")[:13]) for record in records]
-    assert said == [("i2ii-http", "job ID submit"), ("i2ii-gpu0", "job ID claime"), ("i2ii-gpu0", "job ID done i")]
-    assert {record["_SYSTEMD_UNIT"] for record in records} == {"i2ii-http.service", "i2ii-gpu@0.service"}
+    said = [
+        (record["SYSLOG_IDENTIFIER"], record["MESSAGE"].replace(id, "ID")[:13])
+        for record in records
+    ]
+    assert said == [
+        ("i2ii-http", "job ID submit"),
+        ("i2ii-gpu0", "job ID claime"),
+        ("i2ii-gpu0", "job ID done i"),
+    ]
+    assert {record["_SYSTEMD_UNIT"] for record in records} == {
+        "i2ii-http.service",
+        "i2ii-gpu@0.service",
+    }
     assert {record.get("I2II_WORKER") for record in records} == {None, "machine.gpu0"}
     assert len(box.journal("I2II_WORKER=machine.gpu0", f"I2II_JOB={id}")) == 2
 
@@ -130,14 +148,17 @@ def test_a_failed_job_stands_in_the_journal_as_a_warning(box: Box) -> None:
     box.wait(id, "failed")
     box.sh("journalctl --sync")
     [record] = box.journal("-p", "warning", f"I2II_JOB={id}")
-    assert record["MESSAGE"] == f"job {id} failed: engine_error: ZeroDivisionError: a bug in the engine"
+    assert (
+        record["MESSAGE"]
+        == f"job {id} failed: engine_error: ZeroDivisionError: a bug in the engine"
+    )
 
 
 def test_a_spool_is_moved_with_all_that_is_in_it(box: Box) -> None:
     docs = (HERE.parent / "docs/operations.md").read_text()
     script = docs.partition("To move it")[2].partition("```sh\n")[2].partition("```")[0]
     box.use("slow")
-    box.set(drain=0)
+    box.set(drain_seconds=0)
     box.sh("systemctl start i2ii.target; mkdir /data; mount -t tmpfs tmpfs /data")
     ids = [box.submit(), box.submit(steps=100)]
     box.wait(ids[0], "completed")
@@ -150,9 +171,7 @@ def test_a_spool_is_moved_with_all_that_is_in_it(box: Box) -> None:
 def test_a_restart_of_the_server_drops_no_connection(box: Box) -> None:
     box.sh("systemctl start i2ii.target")
     before = box.pid("i2ii-http")
-    script = (
-        "for i in $(seq 150); do curl -s -o /dev/null -w '%{http_code}\\n' localhost:8000/livez || echo refused; done"
-    )
+    script = "for i in $(seq 150); do curl -s -o /dev/null -w '%{http_code}\\n' localhost:8000/livez || echo refused; done"
     asking = subprocess.Popen(box.command("sh", "-c", script), stdout=subprocess.PIPE, text=True)
     for _ in range(3):
         box.sh("systemctl restart i2ii-http")
@@ -165,9 +184,16 @@ def test_a_long_poll_does_not_hold_up_a_restart(box: Box) -> None:
     box.sh("systemctl start i2ii-http")
     id = box.submit()  # there is no worker
     poll = subprocess.Popen(
-        box.command("curl", "-s", f"localhost:8000/status/{id}?wait=60"), stdout=subprocess.PIPE, text=True
+        box.command("curl", "-s", f"localhost:8000/status/{id}?wait=60"),
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    wait_until(lambda: "ESTAB" in box.sh("ss -tn state established '( sport = 8000 )' | sed 's/^/ESTAB/' | tail -n +2"))
+    wait_until(
+        lambda: (
+            "ESTAB"
+            in box.sh("ss -tn state established '( sport = 8000 )' | sed 's/^/ESTAB/' | tail -n +2")
+        )
+    )
     started = time.monotonic()
     box.sh("systemctl restart i2ii-http")
     assert json.loads(poll.communicate()[0])["status"] == "queued"
@@ -180,7 +206,7 @@ def test_a_reload_takes_new_limits_and_keeps_the_old_ones_if_they_are_wrong(box:
     box.submit()
     edit = "curl -s -o /dev/null -w '%{http_code}' -F image=@/home/alice/photo.jpg -F prompt=sepia localhost:8000/edit"
     assert box.sh(edit) == "202"
-    box.set(max_queue=1, drain=7)
+    box.set(max_queue=1, drain_seconds=7)
     box.sh("systemctl reload i2ii-http")
     wait_until(lambda: "settings read again" in box.sh("journalctl -u i2ii-http"))
     assert box.sh(edit) == "429"
@@ -191,7 +217,10 @@ def test_a_reload_takes_new_limits_and_keeps_the_old_ones_if_they_are_wrong(box:
     said = box.sh("journalctl -u i2ii-http -o cat")
     assert "max_queue is now 1\n" in said
     assert "drain is now 7.0, after a restart\n" in said
-    assert "max_queue must be greater than or equal to 1, got '0'; it comes from /etc/i2ii/i2ii.env\n" in said
+    assert (
+        "max_queue must be greater than or equal to 1, got '0'; it comes from /etc/i2ii/i2ii.env\n"
+        in said
+    )
     assert (box.pid("i2ii-http"), box.show("i2ii-http", "ActiveState")) == (server, "active")
 
 
@@ -204,7 +233,7 @@ def test_the_sandbox_lets_the_door_decode_a_picture(box: Box) -> None:
 
 
 def test_tokens_guard_a_server_that_others_can_reach_and_change_without_a_restart(box: Box) -> None:
-    box.set(host="0.0.0.0", tokens="/etc/i2ii/tokens")
+    box.set(host="0.0.0.0", tokens_file="/etc/i2ii/tokens")
     alice, ops = (box.sh(f"i2ii token add {name}").strip() for name in ("alice", "ops --operator"))
     assert box.sh("stat -c '%U %G %a' /etc/i2ii/tokens").split() == ["root", "i2ii", "640"]
     box.sh("i2ii units install; systemctl start i2ii-http")
@@ -236,7 +265,7 @@ def test_the_timer_deletes_what_has_been_kept_long_enough(box: Box) -> None:
 
 
 def test_a_member_of_the_group_drops_jobs_into_the_spool_and_moves_them(box: Box) -> None:
-    box.set(settle=0.2)
+    box.set(settle_seconds=0.2)
     box.sh("systemctl start i2ii.target")
     box.sh(
         f"{ALICE} sh -c 'umask 002; mkdir /tmp/wedding; cp /home/alice/photo.jpg /tmp/wedding; "
@@ -245,11 +274,13 @@ def test_a_member_of_the_group_drops_jobs_into_the_spool_and_moves_them(box: Box
     failed = wait_until(lambda: box.sh(f"ls {SPOOL}/failed").split())
     assert failed[0].endswith("_wedding")
     box.sh(f"{ALICE} mv {SPOOL}/failed/{failed[0]} {SPOOL}/incoming/")
-    wait_until(lambda: box.job(failed[0])["status"] == "failed" and not box.sh(f"ls {SPOOL}/incoming"))
+    wait_until(
+        lambda: box.job(failed[0])["status"] == "failed" and not box.sh(f"ls {SPOOL}/incoming")
+    )
     assert box.run("setpriv", "--reuid=nobody", "ls", SPOOL, check=False).returncode != 0
 
 
-# --- when things go wrong --------------------------------------------------------------------------------------------
+# --- when things go wrong -------------------------------------------------------------------------
 
 
 def test_a_worker_that_is_killed_is_started_again_and_its_job_finishes(box: Box) -> None:
@@ -294,7 +325,7 @@ def test_a_stop_lets_the_edit_finish(box: Box) -> None:
 
 def test_a_stop_gives_back_an_edit_that_would_take_too_long(box: Box) -> None:
     box.use("slow")
-    box.set(drain=0)
+    box.set(drain_seconds=0)
     box.sh("systemctl start i2ii-gpu@0")
     id = box.submit(steps=100)
     box.wait_step(id)
@@ -321,7 +352,9 @@ def test_after_a_power_cut_the_queue_goes_on(box: Box) -> None:
     for id in ids:
         box.wait(id, "completed")
     assert box.job(ids[0])["attempts"] == 2
-    assert box.sh(f"cd {SPOOL}; ls incoming running/* failed .tmp | grep -v :$ || true").split() == []
+    assert (
+        box.sh(f"cd {SPOOL}; ls incoming running/* failed .tmp | grep -v :$ || true").split() == []
+    )
 
 
 def test_a_worker_that_cannot_start_ends_as_failed_with_the_reason(box: Box) -> None:
@@ -332,16 +365,23 @@ def test_a_worker_that_cannot_start_ends_as_failed_with_the_reason(box: Box) -> 
     status = box.run("systemctl", "status", "i2ii-gpu@0", check=False).stdout
     assert 'Status: "the card is defective"' in status
     assert "Start request repeated too quickly" in status
-    found = json.loads(box.run("sh", "-c", f"cd / && {I2II} doctor --json", check=False).stdout)["findings"]
+    found = json.loads(box.run("sh", "-c", f"cd / && {I2II} doctor --json", check=False).stdout)[
+        "findings"
+    ]
     [unit] = [finding for finding in found if finding["check"] == "units"]
     assert unit["message"] == "i2ii-gpu@0.service has failed (exit-code): the card is defective"
-    assert unit["cure"].endswith("systemctl reset-failed i2ii-gpu@0.service && systemctl start i2ii-gpu@0.service")
+    assert unit["cure"].endswith(
+        "systemctl reset-failed i2ii-gpu@0.service && systemctl start i2ii-gpu@0.service"
+    )
 
 
 def test_a_wrong_setting_is_not_tried_again(box: Box) -> None:
     box.set(max_attempts=0)
     box.run("systemctl", "start", "i2ii-gpu@0", check=False)
-    assert (box.show("i2ii-gpu@0", "ActiveState"), box.show("i2ii-gpu@0", "NRestarts")) == ("failed", "0")
+    assert (box.show("i2ii-gpu@0", "ActiveState"), box.show("i2ii-gpu@0", "NRestarts")) == (
+        "failed",
+        "0",
+    )
     status = box.run("systemctl", "status", "i2ii-gpu@0", check=False).stdout
     assert 'Status: "max_attempts must be greater than or equal to 1, got' in status
 
@@ -387,7 +427,9 @@ def test_a_model_that_loads_for_longer_than_the_unit_allows_is_given_time(box: B
     assert int(loaded) > 8
 
 
-def test_an_upgrade_in_place_lets_the_old_workers_finish(installed: list[str], tmp_path: Path) -> None:
+def test_an_upgrade_in_place_lets_the_old_workers_finish(
+    installed: list[str], tmp_path: Path
+) -> None:
     tmp_path.chmod(0o755)
     env = next(bind for bind in installed if bind.endswith(":/opt/i2ii"))
     subprocess.run(["cp", "-a", env.partition(":")[0], tmp_path / "env"], check=True)
@@ -404,4 +446,6 @@ def test_an_upgrade_in_place_lets_the_old_workers_finish(installed: list[str], t
         for id in ids:
             assert box.wait(id, "completed")["attempts"] == 1
         assert "i2ii 9.9.9" in box.sh("journalctl -u i2ii-gpu@0 -o cat | grep ready | tail -n 1")
-        assert "i2ii 9.9.9" not in box.sh("journalctl -u i2ii-gpu@0 -o cat | grep ready | head -n 1")
+        assert "i2ii 9.9.9" not in box.sh(
+            "journalctl -u i2ii-gpu@0 -o cat | grep ready | head -n 1"
+        )

@@ -46,12 +46,17 @@ def test_a_jpeg_with_more_behind_it_is_read_and_a_truncated_one_is_not(tmp_path:
 
 def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
     )
     with pytest.raises(TooLarge, match="60000x60000 pixels, 3600 million; at most 64 million"):
         inspect(bomb, max_pixels=64 * 10**6)
@@ -86,7 +91,15 @@ def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
 def test_a_picture_is_read_upright(tmp_path: Path, orientation: int) -> None:
     upright = Image.new("RGB", (20, 10), "white")
     upright.paste("red", (0, 0, 10, 5))  # the upper left quarter
-    lay = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that each orientation undoes
+    lay = {
+        2: 0,
+        3: 3,
+        4: 1,
+        5: 5,
+        6: 2,
+        7: 6,
+        8: 4,
+    }  # the transposition that each orientation undoes
     stored = upright if orientation == 1 else upright.transpose(Image.Transpose(lay[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -112,14 +125,20 @@ def test_transparency_is_kept(tmp_path: Path, mode: str) -> None:
 def test_colours_become_srgb(tmp_path: Path) -> None:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.new("RGB", (10, 10), (200, 100, 50)).save(tmp_path / "same.png", icc_profile=lab)
-    assert read(tmp_path / "same.png", max_pixels=10**8).getpixel((0, 0)) == pytest.approx((200, 100, 50), abs=2)
+    assert read(tmp_path / "same.png", max_pixels=10**8).getpixel((0, 0)) == pytest.approx(
+        (200, 100, 50), abs=2
+    )
     Image.new("RGB", (10, 10), (200, 100, 50)).save(tmp_path / "bad.png", icc_profile=b"nonsense")
     assert read(tmp_path / "bad.png", max_pixels=10**8).getpixel((0, 0)) == (200, 100, 50)
 
 
-@pytest.mark.parametrize(("output_format", "pillow_format"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
+@pytest.mark.parametrize(
+    ("output_format", "pillow_format"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")]
+)
 def test_a_result_is_what_was_asked_for(output_format: str, pillow_format: str) -> None:
-    with Image.open(io.BytesIO(encode(Image.new("RGBA", (10, 10), (0, 0, 0, 0)), output_format))) as image:
+    with Image.open(
+        io.BytesIO(encode(Image.new("RGBA", (10, 10), (0, 0, 0, 0)), output_format))
+    ) as image:
         assert image.format == pillow_format
         assert image.convert("RGBA").getpixel((5, 5)) == (
             (255, 255, 255, 255) if output_format == "jpeg" else (0, 0, 0, 0)

@@ -16,6 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from i2ii_spool.errors import (
+    ClaimLost,
     Deleted,
     DiskFull,
     EngineError,
@@ -23,21 +24,19 @@ from i2ii_spool.errors import (
     NotFound,
     QueueFull,
     SpoolUnusable,
-    TakenAway,
     WrongState,
 )
 from i2ii_spool.jobs.ids import new_id
 from i2ii_spool.jobs.records import Progress, Result, Timings
 from i2ii_spool.jobs.request import EditRequest
-from i2ii_spool.spool import actions
-from i2ii_spool.spool import durable_io as durable
+from i2ii_spool.spool import actions, durable_io
 from i2ii_spool.spool.capacity import check_disk, check_queue
 from i2ii_spool.spool.claim import Backlog, Claim, Claims
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import WorkerLock, worker_name
 from i2ii_spool.spool.lookup import count, find, list_jobs, waiting
-from i2ii_spool.spool.recovery import Undertaker, recover
-from i2ii_spool.spool.retention import Keep, collect, sweep
+from i2ii_spool.spool.recovery import Reaper, recover
+from i2ii_spool.spool.retention import RetentionPolicy, prune, sweep
 from i2ii_spool.spool.status import read_status
 from i2ii_spool.spool.submit import Submission, submit
 
@@ -73,10 +72,12 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-# --- submit ----------------------------------------------------------------------------------------------------------
+# --- submit ---------------------------------------------------------------------------------------
 
 
-def test_a_submitted_job_lies_whole_in_incoming(spool: Spool, submit_job: Submit, picture: Path) -> None:
+def test_a_submitted_job_lies_whole_in_incoming(
+    spool: Spool, submit_job: Submit, picture: Path
+) -> None:
     id = submit_job(prompt="水彩", seed=7)
     folder = spool.incoming / id
     assert names(folder) == {"job.json", "input.jpg"}
@@ -88,7 +89,9 @@ def test_a_submitted_job_lies_whole_in_incoming(spool: Spool, submit_job: Submit
 def test_a_job_is_for_its_group_and_nobody_else(spool: Spool, submit_job: Submit) -> None:
     folder = spool.incoming / submit_job()
     assert folder.stat().st_mode & 0o7777 == 0o2770
-    assert not any(path.stat().st_mode & 0o007 for path in [spool.root, *spool.root.rglob("job.json")])
+    assert not any(
+        path.stat().st_mode & 0o007 for path in [spool.root, *spool.root.rglob("job.json")]
+    )
 
 
 def test_a_refused_picture_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
@@ -122,9 +125,9 @@ def test_a_failed_fsync_is_reported_and_never_retried(
 
 
 def test_the_door_says_when_to_come_back() -> None:
-    check_queue(9, max_queue=10, seconds_per_job=4.0)
+    check_queue(9, max_queue=10, seconds_between_completions=4.0)
     with pytest.raises(QueueFull) as full:
-        check_queue(12, max_queue=10, seconds_per_job=4.0)
+        check_queue(12, max_queue=10, seconds_between_completions=4.0)
     assert full.value.retry_after == 12  # three jobs must go before a place is free
 
 
@@ -139,7 +142,7 @@ def test_a_spool_that_cannot_be_made_says_so(tmp_path: Path) -> None:
         Spool(tmp_path / "file" / "spool").create()
 
 
-# --- idempotency keys ------------------------------------------------------------------------------------------------
+# --- idempotency keys -----------------------------------------------------------------------------
 
 
 def test_a_jobs_name_stands_behind_its_id(spool: Spool, submit_job: Submit) -> None:
@@ -186,7 +189,7 @@ def test_the_next_with_the_key_finishes_what_a_dead_submitter_began(
     assert waiting(spool) == [f"{begun}_n"]
 
 
-# --- claim -----------------------------------------------------------------------------------------------------------
+# --- claim ----------------------------------------------------------------------------------------
 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
@@ -255,17 +258,19 @@ def test_a_committed_job_has_its_result(spool: Spool, submit_job: Submit) -> Non
 def test_a_failed_job_says_why_to_people_and_programs(spool: Spool, submit_job: Submit) -> None:
     id = submit_job()
     claim_next(spool).fail(EngineError("out of paint"), "Traceback: ...")
-    assert (spool.failed / id / "error.txt").read_text() == "engine_error: out of paint\n\nTraceback: ..."
+    assert (
+        spool.failed / id / "error.txt"
+    ).read_text() == "engine_error: out of paint\n\nTraceback: ..."
     assert json.loads((spool.failed / id / "error.json").read_text())["attempt"] == 1
 
 
 def test_a_job_given_back_keeps_its_place_and_its_count(spool: Spool, submit_job: Submit) -> None:
     first, second = submit_job(), submit_job()
-    claim_next(spool).give_back(forget_attempt=True)
+    claim_next(spool).release(uncount_attempt=True)
     assert waiting(spool) == [first, second]
     assert claim_next(spool).attempt == 1
     recover(spool, ME, max_attempts=3)
-    claim_next(spool).give_back(forget_attempt=False)
+    claim_next(spool).release(uncount_attempt=False)
     assert claim_next(spool).attempt == 3
 
 
@@ -274,7 +279,7 @@ def test_a_job_given_back_keeps_its_place_and_its_count(spool: Spool, submit_job
     [
         finish,
         lambda claim: claim.fail(EngineError("x")),
-        lambda claim: claim.give_back(forget_attempt=True),
+        lambda claim: claim.release(uncount_attempt=True),
         lambda claim: claim.report(Progress(phase="editing", step=1, steps=2)),
     ],
     ids=["commit", "fail", "give back", "report"],
@@ -286,13 +291,15 @@ def test_a_worker_whose_job_was_taken_away_drops_it(
     claim = claim_next(spool)
     recover(spool, ME, max_attempts=3)  # it was taken for dead
     other = claim_next(spool, worker_name("gpu1"))
-    with pytest.raises(TakenAway):
+    with pytest.raises(ClaimLost):
         ending(claim)
     finish(other)
     assert count(spool)[State.DONE] == 1
 
 
-def test_a_job_copied_in_under_its_own_id_overwrites_nothing(spool: Spool, submit_job: Submit) -> None:
+def test_a_job_copied_in_under_its_own_id_overwrites_nothing(
+    spool: Spool, submit_job: Submit
+) -> None:
     id = submit_job()
     finish(claim_next(spool))
     (spool.incoming / id).mkdir()
@@ -302,13 +309,13 @@ def test_a_job_copied_in_under_its_own_id_overwrites_nothing(spool: Spool, submi
     assert all((spool.done / name / "result.json").exists() for name in names(spool.done))
 
 
-# --- recover ---------------------------------------------------------------------------------------------------------
+# --- recover --------------------------------------------------------------------------------------
 
 
 def test_a_finished_job_of_a_dead_worker_is_not_run_again(spool: Spool, submit_job: Submit) -> None:
     id = submit_job()
     claim = claim_next(spool)
-    durable.write_file(claim.folder / "result.json", result_of(claim).to_json())
+    durable_io.write_file(claim.folder / "result.json", result_of(claim).to_json())
     recover(spool, ME, max_attempts=3)
     assert find(spool, id).state is State.DONE
 
@@ -338,7 +345,9 @@ def test_a_job_that_kills_its_workers_is_given_up(spool: Spool, submit_job: Subm
     assert status.error["code"] == "crashed"
 
 
-def test_a_job_moved_back_by_hand_is_not_begun_more_often_than_allowed(spool: Spool, submit_job: Submit) -> None:
+def test_a_job_moved_back_by_hand_is_not_begun_more_often_than_allowed(
+    spool: Spool, submit_job: Submit
+) -> None:
     id = submit_job()
     claim = claims_of(spool, max_attempts=1).next()
     assert claim is not None
@@ -347,16 +356,18 @@ def test_a_job_moved_back_by_hand_is_not_begun_more_often_than_allowed(spool: Sp
     assert read_status(spool, id).status == "failed"
 
 
-def test_a_living_worker_is_left_alone_and_a_dead_one_recovered(spool: Spool, submit_job: Submit) -> None:
+def test_a_living_worker_is_left_alone_and_a_dead_one_recovered(
+    spool: Spool, submit_job: Submit
+) -> None:
     id = submit_job()
     claim_next(spool)
-    undertaker = Undertaker(spool, max_attempts=3, lease=60)
+    undertaker = Reaper(spool, max_attempts=3, lease=60)
     lock = WorkerLock.take(spool, ME)
     assert lock is not None
-    undertaker.look()
+    undertaker.run_once()
     assert find(spool, id).state is State.RUNNING
     lock.release()
-    undertaker.look()
+    undertaker.run_once()
     assert find(spool, id).state is State.INCOMING
 
 
@@ -370,20 +381,20 @@ def test_another_hosts_worker_is_dead_after_its_lease_on_our_clock(
     os.utime(heartbeat, (0, 0))  # its clock is decades behind: that means nothing
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    undertaker = Undertaker(spool, max_attempts=3, lease=60)
-    undertaker.look()
+    undertaker = Reaper(spool, max_attempts=3, lease=60)
+    undertaker.run_once()
     now += 59
     os.utime(heartbeat, (1, 1))
-    undertaker.look()
+    undertaker.run_once()
     now += 59
-    undertaker.look()
+    undertaker.run_once()
     assert find(spool, id).state is State.RUNNING
     now += 2
-    undertaker.look()
+    undertaker.run_once()
     assert find(spool, id).state is State.INCOMING
 
 
-# --- cancel, retry, remove -------------------------------------------------------------------------------------------
+# --- cancel, retry, remove ------------------------------------------------------------------------
 
 
 def test_a_waiting_job_is_cancelled_at_once(spool: Spool, submit_job: Submit) -> None:
@@ -401,14 +412,18 @@ def test_a_running_job_is_asked_to_stop(spool: Spool, submit_job: Submit) -> Non
     assert claim.is_cancelled()
 
 
-def test_a_cancel_that_loses_to_a_claim_still_stops_the_job(spool: Spool, submit_job: Submit) -> None:
+def test_a_cancel_that_loses_to_a_claim_still_stops_the_job(
+    spool: Spool, submit_job: Submit
+) -> None:
     id = submit_job()
     (spool.incoming / id / "cancel").touch()
     assert claims_of(spool).next() is None
     assert read_status(spool, id).status == "cancelled"
 
 
-def test_a_cancel_interrupted_after_its_rename_reads_as_cancelled(spool: Spool, submit_job: Submit) -> None:
+def test_a_cancel_interrupted_after_its_rename_reads_as_cancelled(
+    spool: Spool, submit_job: Submit
+) -> None:
     id = submit_job()
     (spool.incoming / id / "cancel").touch()
     (spool.incoming / id).rename(spool.failed / id)
@@ -449,7 +464,9 @@ def test_a_retried_job_that_is_cancelled_by_hand_stops(spool: Spool, submit_job:
     id = submit_job()
     claim_next(spool).fail(EngineError("no"))
     actions.retry(spool, id)
-    os.utime(spool.incoming / id / "error.json", (0, 0))  # some kernels tell only hundredths of a second apart
+    os.utime(
+        spool.incoming / id / "error.json", (0, 0)
+    )  # some kernels tell only hundredths of a second apart
     (spool.incoming / id / "cancel").touch()
     assert claims_of(spool).next() is None
     assert read_status(spool, id).status == "cancelled"
@@ -465,7 +482,9 @@ def test_a_file_that_is_missing_in_a_job_that_is_there_is_not_a_job_taken_away(
         claim.save("result.png", b"a picture")
 
 
-def test_a_worker_whose_folder_is_gone_does_not_wait_for_ever(spool: Spool, submit_job: Submit) -> None:
+def test_a_worker_whose_folder_is_gone_does_not_wait_for_ever(
+    spool: Spool, submit_job: Submit
+) -> None:
     submit_job()
     claims = claims_of(spool)
     (spool.running / ME).rmdir()
@@ -499,16 +518,18 @@ def test_a_retry_whose_clearing_was_cut_short_is_cleared_by_the_next(
 def test_a_deleted_job_is_gone_and_remembered(spool: Spool, submit_job: Submit) -> None:
     id = submit_job()
     finish(claim_next(spool))
-    actions.remove(spool, id)
+    actions.delete_job(spool, id)
     with pytest.raises(Deleted):
         find(spool, id)
     assert names(spool.trash) == {f"{id}.gone"}
 
 
-def test_a_named_job_that_was_deleted_does_not_stop_the_sweep(spool: Spool, submit_job: Submit) -> None:
+def test_a_named_job_that_was_deleted_does_not_stop_the_sweep(
+    spool: Spool, submit_job: Submit
+) -> None:
     id = submit_job(name="wedding")
     actions.cancel(spool, id)
-    actions.remove(spool, id)
+    actions.delete_job(spool, id)
     sweep(spool)
     with pytest.raises(Deleted):
         find(spool, id)
@@ -529,8 +550,8 @@ def test_a_deletion_cut_short_is_finished_by_the_sweep(spool: Spool, submit_job:
         (actions.retry, State.INCOMING),
         (actions.retry, State.RUNNING),
         (actions.retry, State.DONE),
-        (actions.remove, State.INCOMING),
-        (actions.remove, State.RUNNING),
+        (actions.delete_job, State.INCOMING),
+        (actions.delete_job, State.RUNNING),
     ],
 )
 def test_what_a_state_does_not_allow_is_refused(
@@ -548,7 +569,7 @@ def test_what_a_state_does_not_allow_is_refused(
     assert find(spool, id).state is state
 
 
-# --- look-up and retention -------------------------------------------------------------------------------------------
+# --- look-up and retention ------------------------------------------------------------------------
 
 
 def test_what_never_was_is_not_found(spool: Spool) -> None:
@@ -565,11 +586,13 @@ def test_a_job_that_moves_all_the_time_is_always_found(spool: Spool, submit_job:
             claims.backlog.hint(id)
             claim = claims.next()
             assert claim is not None
-            claim.give_back(forget_attempt=True)
+            claim.release(uncount_attempt=True)
         assert len(looking.result()) == 1500
 
 
-def test_a_list_is_newest_first_and_continues_without_gaps(spool: Spool, submit_job: Submit) -> None:
+def test_a_list_is_newest_first_and_continues_without_gaps(
+    spool: Spool, submit_job: Submit
+) -> None:
     ids = [submit_job() for _ in range(7)]
     finish(claim_next(spool))
     first = [place.id for place in list_jobs(spool, limit=4)]
@@ -588,18 +611,22 @@ def ended_jobs(spool: Spool, submit_job: Submit, ages: list[float]) -> list[str]
     return ids
 
 
-def test_retention_by_age_and_by_number_takes_the_longest_ended_first(spool: Spool, submit_job: Submit) -> None:
+def test_retention_by_age_and_by_number_takes_the_longest_ended_first(
+    spool: Spool, submit_job: Submit
+) -> None:
     newest, oldest, middle = ended_jobs(spool, submit_job, [10, 300, 100])
     waits, runs = submit_job(), submit_job()
     assert claim_next(spool).id == waits
-    assert collect(spool, Keep()) == []
-    assert collect(spool, Keep(age=200)) == [oldest]
-    assert collect(spool, Keep(jobs=1)) == [middle]
-    assert collect(spool, Keep(free=2**62)) == [newest]
+    assert prune(spool, RetentionPolicy()) == []
+    assert prune(spool, RetentionPolicy(age=200)) == [oldest]
+    assert prune(spool, RetentionPolicy(jobs=1)) == [middle]
+    assert prune(spool, RetentionPolicy(free=2**62)) == [newest]
     assert {find(spool, waits).state, find(spool, runs).state} == {State.RUNNING, State.INCOMING}
 
 
-def test_dead_submissions_are_swept_and_living_ones_are_not(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_submissions_are_swept_and_living_ones_are_not(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     submission = Submission(spool)
     Path(submission.upload()).touch()
     sweep(spool)

@@ -1,5 +1,5 @@
-"""The whole protocol against a model of it: whatever is done in whatever order, each call does what it was asked to, or
-raises the error of the state in which the job is."""
+"""The whole protocol against a model of it: whatever is done in whatever order, each call does what
+it was asked to, or raises the error of the state in which the job is."""
 
 import os
 import shutil
@@ -14,18 +14,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from i2ii_spool.errors import Deleted, EngineError, NotFound, TakenAway, WrongState
+from i2ii_spool.errors import ClaimLost, Deleted, EngineError, NotFound, WrongState
 from i2ii_spool.jobs.folder import CANCEL, ERROR_TEXT, PROMPT, attempt_files
 from i2ii_spool.jobs.ids import without_name
 from i2ii_spool.jobs.records import Progress
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool import actions
-from i2ii_spool.spool.admission import Doorkeeper
+from i2ii_spool.spool.admission import Admission
 from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import count, find, waiting
 from i2ii_spool.spool.recovery import recover
-from i2ii_spool.spool.retention import Keep, collect, sweep
+from i2ii_spool.spool.retention import RetentionPolicy, prune, sweep
 from i2ii_spool.spool.status import read_status
 from i2ii_spool.spool.submit import Submission
 from tests.crash.promises import OUTPUT, PICTURE, commit, write_upload
@@ -75,13 +75,15 @@ class SpoolMachine(RuleBasedStateMachine):
         """Claims of workers that were taken for dead, and do not know it."""
         self.claims = {worker: self.start(worker) for worker in WORKERS}
         self.guests = 0
-        self.doorkeeper = Doorkeeper(self.spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
+        self.doorkeeper = Admission(
+            self.spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6
+        )
 
     def teardown(self) -> None:
         self.no_fsync.stop()
         shutil.rmtree(self.folder)
 
-    # --- what the model knows ----------------------------------------------------------------------------------------
+    # --- what the model knows ---------------------------------------------------------------------
 
     def start(self, worker: str) -> Claims:
         self.spool.make_worker(worker)
@@ -96,11 +98,11 @@ class SpoolMachine(RuleBasedStateMachine):
     def fail(self, id: str, code: str) -> None:
         self.jobs[id].state, self.jobs[id].worker, self.jobs[id].code = FAILED, None, code
 
-    def forget_earlier_life(self, known: Known) -> None:
+    def reset_for_retry(self, known: Known) -> None:
         if known.code or known.state is DONE:
             known.attempts, known.wish, known.code = 0, False, ""
 
-    # --- in ----------------------------------------------------------------------------------------------------------
+    # --- in ---------------------------------------------------------------------------------------
 
     @rule(key=st.sampled_from([None, "a", "b"]))
     def submit(self, key: str | None) -> None:
@@ -122,7 +124,7 @@ class SpoolMachine(RuleBasedStateMachine):
         folder.mkdir()
         (folder / "photo.png").write_bytes(PICTURE)
         (folder / PROMPT).write_text("sepia")
-        (id,) = self.doorkeeper.look()
+        (id,) = self.doorkeeper.run_once()
         assert id.endswith(f"_guest-{self.guests}")
         self.jobs[id] = Known()
 
@@ -135,19 +137,20 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def be_refused(self) -> None:
         before = set(os.listdir(self.spool.failed))
-        assert self.doorkeeper.look() == []
+        assert self.doorkeeper.run_once() == []
         (id,) = set(os.listdir(self.spool.failed)) - before
         self.jobs[id] = Known(state=FAILED, code="invalid_request", is_guest=True)
 
     def move_back(self, id: str) -> None:
-        """It is in `incoming/` again: a job that is to run once more, or a guest that is still wrong."""
+        """It is in `incoming/` again: a job that is to run once more, or a guest that is still
+        wrong."""
         if not self.jobs[id].is_guest:
             self.jobs[id].state = INCOMING
             return
         self.jobs[id].state, self.jobs[id].is_remembered = None, False
         self.be_refused()
 
-    # --- workers -----------------------------------------------------------------------------------------------------
+    # --- workers ----------------------------------------------------------------------------------
 
     @rule(worker=st.sampled_from(WORKERS), looks=st.booleans())
     def claim(self, worker: str, looks: bool) -> None:
@@ -161,7 +164,7 @@ class SpoolMachine(RuleBasedStateMachine):
             if (self.spool.incoming / id).exists():
                 assert not looks or claim is not None, "there was a job, and it was not claimed"
                 continue
-            self.forget_earlier_life(known)
+            self.reset_for_retry(known)
             if known.wish:
                 self.fail(id, "cancelled")
             elif known.attempts >= MAX_ATTEMPTS:
@@ -171,7 +174,9 @@ class SpoolMachine(RuleBasedStateMachine):
                 assert claim.id == id
                 known.state, known.worker, known.attempts = RUNNING, worker, known.attempts + 1
         if claim is not None:
-            assert not looks or claim.id == next(id for id in possible if self.jobs[id].state is RUNNING), "out of turn"
+            assert not looks or claim.id == next(
+                id for id in possible if self.jobs[id].state is RUNNING
+            ), "out of turn"
             assert claim.attempt == self.jobs[claim.id].attempts
             self.held.append(claim)
             self.ghosts = [ghost for ghost in self.ghosts if ghost.folder != claim.folder]
@@ -206,15 +211,16 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), forget=st.booleans())
-    def give_back(self, data: st.DataObject, forget: bool) -> None:
+    def release(self, data: st.DataObject, forget: bool) -> None:
         claim = self.take(data)
-        claim.give_back(forget_attempt=forget)
+        claim.release(uncount_attempt=forget)
         known = self.jobs[claim.id]
         known.state, known.worker, known.attempts = INCOMING, None, known.attempts - forget
 
     @rule(worker=st.sampled_from(WORKERS), wakes=st.booleans())
     def die_and_be_recovered(self, worker: str, wakes: bool) -> None:
-        """The worker is killed, or only stopped: then it `wakes`, and does not know what has become of its jobs."""
+        """The worker is killed, or only stopped: then it `wakes`, and does not know what has become
+        of its jobs."""
         gone = [claim for claim in self.held if claim.folder.parent.name == worker]
         self.held = [claim for claim in self.held if claim not in gone]
         if wakes:
@@ -232,7 +238,7 @@ class SpoolMachine(RuleBasedStateMachine):
                 known.state, known.worker = INCOMING, None
 
     @precondition(lambda self: self.ghosts)
-    @rule(data=st.data(), what=st.sampled_from(["report", "save", "commit", "fail", "give_back"]))
+    @rule(data=st.data(), what=st.sampled_from(["report", "save", "commit", "fail", "release"]))
     def wake_after_the_job_was_taken(self, data: st.DataObject, what: str) -> None:
         ghost = data.draw(st.sampled_from(self.ghosts))
         calls = {
@@ -240,12 +246,12 @@ class SpoolMachine(RuleBasedStateMachine):
             "save": lambda: ghost.save("result.png", OUTPUT),
             "commit": lambda: commit(ghost),
             "fail": lambda: ghost.fail(EngineError("it cannot be done")),
-            "give_back": lambda: ghost.give_back(forget_attempt=True),
+            "release": lambda: ghost.release(uncount_attempt=True),
         }
-        with pytest.raises(TakenAway):
+        with pytest.raises(ClaimLost):
             calls[what]()
 
-    # --- people ------------------------------------------------------------------------------------------------------
+    # --- people -----------------------------------------------------------------------------------
 
     @has(INCOMING, RUNNING, DONE, FAILED)
     @rule(data=st.data())
@@ -280,13 +286,16 @@ class SpoolMachine(RuleBasedStateMachine):
         known = self.jobs[id]
         if known.state in (INCOMING, RUNNING):
             with pytest.raises(WrongState, match="cancel it first"):
-                actions.remove(self.spool, id)
+                actions.delete_job(self.spool, id)
             return
-        actions.remove(self.spool, id)
+        actions.delete_job(self.spool, id)
         known.state = None
 
     @has(None)
-    @rule(data=st.data(), act=st.sampled_from([actions.cancel, actions.retry, actions.remove, read_status]))
+    @rule(
+        data=st.data(),
+        act=st.sampled_from([actions.cancel, actions.retry, actions.delete_job, read_status]),
+    )
     def act_on_what_is_no_more(self, data: st.DataObject, act) -> None:  # type: ignore[no-untyped-def]
         id = self.pick(data, None)
         with pytest.raises(Deleted if self.jobs[id].is_remembered else NotFound) as raised:
@@ -294,9 +303,9 @@ class SpoolMachine(RuleBasedStateMachine):
         assert isinstance(raised.value, Deleted) == self.jobs[id].is_remembered
 
     @rule(keep=st.integers(0, 3))
-    def collect(self, keep: int) -> None:
+    def prune(self, keep: int) -> None:
         ended = self.ids(DONE, FAILED)
-        removed = collect(self.spool, Keep(jobs=keep))
+        removed = prune(self.spool, RetentionPolicy(jobs=keep))
         assert len(removed) == max(0, len(ended) - keep)
         for id in removed:
             assert self.jobs[id].state in (DONE, FAILED)
@@ -306,7 +315,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def sweep(self) -> None:
         sweep(self.spool)
 
-    # --- people at the shell -----------------------------------------------------------------------------------------
+    # --- people at the shell ----------------------------------------------------------------------
 
     @has(DONE, FAILED)
     @rule(data=st.data())
@@ -331,13 +340,17 @@ class SpoolMachine(RuleBasedStateMachine):
         shutil.rmtree(self.spool.root / str(self.jobs[id].state) / id)
         self.jobs[id].state, self.jobs[id].is_remembered = None, False
 
-    # --- what always holds -------------------------------------------------------------------------------------------
+    # --- what always holds ------------------------------------------------------------------------
 
     @invariant()
     def every_job_lies_where_the_model_says(self) -> None:
         found = dict.fromkeys(os.listdir(self.spool.incoming), (INCOMING, None))
         found |= {path.name: (RUNNING, path.parent.name) for path in self.spool.running.glob("*/*")}
-        found |= {id: (state, None) for state in (DONE, FAILED) for id in os.listdir(self.spool.root / state)}
+        found |= {
+            id: (state, None)
+            for state in (DONE, FAILED)
+            for id in os.listdir(self.spool.root / state)
+        }
         living = {id: known for id, known in self.jobs.items() if known.state is not None}
         assert found == {id: (known.state, known.worker) for id, known in living.items()}
         assert sum(count(self.spool).values()) == len(living), "in two places"

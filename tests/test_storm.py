@@ -1,9 +1,10 @@
-"""The promise in a storm: servers and workers die at random while a crowd of clients does all that clients do at once.
+"""The promise in a storm: servers and workers die at random while a crowd of clients does all that
+clients do at once.
 
-Some jobs are poison: one kills its worker, one hangs in it for ever, one eats all its memory, one meets a bug. What
-systemd does for the daemons, the storm does: it starts again what has ended, and aborts a worker whose heart has
-stopped. When all is quiet, each accepted job must have ended in one place, in a way that it could end, or have been
-deleted by somebody who asked for that.
+Some jobs are poison: one kills its worker, one hangs in it for ever, one eats all its memory, one
+meets a bug. What systemd does for the daemons, the storm does: it starts again what has ended, and
+aborts a worker whose heart has stopped. When all is quiet, each accepted job must have ended in one
+place, in a way that it could end, or have been deleted by somebody who asked for that.
 """
 
 import http.client
@@ -29,7 +30,17 @@ from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import worker_name
 from tests.conftest import Service, make_picture, wait_until
 from tests.crowd import POISONS, Client, Ledger, Story
-from tests.fire import MAX_ATTEMPTS, SERVER, WORKER, Flock, ask, check_done, is_dry, is_error, places
+from tests.fire import (
+    MAX_ATTEMPTS,
+    SERVER,
+    WORKER,
+    Flock,
+    ask,
+    check_done,
+    is_dry,
+    is_error,
+    places,
+)
 
 CLIENTS = 6
 PAUSE = (0.1, 1.5)
@@ -68,7 +79,8 @@ class StormFlock(Flock):
         self.died = 0
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
-        """Start it with a log of its own for each of its lives, and a limit to the memory that it can eat."""
+        """Start it with a log of its own for each of its lives, and a limit to the memory that it
+        can eat."""
         self._lives[name] += 1
         self._logs[name] = self._service.log.with_name(f"{name}.{self._lives[name]}.log")
         self._logs[name].touch()
@@ -85,7 +97,8 @@ class StormFlock(Flock):
         return [text.split(",")[0] for text in told if "," in text]
 
     def rage(self, seconds: float) -> None:
-        """Kill some of them again and again, with pauses of random length, and in the end all of them."""
+        """Kill some of them again and again, with pauses of random length, and in the end all of
+        them."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             calm_until = time.monotonic() + self._chance.uniform(*PAUSE)
@@ -103,7 +116,9 @@ class StormFlock(Flock):
                 self._running[name].wait()
                 self.aborted += 1
             if (ended := self._running[name].poll()) is not None:
-                assert ended in self.deaths, f"{name} ended with code {ended}:\n{self._logs[name].read_text()}"
+                assert ended in self.deaths, (
+                    f"{name} ended with code {ended}:\n{self._logs[name].read_text()}"
+                )
                 self._running[name] = self._start(name)
                 self.died += 1
 
@@ -122,10 +137,13 @@ class StormFlock(Flock):
         return time.monotonic() - since > HEART_STOPPED
 
     def check_alive(self) -> None:
-        """A server dies of nothing that happens to others; a worker may have died of its job a moment ago."""
+        """A server dies of nothing that happens to others; a worker may have died of its job a
+        moment ago."""
         for name in SERVERS:
             ended = self._running[name].poll()
-            assert ended is None, f"{name} ended with code {ended}:\n{self._logs[name].read_text()[-4000:]}"
+            assert ended is None, (
+                f"{name} ended with code {ended}:\n{self._logs[name].read_text()[-4000:]}"
+            )
 
     def figures(self) -> str:
         """Who has died how often."""
@@ -138,10 +156,15 @@ class StormFlock(Flock):
 
 
 @contextmanager
-def crowd(flock: StormFlock, spool: Spool, picture: bytes, ledger: Ledger, seed: int) -> Iterator[None]:
+def crowd(
+    flock: StormFlock, spool: Spool, picture: bytes, ledger: Ledger, seed: int
+) -> Iterator[None]:
     """Clients that are at it, all at once, until the end of the block."""
     stopping = threading.Event()
-    clients = [Client(flock.urls, spool, picture, ledger, random.Random(seed + number)) for number in range(CLIENTS)]
+    clients = [
+        Client(flock.urls, spool, picture, ledger, random.Random(seed + number))
+        for number in range(CLIENTS)
+    ]
     threads = [threading.Thread(target=client.run, args=(stopping,)) for client in clients]
 
     def have_left() -> bool:
@@ -164,7 +187,9 @@ def check_ended_as_it_may(folder: Path, story: Story) -> str:
         return check_failed(folder, story)
     check_done(folder)
     assert story.prompt not in POISONS, folder
-    assert max(story.cancels, default=0.0) <= max(story.retries, default=0.0), f"{folder.name} was cancelled: {story}"
+    assert max(story.cancels, default=0.0) <= max(story.retries, default=0.0), (
+        f"{folder.name} was cancelled: {story}"
+    )
     return "done"
 
 
@@ -191,13 +216,19 @@ class Aftermath:
         self._ledger = ledger
         self._found = list(places(spool))
         self._folders = {id: spool.root / state / id for state, id in self._found}
-        self._requests = {id: json.loads((folder / "job.json").read_text()) for id, folder in self._folders.items()}
-        self._endings = {id: check_ended_as_it_may(self._folders[id], self._story(id)) for id in self._folders}
+        self._requests = {
+            id: json.loads((folder / "job.json").read_text())
+            for id, folder in self._folders.items()
+        }
+        self._endings = {
+            id: check_ended_as_it_may(self._folders[id], self._story(id)) for id in self._folders
+        }
         self._begun = [len(attempt_files(folder)) for folder in self._folders.values()]
         self._gone = set(ledger.stories) - set(self._folders)
 
     def _story(self, id: str) -> Story:
-        """The job's story; one that was accepted, and whose answer was lost, has none but its request."""
+        """The job's story; one that was accepted, and whose answer was lost, has none but its
+        request."""
         request = self._requests[id]
         return self._ledger.stories.get(id) or Story(request["prompt"], request["n"])
 
@@ -219,7 +250,9 @@ class Aftermath:
         numbers = Counter(request["seed"] for request in self._requests.values())
         assert max(numbers.values()) == 1, "one form has made two jobs"
         assert not {id for id in self._folders if self._story(id).is_gone}, "a deleted job is back"
-        assert not {id for id in self._gone if not self._ledger.stories[id].delete_sent}, "an accepted job is lost"
+        assert not {id for id in self._gone if not self._ledger.stories[id].delete_sent}, (
+            "an accepted job is lost"
+        )
         assert not set(self._ledger.stories) & set(os.listdir(self._spool.staging))
         assert not list(self._spool.done.glob("*/.*.tmp")), "half-written files are left in done/"
 
@@ -260,7 +293,13 @@ def test_every_accepted_job_ends_as_it_may_whatever_clients_do_and_whoever_dies(
     print(f"\nSTORM_SEED={seed}")
     ledger = Ledger()
     flock = StormFlock(service, random.Random(seed))
-    with crowd(flock, service.spool, make_picture(tmp_path / "photo.png", (48, 32)).read_bytes(), ledger, seed):
+    with crowd(
+        flock,
+        service.spool,
+        make_picture(tmp_path / "photo.png", (48, 32)).read_bytes(),
+        ledger,
+        seed,
+    ):
         flock.rage(seconds)
 
     def has_run_dry() -> bool:
@@ -271,7 +310,9 @@ def test_every_accepted_job_ends_as_it_may_whatever_clients_do_and_whoever_dies(
     flock.check_alive()
     assert not ledger.complaints, "\n".join(ledger.complaints)
     left = Aftermath(service.spool, ledger)
-    print(f"storm, {seconds:.0f} s: {flock.figures()}; {left.figures()}; {len(ledger.stories) / seconds:.1f} jobs/s")
+    print(
+        f"storm, {seconds:.0f} s: {flock.figures()}; {left.figures()}; {len(ledger.stories) / seconds:.1f} jobs/s"
+    )
     left.check()
     left.check_gone(flock.urls()[0])
     check_logs(flock.read_logs(), ledger)

@@ -1,4 +1,5 @@
-"""`i2ii up` as a real process: one command that brings everything up, keeps it up, and takes it down again."""
+"""`i2ii up` as a real process: one command that brings everything up, keeps it up, and takes it
+down again."""
 
 import asyncio
 import os
@@ -47,7 +48,9 @@ def start_up(service: Service, port: int) -> subprocess.Popen[bytes]:
 
 def ready_workers(service: Service) -> list[int]:
     """The pids of the workers that take jobs."""
-    return [status["pid"] for status in service.workers() if status["state"] in ("ready", "running")]
+    return [
+        status["pid"] for status in service.workers() if status["state"] in ("ready", "running")
+    ]
 
 
 def children(process: subprocess.Popen[bytes]) -> list[int]:
@@ -82,7 +85,11 @@ def edit(service: Service, port: int, picture: Path, result: Path) -> Any:
 
 
 def test_one_command_serves_edits_and_ends_with_all_its_children(
-    service: Service, up: Callable[[], subprocess.Popen[bytes]], port: int, picture: Path, tmp_path: Path
+    service: Service,
+    up: Callable[[], subprocess.Popen[bytes]],
+    port: int,
+    picture: Path,
+    tmp_path: Path,
 ) -> None:
     process = up()
     pids = children(process)
@@ -103,7 +110,11 @@ def test_one_command_serves_edits_and_ends_with_all_its_children(
 
 
 def test_a_worker_that_dies_is_started_again(
-    service: Service, up: Callable[[], subprocess.Popen[bytes]], port: int, picture: Path, tmp_path: Path
+    service: Service,
+    up: Callable[[], subprocess.Popen[bytes]],
+    port: int,
+    picture: Path,
+    tmp_path: Path,
 ) -> None:
     process = up()
     [worker] = ready_workers(service)
@@ -119,7 +130,11 @@ def test_a_worker_that_dies_is_started_again(
 
 
 def test_a_server_that_dies_is_started_again_on_its_port(
-    service: Service, up: Callable[[], subprocess.Popen[bytes]], port: int, picture: Path, tmp_path: Path
+    service: Service,
+    up: Callable[[], subprocess.Popen[bytes]],
+    port: int,
+    picture: Path,
+    tmp_path: Path,
 ) -> None:
     process = up()
     [server] = set(children(process)) - set(ready_workers(service))
@@ -145,7 +160,10 @@ def test_a_wrong_setting_ends_it_before_it_starts_anything(service: Service, por
     process = start_up(service, port)
     assert process.wait(30) == EX_CONFIG
     [line] = service.read_log().splitlines()
-    assert "max_attempts must be greater than or equal to 1, got '0'; it comes from I2II_MAX_ATTEMPTS" in line
+    assert (
+        "max_attempts must be greater than or equal to 1, got '0'; it comes from I2II_MAX_ATTEMPTS"
+        in line
+    )
 
 
 def test_there_is_one_worker_for_each_visible_gpu(service: Service, port: int) -> None:
@@ -171,7 +189,9 @@ def test_when_it_is_killed_its_children_end_as_well(
     assert service.workers() == []  # the worker has said goodbye
 
 
-async def test_a_stop_reaches_a_child_that_is_just_being_started(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stop_reaches_a_child_that_is_just_being_started(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     start = asyncio.create_subprocess_exec
     started = []
@@ -180,11 +200,15 @@ async def test_a_stop_reaches_a_child_that_is_just_being_started(spool: Spool, m
         child = await start(*command, **options)
         started.append(child)
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.sleep(0.05)  # the signal is handled before the supervisor gets to know its child
+        await asyncio.sleep(
+            0.05
+        )  # the signal is handled before the supervisor gets to know its child
         return child
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", start_as_a_signal_comes)
-    stopping = asyncio.create_task(Supervisor(Settings(spool=spool.root, port=0, drain=60)).run())
+    stopping = asyncio.create_task(
+        Supervisor(Settings(spool=spool.root, port=0, drain_seconds=60)).run()
+    )
     try:
         assert await asyncio.wait_for(stopping, 20) == 0
     finally:

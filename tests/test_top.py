@@ -17,7 +17,9 @@ from tests.conftest import FAKE_DRIVER, Service, cli, wait_until
 LEAVE_ALTERNATE_SCREEN = "\x1b[?1049l"
 
 
-def test_it_shows_queue_workers_and_gpus_once_in_a_pipe(service: Service, submit_job: Callable[..., str]) -> None:
+def test_it_shows_queue_workers_and_gpus_once_in_a_pipe(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     service.work("0", engine="slow")
     first = submit_job(num_inference_steps=100, prompt="make it blue")
     second = submit_job(prompt="make it red")
@@ -46,23 +48,34 @@ def test_a_dead_worker_is_shown_as_dead(service: Service) -> None:
 
 
 def test_without_a_worker_it_says_how_to_start_one(service: Service) -> None:
-    assert "no worker lives; start one: systemctl start i2ii-gpu@0, or i2ii gpu 0" in cli(service, "top").stdout
+    assert (
+        "no worker lives; start one: systemctl start i2ii-gpu@0, or i2ii gpu 0"
+        in cli(service, "top").stdout
+    )
 
 
-def test_what_strangers_write_is_not_obeyed(service: Service, submit_job: Callable[..., str]) -> None:
+def test_what_strangers_write_is_not_obeyed(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     submit_job(prompt="[red]\x1b[2J\x07evil[/red]")
     shown = cli(service, "top").stdout
     assert "[red] [2J evil[/red]" in shown
     assert "\x1b" not in shown
 
 
-def test_it_is_refreshed_and_leaves_the_terminal_as_it_was(service: Service, submit_job: Callable[..., str]) -> None:
+def test_it_is_refreshed_and_leaves_the_terminal_as_it_was(
+    service: Service, submit_job: Callable[..., str]
+) -> None:
     service.work("0", engine="slow")
     submit_job(num_inference_steps=100)
     own, other = pty.openpty()
     environment = {**service.environment, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "i2ii_spool", "top"], env=environment, stdin=other, stdout=other, stderr=other
+        [sys.executable, "-m", "i2ii_spool", "top"],
+        env=environment,
+        stdin=other,
+        stdout=other,
+        stderr=other,
     )
     service.processes.append(process)
     os.close(other)

@@ -1,4 +1,5 @@
-"""Two at once: whoever they are and whatever they want of the same job, one of them gets it, and both are told so."""
+"""Two at once: whoever they are and whatever they want of the same job, one of them gets it, and
+both are told so."""
 
 import http.client
 import json
@@ -23,11 +24,10 @@ import pytest
 
 from i2ii_spool.errors import EngineError
 from i2ii_spool.jobs.request import EditRequest
-from i2ii_spool.spool import actions, claim
-from i2ii_spool.spool import admission as guests
-from i2ii_spool.spool.admission import Doorkeeper
+from i2ii_spool.spool import actions, admission, claim
+from i2ii_spool.spool.admission import Admission
 from i2ii_spool.spool.claim import Claims
-from i2ii_spool.spool.durable_io import clear_half_written
+from i2ii_spool.spool.durable_io import sweep_temp_files
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import worker_name
 from i2ii_spool.spool.recovery import recover
@@ -56,7 +56,11 @@ def wait_done(service: Service, id: str) -> dict[str, Any]:
 
 
 def ask_once(
-    url: str, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    url: str,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """Ask over a connection of its own."""
     with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)) as connection:
@@ -75,7 +79,7 @@ def all_at_once(calls: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
         return list(pool.map(call, calls))
 
 
-# --- two hosts -------------------------------------------------------------------------------------------------------
+# --- two hosts ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -83,7 +87,9 @@ def work_on_node2(service: Service) -> Callable[..., subprocess.Popen[bytes]]:
     """Start the worker of another host: it is one that bears another host's name."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("another host's name needs root and unshare(1)")
-    tried = subprocess.run(["unshare", "--uts", "hostname", "node2"], capture_output=True, text=True)
+    tried = subprocess.run(
+        ["unshare", "--uts", "hostname", "node2"], capture_output=True, text=True
+    )
     if tried.returncode != 0:
         pytest.skip(f"another host's name cannot be had here: {tried.stderr.strip()}")
 
@@ -104,12 +110,12 @@ def test_a_worker_that_was_taken_for_dead_wakes_up_and_lets_go_of_its_job(
     service: Service, picture: Path, work_on_node2: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     id = submit_to(service, picture, num_inference_steps=100)
-    sleeper = work_on_node2("slow", lease="1")
+    sleeper = work_on_node2("slow", lease_seconds="1")
     progress = service.spool.running / NODE2 / id / "progress.json"
     wait_until(lambda: progress.exists() and json.loads(progress.read_text())["step"] > 1)
     sleeper.send_signal(signal.SIGSTOP)
 
-    other = service.work("1", engine="quick", lease="1")
+    other = service.work("1", engine="quick", lease_seconds="1")
     result = wait_done(service, id)
     assert (result["worker"], result["attempt"]) == (worker_name("gpu1"), 2)
     made = contents(service.spool.done / id)
@@ -129,13 +135,15 @@ def test_a_worker_whose_job_is_taken_away_while_it_claims_it_claims_the_next(
     spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sleep_too_long(_folder: Path) -> None:
-        monkeypatch.setattr(claim, "clear_half_written", clear_half_written)
+        monkeypatch.setattr(claim, "sweep_temp_files", sweep_temp_files)
         recover(spool, NODE2, max_attempts=3)
 
-    ids = [submit(spool, [picture], EditRequest(prompt="sepia"), max_pixels=10**8) for _ in range(2)]
+    ids = [
+        submit(spool, [picture], EditRequest(prompt="sepia"), max_pixels=10**8) for _ in range(2)
+    ]
     spool.make_worker(NODE2)
     claims = Claims(spool, NODE2, max_attempts=3)
-    monkeypatch.setattr(claim, "clear_half_written", sleep_too_long)
+    monkeypatch.setattr(claim, "sweep_temp_files", sleep_too_long)
     claimed = claims.next()
     assert claimed is not None
     assert claimed.id == ids[1]
@@ -166,11 +174,16 @@ def test_a_worker_that_loses_a_retried_job_leaves_alone_what_the_winner_writes(
     monkeypatch.setattr(claim, "has_ended", win_meanwhile)
     assert claims[NODE2].next() is None
     mine = spool.running / NODE1 / id
-    assert sorted(path.name for path in mine.iterdir()) == ["attempt-1.json", "input.jpg", "job.json", "result.png"]
+    assert sorted(path.name for path in mine.iterdir()) == [
+        "attempt-1.json",
+        "input.jpg",
+        "job.json",
+        "result.png",
+    ]
     assert os.listdir(spool.running / NODE2) == []
 
 
-# --- retention and readers -------------------------------------------------------------------------------------------
+# --- retention and readers ------------------------------------------------------------------------
 
 
 class Reader:
@@ -186,7 +199,9 @@ class Reader:
 
     def read(self, stopping: threading.Event) -> None:
         """Ask again and again, over one connection."""
-        with closing(http.client.HTTPConnection(urlsplit(self._url).netloc, timeout=60)) as connection:
+        with closing(
+            http.client.HTTPConnection(urlsplit(self._url).netloc, timeout=60)
+        ) as connection:
             while not stopping.is_set():
                 for id in sorted(os.listdir(self._service.spool.done))[:5]:
                     kind = self._chance.choice(("result", "result", "status"))
@@ -229,7 +244,9 @@ def test_what_retention_deletes_is_whole_until_it_is_gone(service: Service, tmp_
 
     url = service.serve()
     service.work(engine="quick")
-    readers = [Reader(service, url, picture.read_bytes(), random.Random(number)) for number in range(4)]
+    readers = [
+        Reader(service, url, picture.read_bytes(), random.Random(number)) for number in range(4)
+    ]
     with busy(feed, *(reader.read for reader in readers)):
         wait_until(lambda: len(os.listdir(service.spool.done)) > 20)
         for _ in range(6):
@@ -243,11 +260,12 @@ def test_what_retention_deletes_is_whole_until_it_is_gone(service: Service, tmp_
     assert answers["result 410"] + answers["status 410"] > 0, "nobody ever came too late"
 
 
-# --- cancel, retry, delete -------------------------------------------------------------------------------------------
+# --- cancel, retry, delete ------------------------------------------------------------------------
 
 
 class Tally:
-    """Who was told to have moved a job that began as failed, and whether that explains where it is now."""
+    """Who was told to have moved a job that began as failed, and whether that explains where it is
+    now."""
 
     def __init__(self, service: Service, picture: Path) -> None:
         self._service = service
@@ -285,10 +303,17 @@ class Tally:
         return answer.status
 
     def check(self) -> None:
-        """Each move had one winner: the job was retried no more often than it had failed, and deleted once."""
+        """Each move had one winner: the job was retried no more often than it had failed, and
+        deleted once."""
         where = [state for state, id in places(self._service.spool) if id == self._id]
-        queued, cancelled, deleted = (self.told.count(word) for word in ("queued", "cancelled", "deleted"))
-        assert (queued - cancelled, deleted, where) in ((1, 0, ["incoming"]), (0, 0, ["failed"]), (0, 1, [])), self.told
+        queued, cancelled, deleted = (
+            self.told.count(word) for word in ("queued", "cancelled", "deleted")
+        )
+        assert (queued - cancelled, deleted, where) in (
+            (1, 0, ["incoming"]),
+            (0, 0, ["failed"]),
+            (0, 1, []),
+        ), self.told
 
 
 def test_of_many_who_retry_or_delete_a_job_at_once_one_does_and_the_others_are_told(
@@ -297,7 +322,9 @@ def test_of_many_who_retry_or_delete_a_job_at_once_one_does_and_the_others_are_t
     servers = [service.serve(), service.serve()]
     for _ in range(60):
         tally = Tally(service, picture)
-        all_at_once([partial(move, url) for move in (tally.retry, tally.delete) for url in servers * 2])
+        all_at_once(
+            [partial(move, url) for move in (tally.retry, tally.delete) for url in servers * 2]
+        )
         tally.check()
 
 
@@ -315,14 +342,20 @@ def test_the_command_and_two_servers_that_do_the_same_at_once_are_one_after_the_
     told: Counter[str] = Counter()
     for _ in range(4):
         tally = Tally(service, picture)
-        with busy(on_and_on(tally.retry, here), on_and_on(tally.retry, there), on_and_on(tally.cancel, here)):
+        with busy(
+            on_and_on(tally.retry, here),
+            on_and_on(tally.retry, there),
+            on_and_on(tally.cancel, here),
+        ):
             all_at_once([partial(tally.command, verb) for verb in ("cancel", "retry", "rm")])
         tally.check()
         told.update(tally.told)
     assert min(told[word] for word in ("queued", "cancelled")) > 4, "they hardly ever met"
 
 
-def test_a_key_whose_job_was_deleted_makes_one_new_job_however_many_send_it(service: Service, picture: Path) -> None:
+def test_a_key_whose_job_was_deleted_makes_one_new_job_however_many_send_it(
+    service: Service, picture: Path
+) -> None:
     servers = [service.serve(), service.serve()]
     body, headers = form({"prompt": "sepia"}, picture.read_bytes())
 
@@ -332,7 +365,7 @@ def test_a_key_whose_job_was_deleted_makes_one_new_job_however_many_send_it(serv
     for key in map(str, range(20)):
         id = send(key, servers[0]).json()["request_id"]
         actions.cancel(service.spool, id)
-        actions.remove(service.spool, id)
+        actions.delete_job(service.spool, id)
         before = len(os.listdir(service.spool.incoming))
         answers = all_at_once([partial(send, key, url) for url in servers * 3])
         assert {answer.status for answer in answers} == {202}, answers
@@ -340,7 +373,7 @@ def test_a_key_whose_job_was_deleted_makes_one_new_job_however_many_send_it(serv
         assert len(os.listdir(service.spool.incoming)) == before + 1
 
 
-# --- claims and guests -----------------------------------------------------------------------------------------------
+# --- claims and guests ----------------------------------------------------------------------------
 
 
 def test_of_four_workers_each_job_has_one(service: Service, picture: Path) -> None:
@@ -353,7 +386,9 @@ def test_of_four_workers_each_job_has_one(service: Service, picture: Path) -> No
         assert attempt["worker"] == result["worker"]
     assert Counter(re.findall(r"job (\S+) claimed", service.read_log())) == Counter(ids)
     assert sorted(places(service.spool)) == [("done", id) for id in sorted(ids)]
-    assert {result["worker"] for result in results.values()} == {worker_name(f"gpu{number}") for number in range(4)}
+    assert {result["worker"] for result in results.values()} == {
+        worker_name(f"gpu{number}") for number in range(4)
+    }
     for worker in workers:
         worker.terminate()
         assert worker.wait(60) == 0
@@ -377,7 +412,12 @@ def test_a_guest_whom_several_admit_at_once_becomes_one_job(
             (guest / "ready").touch()
     for name in names:
         os.rename(tmp_path / "outside" / name, service.spool.incoming / name)
-    wait_until(lambda: len(list(places(service.spool))) == 50 and len(os.listdir(service.spool.done)) == 50, seconds=60)
+    wait_until(
+        lambda: (
+            len(list(places(service.spool))) == 50 and len(os.listdir(service.spool.done)) == 50
+        ),
+        seconds=60,
+    )
     assert sorted(id.partition("_")[2] for _, id in places(service.spool)) == names
     assert "Traceback" not in service.read_log()
 
@@ -393,6 +433,6 @@ def test_a_guest_is_not_refused_for_what_another_is_just_writing_into_it(
     shutil.copy(picture, guest)
     (guest / "prompt.txt").write_text("sepia")
     (guest / "ready").touch()
-    monkeypatch.setattr(guests, "clear_half_written", meet_another)
-    (id,) = Doorkeeper(spool, settle=5, patience=60, max_bytes=10**6, max_pixels=10**6).look()
+    monkeypatch.setattr(admission, "sweep_temp_files", meet_another)
+    (id,) = Admission(spool, settle=5, patience=60, max_bytes=10**6, max_pixels=10**6).run_once()
     assert list(places(spool)) == [("incoming", id)]

@@ -1,6 +1,7 @@
 """The HTTP server: every endpoint, every refusal, through a real client on a real spool.
 
-Workers are played by hand here: what a worker does to the spool, the tests do through the spool package.
+Workers are played by hand here: what a worker does to the spool, the tests do through the spool
+package.
 """
 
 import asyncio
@@ -33,7 +34,13 @@ from i2ii_spool.settings import Settings
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.liveness import WorkerLock, WorkerState, WorkerStatus, worker_name, write_status
+from i2ii_spool.spool.liveness import (
+    WorkerLock,
+    WorkerState,
+    WorkerStatus,
+    worker_name,
+    write_status,
+)
 from tests.conftest import Service, wait_until
 
 UNKNOWN = "20200101-000000-000-aaaaaa"
@@ -44,7 +51,8 @@ SubmitJob = Callable[..., str]
 
 
 class HandWorker:
-    """Does to the spool what a worker does, one verb at a time; its lock is held, so that it is alive."""
+    """Does to the spool what a worker does, one verb at a time; its lock is held, so that it is
+    alive."""
 
     def __init__(self, spool: Spool) -> None:
         self.spool = spool
@@ -63,7 +71,9 @@ class HandWorker:
 
     def show(self, state: WorkerState, **more: Any) -> None:
         """Write the status file."""
-        status = WorkerStatus(worker=self.name, state=state, pid=1, gpu_id=0, engine="hand", model="none", **more)
+        status = WorkerStatus(
+            worker=self.name, state=state, pid=1, gpu_id=0, engine="hand", model="none", **more
+        )
         write_status(self.spool, status)
 
     def claim(self) -> Claim:
@@ -78,7 +88,10 @@ class HandWorker:
 
     def commit(self, claim: Claim, *outputs: str) -> dict[str, bytes]:
         """End a job with these pictures, `result.png` if none are named; return their bytes."""
-        made = {name: encoded(Path(name).suffix, seed=seed) for seed, name in enumerate(outputs or ("result.png",))}
+        made = {
+            name: encoded(Path(name).suffix, seed=seed)
+            for seed, name in enumerate(outputs or ("result.png",))
+        }
         for name, data in made.items():
             claim.save(name, data)
         record = Result(
@@ -117,14 +130,17 @@ def connect(spool: Spool, aiohttp_client: AiohttpClient) -> Connect:
 
     async def start(**settings: Any) -> Client:
         return await aiohttp_client(
-            create_app(Settings(**{"spool": spool.root, "min_free_mib": 0, "_env_file": None, **settings}))
+            create_app(
+                Settings(**{"spool": spool.root, "min_free_mib": 0, "_env_file": None, **settings})
+            )
         )
 
     return start
 
 
 def encoded(suffix: str = ".png", size: tuple[int, int] = (64, 48), *, seed: int = 0) -> bytes:
-    """A picture file that shows noise, so that it is about as large as its pixels and cutting it cuts pixels."""
+    """A picture file that shows noise, so that it is about as large as its pixels and cutting it
+    cuts pixels."""
     noise = random.Random(seed).randbytes(size[0] * size[1] * 3)
     buffer = io.BytesIO()
     Image.frombytes("RGB", size, noise).save(buffer, Image.registered_extensions()[suffix])
@@ -141,7 +157,9 @@ def form(*pictures: bytes, **fields: str) -> FormData:
     return data
 
 
-async def error_of(response: ClientResponse, status: int, code: str, field: str | None = None) -> str:
+async def error_of(
+    response: ClientResponse, status: int, code: str, field: str | None = None
+) -> str:
     """Check that a response is this error, in the one shape of all errors; return its message."""
     text = await response.text()
     assert response.status == status, text
@@ -158,7 +176,10 @@ async def error_of(response: ClientResponse, status: int, code: str, field: str 
 
 def is_empty(spool: Spool) -> bool:
     """Whether there is no job, nor a part of one."""
-    return not any(list(folder.iterdir()) for folder in (spool.incoming, spool.staging, spool.done, spool.failed))
+    return not any(
+        list(folder.iterdir())
+        for folder in (spool.incoming, spool.staging, spool.done, spool.failed)
+    )
 
 
 async def get(client: Client, path: str, status: int = 200) -> Any:
@@ -167,14 +188,18 @@ async def get(client: Client, path: str, status: int = 200) -> Any:
     return await response.json()
 
 
-# --- POST /edit ------------------------------------------------------------------------------------------------------
+# --- POST /edit -----------------------------------------------------------------------------------
 
 
-async def test_an_edit_is_accepted_and_on_disk_when_answered(connect: Connect, spool: Spool) -> None:
+async def test_an_edit_is_accepted_and_on_disk_when_answered(
+    connect: Connect, spool: Spool
+) -> None:
     client = await connect()
     picture = encoded(".jpg")
     prompt = "将图像转换为水彩画风格"
-    response = await client.post("/edit", data=form(picture, prompt=prompt, seed="42", true_cfg_scale="4.5"))
+    response = await client.post(
+        "/edit", data=form(picture, prompt=prompt, seed="42", true_cfg_scale="4.5")
+    )
     answer = await response.json()
     assert response.status == 202
     id = answer["request_id"]
@@ -203,7 +228,7 @@ async def test_an_edit_is_accepted_and_on_disk_when_answered(connect: Connect, s
 async def test_an_answer_counts_who_is_ready_and_what_is_ahead(
     connect: Connect, worker: HandWorker, submit_job: SubmitJob
 ) -> None:
-    worker.show(WorkerState.READY, seconds_per_job=2.5)
+    worker.show(WorkerState.READY, seconds_between_completions=2.5)
     submit_job()
     submit_job()
     worker.finish()
@@ -222,7 +247,9 @@ async def test_positions_count_up_within_one_server(connect: Connect) -> None:
     assert [answer["total_requests"] for answer in answers] == [1, 2, 3, 4]
 
 
-async def test_three_pictures_are_kept_in_their_order_and_formats(connect: Connect, spool: Spool) -> None:
+async def test_three_pictures_are_kept_in_their_order_and_formats(
+    connect: Connect, spool: Spool
+) -> None:
     client = await connect()
     pictures = [encoded(".webp", seed=1), encoded(".png", seed=2), encoded(".jpg", seed=3)]
     answer = await (await client.post("/edit", data=form(*pictures))).json()
@@ -269,7 +296,7 @@ async def test_the_same_idempotency_key_is_the_same_job(connect: Connect, spool:
     assert not list(spool.staging.iterdir())
 
 
-# --- POST /edit: what bad input gets ---------------------------------------------------------------------------------
+# --- POST /edit: what bad input gets --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -318,13 +345,17 @@ async def test_a_missing_prompt_is_refused(connect: Connect, spool: Spool) -> No
     client = await connect()
     data = FormData()
     data.add_field("image", encoded(), filename="photo.png")
-    assert "required" in await error_of(await client.post("/edit", data=data), 400, "invalid_request", "prompt")
+    assert "required" in await error_of(
+        await client.post("/edit", data=data), 400, "invalid_request", "prompt"
+    )
     assert is_empty(spool)
 
 
 async def test_a_missing_image_is_refused(connect: Connect, spool: Spool) -> None:
     client = await connect()
-    response = await client.post("/edit", data=_multipart([("prompt", b"sepia")]), headers=MULTIPART)
+    response = await client.post(
+        "/edit", data=_multipart([("prompt", b"sepia")]), headers=MULTIPART
+    )
     assert "required" in await error_of(response, 400, "invalid_request", "image")
     assert is_empty(spool)
 
@@ -340,7 +371,9 @@ async def test_a_field_given_twice_is_refused(connect: Connect, spool: Spool) ->
     client = await connect()
     data = form(seed="1")
     data.add_field("seed", "2")
-    assert "twice" in await error_of(await client.post("/edit", data=data), 400, "invalid_request", "seed")
+    assert "twice" in await error_of(
+        await client.post("/edit", data=data), 400, "invalid_request", "seed"
+    )
     assert is_empty(spool)
 
 
@@ -368,7 +401,9 @@ async def test_a_field_of_endless_text_is_refused(connect: Connect, spool: Spool
         pytest.param(b"\x89PNG\r\n\x1a\n", "", id="a signature alone"),
     ],
 )
-async def test_what_is_not_a_picture_is_refused(connect: Connect, spool: Spool, picture: bytes, reason: str) -> None:
+async def test_what_is_not_a_picture_is_refused(
+    connect: Connect, spool: Spool, picture: bytes, reason: str
+) -> None:
     client = await connect()
     response = await client.post("/edit", data=form(encoded(), picture))
     assert reason in await error_of(response, 400, "unsupported_picture", "image")
@@ -377,12 +412,14 @@ async def test_what_is_not_a_picture_is_refused(connect: Connect, spool: Spool, 
 
 @pytest.mark.parametrize("kept", [0.5, 0.98])
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".gif", ".tiff"])
-async def test_a_truncated_picture_is_refused(connect: Connect, spool: Spool, suffix: str, kept: float) -> None:
+async def test_a_truncated_picture_is_refused(
+    connect: Connect, spool: Spool, suffix: str, kept: float
+) -> None:
     client = await connect()
     whole = encoded(suffix, (96, 80))
     assert (await client.post("/edit", data=form(whole))).status == 202
     actions.cancel(spool, next(spool.incoming.iterdir()).name)
-    actions.remove(spool, next(spool.failed.iterdir()).name)
+    actions.delete_job(spool, next(spool.failed.iterdir()).name)
     response = await client.post("/edit", data=form(whole[: int(len(whole) * kept)]))
     await error_of(response, 400, "unsupported_picture", "image")
     assert is_empty(spool)
@@ -390,11 +427,15 @@ async def test_a_truncated_picture_is_refused(connect: Connect, spool: Spool, su
 
 def _png_that_claims(width: int, height: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = zlib.compress(b"")  # none: whoever decodes finds it truncated
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 async def test_a_pixel_bomb_is_refused_by_its_header(connect: Connect, spool: Spool) -> None:
@@ -411,20 +452,26 @@ async def test_sides_that_no_engine_can_use_are_refused(
     connect: Connect, spool: Spool, size: tuple[int, int], limit: str
 ) -> None:
     client = await connect()
-    message = await error_of(await client.post("/edit", data=form(encoded(size=size))), 400, "invalid_request", "image")
+    message = await error_of(
+        await client.post("/edit", data=form(encoded(size=size))), 400, "invalid_request", "image"
+    )
     assert f"{size[0]}x{size[1]}" in message
     assert limit in message
     assert is_empty(spool)
 
 
-async def test_a_body_that_announces_too_many_bytes_is_refused(connect: Connect, spool: Spool) -> None:
+async def test_a_body_that_announces_too_many_bytes_is_refused(
+    connect: Connect, spool: Spool
+) -> None:
     client = await connect(max_upload_mib=0.05)
     response = await client.post("/edit", data=form(encoded(size=(200, 200))))
     assert "0.05 MiB" in await error_of(response, 413, "too_large", "image")
     assert is_empty(spool)
 
 
-async def test_a_body_of_unknown_length_is_refused_once_it_is_too_large(connect: Connect, spool: Spool) -> None:
+async def test_a_body_of_unknown_length_is_refused_once_it_is_too_large(
+    connect: Connect, spool: Spool
+) -> None:
     client = await connect(max_upload_mib=0.05)
     body = _multipart([("prompt", b"sepia"), ("image", encoded(size=(200, 200)))])
     response = await client.post("/edit", data=_in_chunks(body), headers=MULTIPART)
@@ -439,8 +486,12 @@ async def test_a_small_body_of_unknown_length_is_accepted(connect: Connect) -> N
     assert response.status == 202, await response.text()
 
 
-@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "multipart/mixed", None])
-async def test_what_is_no_multipart_form_is_refused(connect: Connect, spool: Spool, kind: str | None) -> None:
+@pytest.mark.parametrize(
+    "kind", ["application/json", "application/x-www-form-urlencoded", "multipart/mixed", None]
+)
+async def test_what_is_no_multipart_form_is_refused(
+    connect: Connect, spool: Spool, kind: str | None
+) -> None:
     client = await connect()
     headers = {} if kind is None else {"Content-Type": kind}
     response = await client.post("/edit", data=b'{"prompt": "sepia"}', headers=headers)
@@ -457,7 +508,11 @@ def _multipart(parts: list[tuple[str, bytes]]) -> bytes:
 
 
 def _part(name: str, data: bytes) -> bytes:
-    return f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + data + b"\r\n"
+    return (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode()
+        + data
+        + b"\r\n"
+    )
 
 
 async def _in_chunks(body: bytes) -> AsyncIterator[bytes]:
@@ -471,9 +526,17 @@ async def _in_chunks(body: bytes) -> AsyncIterator[bytes]:
         pytest.param(b"", id="empty"),
         pytest.param(b"sepia, please", id="no boundary in it"),
         pytest.param(_part("prompt", b"sepia") + _part("image", encoded()), id="no end"),
-        pytest.param(_part("prompt", b"sepia") + _part("image", encoded())[:-900], id="ends within a picture"),
-        pytest.param(b"--frontier\r\nno header at all\r\n\r\nx\r\n--frontier--\r\n", id="a header that is none"),
-        pytest.param(_multipart([("prompt", b"sepia")]).replace(b'; name="prompt"', b""), id="a part without a name"),
+        pytest.param(
+            _part("prompt", b"sepia") + _part("image", encoded())[:-900], id="ends within a picture"
+        ),
+        pytest.param(
+            b"--frontier\r\nno header at all\r\n\r\nx\r\n--frontier--\r\n",
+            id="a header that is none",
+        ),
+        pytest.param(
+            _multipart([("prompt", b"sepia")]).replace(b'; name="prompt"', b""),
+            id="a part without a name",
+        ),
     ],
 )
 async def test_a_malformed_form_is_refused(connect: Connect, spool: Spool, body: bytes) -> None:
@@ -485,7 +548,9 @@ async def test_a_malformed_form_is_refused(connect: Connect, spool: Spool, body:
     assert is_empty(spool)
 
 
-async def test_a_body_that_is_not_compressed_as_it_says_is_refused(connect: Connect, spool: Spool) -> None:
+async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
+    connect: Connect, spool: Spool
+) -> None:
     client = await connect()
     body = _multipart([("prompt", b"sepia"), ("image", encoded())])
     answer = await _send_raw(client, ["Content-Encoding: gzip"], body)
@@ -503,7 +568,9 @@ async def test_a_field_name_that_is_not_utf_8_is_refused(connect: Connect, spool
     assert is_empty(spool)
 
 
-async def test_an_idempotency_key_that_is_not_utf_8_is_not_our_fault(connect: Connect, spool: Spool) -> None:
+async def test_an_idempotency_key_that_is_not_utf_8_is_not_our_fault(
+    connect: Connect, spool: Spool
+) -> None:
     client = await connect()
     body = _multipart([("prompt", b"sepia"), ("image", encoded())])
     answer = await _send_raw(client, ["Idempotency-Key: caf\xe9"], body)
@@ -513,9 +580,16 @@ async def test_an_idempotency_key_that_is_not_utf_8_is_not_our_fault(connect: Co
 
 
 async def _send_raw(client: Client, headers: list[str], body: bytes) -> bytes:
-    """POST a form with headers and a body that no well-behaved client sends; return the whole answer."""
+    """POST a form with headers and a body that no well-behaved client sends; return the whole
+    answer."""
     reader, writer = await asyncio.open_connection(client.host, client.port)
-    lines = ["POST /edit HTTP/1.1", "Host: x", "Connection: close", f"Content-Length: {len(body)}", *headers]
+    lines = [
+        "POST /edit HTTP/1.1",
+        "Host: x",
+        "Connection: close",
+        f"Content-Length: {len(body)}",
+        *headers,
+    ]
     lines += [f"Content-Type: {MULTIPART['Content-Type']}", "", ""]
     writer.write("\r\n".join(lines).encode("latin-1") + body)
     answer = await asyncio.wait_for(reader.read(), 60)
@@ -526,7 +600,9 @@ async def _send_raw(client: Client, headers: list[str], body: bytes) -> bytes:
 
 async def test_a_form_without_a_boundary_is_refused(connect: Connect, spool: Spool) -> None:
     client = await connect()
-    response = await client.post("/edit", data=b"--x\r\n", headers={"Content-Type": "multipart/form-data"})
+    response = await client.post(
+        "/edit", data=b"--x\r\n", headers={"Content-Type": "multipart/form-data"}
+    )
     await error_of(response, 400, "invalid_request")
     assert is_empty(spool)
 
@@ -538,7 +614,9 @@ async def test_a_form_within_the_form_is_refused(connect: Connect, spool: Spool)
     assert is_empty(spool)
 
 
-async def test_a_full_queue_says_when_to_come_back(connect: Connect, spool: Spool, submit_job: SubmitJob) -> None:
+async def test_a_full_queue_says_when_to_come_back(
+    connect: Connect, spool: Spool, submit_job: SubmitJob
+) -> None:
     client = await connect(max_queue=1)
     submit_job()
     response = await client.post("/edit", data=form())
@@ -551,7 +629,7 @@ async def test_a_full_queue_says_when_to_come_back(connect: Connect, spool: Spoo
 async def test_a_full_queue_gives_the_time_that_its_workers_need(
     connect: Connect, worker: HandWorker, submit_job: SubmitJob
 ) -> None:
-    worker.show(WorkerState.READY, seconds_per_job=7.0)
+    worker.show(WorkerState.READY, seconds_between_completions=7.0)
     for _ in range(3):
         submit_job()
     client = await connect(max_queue=2)
@@ -588,7 +666,7 @@ async def test_pictures_go_to_disk_as_they_come_and_a_client_that_leaves_leaves_
     await asyncio.to_thread(wait_until, lambda: is_empty(spool))
 
 
-# --- GET /status -----------------------------------------------------------------------------------------------------
+# --- GET /status ----------------------------------------------------------------------------------
 
 
 async def test_a_queued_job_has_a_position(connect: Connect, submit_job: SubmitJob) -> None:
@@ -597,18 +675,26 @@ async def test_a_queued_job_has_a_position(connect: Connect, submit_job: SubmitJ
     assert (await get(client, f"/status/{first}"))["position"] == 1
     shown = await get(client, f"/status/{second}")
     assert datetime.fromisoformat(shown.pop("submitted_at")).tzinfo is not None
-    assert shown == {"request_id": second, "status": "queued", "position": 2, "prompt": "更亮", "name": "bright"}
+    assert shown == {
+        "request_id": second,
+        "status": "queued",
+        "position": 2,
+        "prompt": "更亮",
+        "name": "bright",
+    }
 
 
 async def test_a_queued_job_has_an_eta_where_the_pace_is_known(
     connect: Connect, worker: HandWorker, submit_job: SubmitJob
 ) -> None:
-    worker.show(WorkerState.RUNNING, seconds_per_job=3.0)
+    worker.show(WorkerState.RUNNING, seconds_between_completions=3.0)
     _, id = submit_job(), submit_job()
     assert (await get(await connect(), f"/status/{id}"))["eta_seconds"] == 6.0
 
 
-async def test_a_running_job_shows_its_progress(connect: Connect, worker: HandWorker, submit_job: SubmitJob) -> None:
+async def test_a_running_job_shows_its_progress(
+    connect: Connect, worker: HandWorker, submit_job: SubmitJob
+) -> None:
     client = await connect()
     id = submit_job()
     claim = worker.claim()
@@ -647,7 +733,9 @@ async def test_a_completed_job_tells_who_made_it_and_how_long_it_took(
     assert "position" not in shown
 
 
-async def test_a_failed_job_says_why(connect: Connect, worker: HandWorker, submit_job: SubmitJob) -> None:
+async def test_a_failed_job_says_why(
+    connect: Connect, worker: HandWorker, submit_job: SubmitJob
+) -> None:
     client = await connect()
     id = submit_job()
     worker.fail()
@@ -657,7 +745,9 @@ async def test_a_failed_job_says_why(connect: Connect, worker: HandWorker, submi
     assert (shown["worker"], shown["attempts"]) == (worker.name, 1)
 
 
-async def test_a_cancelled_job_is_not_called_failed(connect: Connect, spool: Spool, submit_job: SubmitJob) -> None:
+async def test_a_cancelled_job_is_not_called_failed(
+    connect: Connect, spool: Spool, submit_job: SubmitJob
+) -> None:
     client = await connect()
     id = submit_job()
     actions.cancel(spool, id)
@@ -693,18 +783,24 @@ async def test_a_wait_for_a_job_that_is_deleted_meanwhile_ends(
     waiting = asyncio.create_task(client.get(f"/status/{id}?wait=300"))
     await _let_it_arrive(client)
     actions.cancel(spool, id)
-    actions.remove(spool, id)
+    actions.delete_job(spool, id)
     response = await asyncio.wait_for(waiting, 60)
-    assert response.status in (200, 410)  # whether the cancelled job was still seen, or only that it is no more
+    assert response.status in (
+        200,
+        410,
+    )  # whether the cancelled job was still seen, or only that it is no more
 
 
 async def _let_it_arrive(client: Client) -> None:
-    """Wait until a request that was begun before is in its handler: a few that come behind it are answered."""
+    """Wait until a request that was begun before is in its handler: a few that come behind it are
+    answered."""
     for _ in range(3):
         await get(client, "/livez")
 
 
-async def test_a_wait_that_is_over_shows_what_there_is(connect: Connect, submit_job: SubmitJob) -> None:
+async def test_a_wait_that_is_over_shows_what_there_is(
+    connect: Connect, submit_job: SubmitJob
+) -> None:
     client = await connect()
     id = submit_job()
     assert (await get(client, f"/status/{id}?wait=0.1"))["status"] == "queued"
@@ -740,11 +836,18 @@ async def test_a_parameter_given_twice_is_refused(connect: Connect, submit_job: 
     assert "twice" in await error_of(response, 400, "invalid_request", "wait")
 
 
-JOB_ROUTES = [("GET", "/status/{}"), ("GET", "/result/{}"), ("DELETE", "/jobs/{}"), ("POST", "/jobs/{}/retry")]
+JOB_ROUTES = [
+    ("GET", "/status/{}"),
+    ("GET", "/result/{}"),
+    ("DELETE", "/jobs/{}"),
+    ("POST", "/jobs/{}/retry"),
+]
 
 
 @pytest.mark.parametrize(("method", "route"), JOB_ROUTES)
-@pytest.mark.parametrize("id", ["nonsense", "..%2F..%2Fetc%2Fpasswd", UNKNOWN.upper(), f"{UNKNOWN}%0A", f"{UNKNOWN}x"])
+@pytest.mark.parametrize(
+    "id", ["nonsense", "..%2F..%2Fetc%2Fpasswd", UNKNOWN.upper(), f"{UNKNOWN}%0A", f"{UNKNOWN}x"]
+)
 async def test_what_is_no_id_is_refused(connect: Connect, method: str, route: str, id: str) -> None:
     client = await connect()
     response = await client.request(method, URL(route.format(id), encoded=True))
@@ -754,7 +857,9 @@ async def test_what_is_no_id_is_refused(connect: Connect, method: str, route: st
 @pytest.mark.parametrize(("method", "route"), JOB_ROUTES)
 async def test_a_job_that_never_was_is_not_found(connect: Connect, method: str, route: str) -> None:
     client = await connect()
-    assert UNKNOWN in await error_of(await client.request(method, route.format(UNKNOWN)), 404, "not_found")
+    assert UNKNOWN in await error_of(
+        await client.request(method, route.format(UNKNOWN)), 404, "not_found"
+    )
 
 
 @pytest.mark.parametrize(("method", "route"), JOB_ROUTES)
@@ -765,10 +870,12 @@ async def test_a_deleted_job_is_gone(
     id = submit_job()
     worker.finish()
     assert (await client.delete(f"/jobs/{id}")).status == 200
-    assert "deleted" in await error_of(await client.request(method, route.format(id)), 410, "deleted")
+    assert "deleted" in await error_of(
+        await client.request(method, route.format(id)), 410, "deleted"
+    )
 
 
-# --- GET /result -----------------------------------------------------------------------------------------------------
+# --- GET /result ----------------------------------------------------------------------------------
 
 
 async def test_a_result_that_is_not_there_yet_is_202_with_the_status(
@@ -785,7 +892,8 @@ async def test_a_result_that_is_not_there_yet_is_202_with_the_status(
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("result.png", "image/png"), ("result.jpg", "image/jpeg"), ("result.webp", "image/webp")]
+    ("name", "kind"),
+    [("result.png", "image/png"), ("result.jpg", "image/jpeg"), ("result.webp", "image/webp")],
 )
 async def test_a_result_is_the_picture(
     connect: Connect, worker: HandWorker, submit_job: SubmitJob, name: str, kind: str
@@ -822,7 +930,9 @@ async def test_a_bad_number_of_a_result_is_refused(
     assert "1 to 4" in await error_of(response, 400, "invalid_request", "n")
 
 
-async def test_a_part_of_a_result_can_be_had(connect: Connect, worker: HandWorker, submit_job: SubmitJob) -> None:
+async def test_a_part_of_a_result_can_be_had(
+    connect: Connect, worker: HandWorker, submit_job: SubmitJob
+) -> None:
     client = await connect()
     id = submit_job()
     whole = worker.finish()["result.png"]
@@ -862,7 +972,9 @@ async def test_the_result_of_a_failed_job_is_its_error(
     client = await connect()
     id = submit_job()
     worker.fail()
-    assert "the paint ran out" in await error_of(await client.get(f"/result/{id}"), 409, "engine_error")
+    assert "the paint ran out" in await error_of(
+        await client.get(f"/result/{id}"), 409, "engine_error"
+    )
 
 
 async def test_the_result_of_a_cancelled_job_is_that_it_was_cancelled(
@@ -874,14 +986,19 @@ async def test_the_result_of_a_cancelled_job_is_that_it_was_cancelled(
     await error_of(await client.get(f"/result/{id}"), 409, "cancelled")
 
 
-# --- DELETE /jobs/ID, POST /jobs/ID/retry ----------------------------------------------------------------------------
+# --- DELETE /jobs/ID, POST /jobs/ID/retry ---------------------------------------------------------
 
 
-async def test_deleting_a_queued_job_cancels_it(connect: Connect, spool: Spool, submit_job: SubmitJob) -> None:
+async def test_deleting_a_queued_job_cancels_it(
+    connect: Connect, spool: Spool, submit_job: SubmitJob
+) -> None:
     client = await connect()
     id = submit_job()
     response = await client.delete(f"/jobs/{id}")
-    assert (response.status, await response.json()) == (200, {"request_id": id, "status": "cancelled"})
+    assert (response.status, await response.json()) == (
+        200,
+        {"request_id": id, "status": "cancelled"},
+    )
     assert (spool.failed / id / "error.txt").read_text().startswith("cancelled")
     assert not list(spool.incoming.iterdir())
 
@@ -911,7 +1028,10 @@ async def test_deleting_a_job_that_has_ended_removes_it(
         worker.fail()
     assert (spool.root / ending / id).is_dir()
     response = await client.delete(f"/jobs/{id}")
-    assert (response.status, await response.json()) == (200, {"request_id": id, "status": "deleted"})
+    assert (response.status, await response.json()) == (
+        200,
+        {"request_id": id, "status": "deleted"},
+    )
     assert is_empty(spool)
     assert not (spool.trash / id).exists()
 
@@ -953,7 +1073,7 @@ async def test_only_a_failed_job_can_be_retried(
     assert len(list((spool.root / state).rglob("job.json"))) == 1
 
 
-# --- GET /jobs -------------------------------------------------------------------------------------------------------
+# --- GET /jobs ------------------------------------------------------------------------------------
 
 
 async def test_the_list_shows_every_state_newest_first(
@@ -994,7 +1114,9 @@ async def test_an_entry_of_the_list_is_what_its_status_says(
     assert listed["jobs"] == [await get(client, f"/status/{id}") for id in reversed(ids)]
 
 
-async def test_the_pages_of_the_list_are_the_list(connect: Connect, worker: HandWorker, submit_job: SubmitJob) -> None:
+async def test_the_pages_of_the_list_are_the_list(
+    connect: Connect, worker: HandWorker, submit_job: SubmitJob
+) -> None:
     client = await connect()
     ids = [submit_job() for _ in range(10)]
     for end in (worker.finish, worker.fail, worker.claim, worker.finish):
@@ -1004,14 +1126,20 @@ async def test_the_pages_of_the_list_are_the_list(connect: Connect, worker: Hand
     assert await _pages(client, limit=4, state="incoming") == sorted(ids[4:], reverse=True)
 
 
-async def test_jobs_that_arrive_between_two_pages_repeat_nothing(connect: Connect, submit_job: SubmitJob) -> None:
+async def test_jobs_that_arrive_between_two_pages_repeat_nothing(
+    connect: Connect, submit_job: SubmitJob
+) -> None:
     client = await connect()
     ids = [submit_job() for _ in range(7)]
     assert await _pages(client, limit=2, between=submit_job) == sorted(ids, reverse=True)
 
 
 async def _pages(
-    client: Client, *, limit: int, state: str | None = None, between: Callable[[], Any] = lambda: None
+    client: Client,
+    *,
+    limit: int,
+    state: str | None = None,
+    between: Callable[[], Any] = lambda: None,
 ) -> list[str]:
     """Walk through the list from page to page, doing something between two; return the ids in it."""
     query = f"/jobs?limit={limit}" + (f"&state={state}" if state else "")
@@ -1063,7 +1191,7 @@ async def test_a_bad_parameter_of_the_list_is_refused(
     assert all(limit in message for limit in limits), message
 
 
-# --- /system/status, /health, /livez ---------------------------------------------------------------------------------
+# --- /system/status, /health, /livez --------------------------------------------------------------
 
 
 async def test_the_system_status_counts_jobs_and_workers(
@@ -1078,7 +1206,12 @@ async def test_the_system_status_counts_jobs_and_workers(
     shown = await get(await connect(), "/system/status")
     (gpu,) = shown.pop("workers")
     assert gpu.pop("heartbeat_age") >= 0
-    assert (gpu["worker"], gpu["gpu_id"], gpu["state"], gpu["alive"]) == (worker.name, 0, "running", True)
+    assert (gpu["worker"], gpu["gpu_id"], gpu["state"], gpu["alive"]) == (
+        worker.name,
+        0,
+        "running",
+        True,
+    )
     assert (gpu["job"], gpu["step"], gpu["steps"]) == (running, 3, 50)
     assert (gpu["jobs_done"], gpu["jobs_failed"]) == (2, 1)
     disk = shown.pop("spool")
@@ -1104,7 +1237,9 @@ async def test_the_system_status_of_an_empty_spool_is_all_noughts(connect: Conne
     assert set(shown.values()) == {0}
 
 
-async def test_a_dead_worker_is_shown_and_not_counted_as_alive(connect: Connect, worker: HandWorker) -> None:
+async def test_a_dead_worker_is_shown_and_not_counted_as_alive(
+    connect: Connect, worker: HandWorker
+) -> None:
     worker.show(WorkerState.READY)
     client = await connect()
     worker.die()
@@ -1137,7 +1272,9 @@ async def test_a_service_without_workers_is_unhealthy(connect: Connect) -> None:
     assert "no worker" in answer["reason"]
 
 
-async def test_a_service_whose_worker_is_dead_is_unhealthy(connect: Connect, worker: HandWorker) -> None:
+async def test_a_service_whose_worker_is_dead_is_unhealthy(
+    connect: Connect, worker: HandWorker
+) -> None:
     worker.show(WorkerState.READY)
     client = await connect()
     worker.die()
@@ -1162,7 +1299,9 @@ async def test_a_service_that_cannot_write_to_its_spool_is_unhealthy(
     assert "cannot be written to" in answer["reason"]
 
 
-async def test_asking_for_the_health_leaves_nothing_in_the_spool(connect: Connect, spool: Spool) -> None:
+async def test_asking_for_the_health_leaves_nothing_in_the_spool(
+    connect: Connect, spool: Spool
+) -> None:
     await get(await connect(), "/health", 503)
     assert is_empty(spool)
 
@@ -1171,10 +1310,12 @@ async def test_a_server_lives_whatever_its_workers_do(connect: Connect) -> None:
     assert await get(await connect(), "/livez") == {"status": "alive"}
 
 
-# --- errors of any route, and more than one server -------------------------------------------------------------------
+# --- errors of any route, and more than one server ------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/status/", "/jobs/", f"/jobs/{UNKNOWN}/again", "/edit/x"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/status/", "/jobs/", f"/jobs/{UNKNOWN}/again", "/edit/x"]
+)
 async def test_an_unknown_route_is_said_to_be_one(connect: Connect, path: str) -> None:
     client = await connect()
     assert path in await error_of(await client.get(path), 404, "not_found")
@@ -1192,7 +1333,9 @@ async def test_an_unknown_route_is_said_to_be_one(connect: Connect, path: str) -
         ("POST", "/health", "GET"),
     ],
 )
-async def test_a_wrong_method_is_told_the_right_one(connect: Connect, method: str, path: str, allowed: str) -> None:
+async def test_a_wrong_method_is_told_the_right_one(
+    connect: Connect, method: str, path: str, allowed: str
+) -> None:
     client = await connect()
     response = await client.request(method, path)
     message = await error_of(response, 405, "method_not_allowed")
@@ -1216,7 +1359,9 @@ async def test_a_bug_is_answered_in_the_one_shape_and_logged(
     assert (await client.get("/livez")).status == 200
 
 
-async def test_a_spool_that_is_gone_is_answered_in_the_one_shape(connect: Connect, spool: Spool) -> None:
+async def test_a_spool_that_is_gone_is_answered_in_the_one_shape(
+    connect: Connect, spool: Spool
+) -> None:
     client = await connect()
     spool.done.rmdir()
     response = await client.get("/jobs")
@@ -1228,7 +1373,10 @@ async def test_two_servers_on_one_spool_see_each_others_jobs(
     connect: Connect, spool: Spool, worker: HandWorker
 ) -> None:
     here, there = await connect(), await connect()
-    ids = [(await (await server.post("/edit", data=form())).json())["request_id"] for server in (here, there, here)]
+    ids = [
+        (await (await server.post("/edit", data=form())).json())["request_id"]
+        for server in (here, there, here)
+    ]
     for server in (here, there):
         listed = await get(server, "/jobs")
         assert [job["request_id"] for job in listed["jobs"]] == sorted(ids, reverse=True)
@@ -1246,7 +1394,10 @@ async def test_two_servers_on_one_spool_see_each_others_jobs(
 async def test_a_key_sent_to_two_servers_is_one_job(connect: Connect, spool: Spool) -> None:
     servers = [await connect(), await connect()]
     answers = await asyncio.gather(
-        *(server.post("/edit", data=form(), headers={"Idempotency-Key": "once"}) for server in servers * 3)
+        *(
+            server.post("/edit", data=form(), headers={"Idempotency-Key": "once"})
+            for server in servers * 3
+        )
     )
     assert {answer.status for answer in answers} == {202}
     assert len({(await answer.json())["request_id"] for answer in answers}) == 1
@@ -1254,7 +1405,7 @@ async def test_a_key_sent_to_two_servers_is_one_job(connect: Connect, spool: Spo
     assert not list(spool.staging.iterdir())
 
 
-# --- as a process ----------------------------------------------------------------------------------------------------
+# --- as a process ---------------------------------------------------------------------------------
 
 
 def test_a_server_that_stops_hears_out_who_has_just_connected(service: Service) -> None:

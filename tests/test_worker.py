@@ -19,7 +19,7 @@ from PIL import Image
 from i2ii_spool.jobs.folder import attempt_files
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.liveness import see_workers, worker_name
+from i2ii_spool.spool.liveness import list_workers, worker_name
 from i2ii_spool.spool.submit import submit
 from tests.conftest import HERE, Service, cli, make_picture, wait_until
 
@@ -95,10 +95,12 @@ def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTER
     return process.wait(30)
 
 
-# --- work ------------------------------------------------------------------------------------------------------------
+# --- work -----------------------------------------------------------------------------------------
 
 
-def test_jobs_are_done_in_queue_order_with_a_full_record(service: Service, submit_job: Submit) -> None:
+def test_jobs_are_done_in_queue_order_with_a_full_record(
+    service: Service, submit_job: Submit
+) -> None:
     before = datetime.now().astimezone()
     ids = [submit_job(seed=seed, num_inference_steps=10) for seed in range(5)]
     service.work(engine="quick")
@@ -120,7 +122,9 @@ def test_jobs_are_done_in_queue_order_with_a_full_record(service: Service, submi
     wait_status(service, jobs_done=5, jobs_failed=0, state="ready", job=None)
 
 
-def test_several_pictures_come_in_the_format_asked_for(service: Service, submit_job: Submit) -> None:
+def test_several_pictures_come_in_the_format_asked_for(
+    service: Service, submit_job: Submit
+) -> None:
     id = submit_job(n=3, output_format="webp", num_inference_steps=10)
     service.work(engine="quick")
     assert wait_done(service, id)["outputs"] == ["result.webp", "result-2.webp", "result-3.webp"]
@@ -138,7 +142,9 @@ def test_a_burst_ends_when_the_queue_is_empty(service: Service, submit_job: Subm
     assert not status_file(service).exists()
 
 
-def test_progress_shows_while_a_job_runs_and_never_goes_back(service: Service, submit_job: Submit) -> None:
+def test_progress_shows_while_a_job_runs_and_never_goes_back(
+    service: Service, submit_job: Submit
+) -> None:
     id = submit_job(num_inference_steps=50)
     service.work(engine="slow")
     steps: list[int] = []
@@ -159,7 +165,9 @@ def test_progress_shows_while_a_job_runs_and_never_goes_back(service: Service, s
     assert len(set(seen)) > 3
 
 
-def test_the_heartbeat_goes_on_while_idle_and_its_file_goes_with_the_worker(service: Service) -> None:
+def test_the_heartbeat_goes_on_while_idle_and_its_file_goes_with_the_worker(
+    service: Service,
+) -> None:
     worker = service.work(engine="quick")
     status = wait_status(service, state="ready")
     assert (status["worker"], status["pid"], status["gpu_id"]) == (GPU0, worker.pid, 0)
@@ -169,7 +177,7 @@ def test_the_heartbeat_goes_on_while_idle_and_its_file_goes_with_the_worker(serv
     assert not status_file(service).exists()
 
 
-# --- cancelling and failing ------------------------------------------------------------------------------------------
+# --- cancelling and failing -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("by_hand", [True, False], ids=["touch cancel", "i2ii cancel"])
@@ -191,7 +199,9 @@ def test_a_running_job_is_cancelled_between_steps_and_the_next_one_runs(
     wait_done(service, next_id)
 
 
-def test_a_job_cancelled_while_it_waited_is_never_begun(service: Service, submit_job: Submit) -> None:
+def test_a_job_cancelled_while_it_waited_is_never_begun(
+    service: Service, submit_job: Submit
+) -> None:
     id = submit_job()
     (service.spool.incoming / id / "cancel").touch()
     service.work(engine="slow")
@@ -237,14 +247,16 @@ def test_a_broken_job_json_fails_its_job_alone_and_says_why(
     wait_done(service, next_id)
 
 
-def test_three_different_jobs_failing_in_a_row_make_the_worker_pause(service: Service, submit_job: Submit) -> None:
+def test_three_different_jobs_failing_in_a_row_make_the_worker_pause(
+    service: Service, submit_job: Submit
+) -> None:
     ids = [submit_job(prompt="raise") for _ in range(3)]
     service.work(engine="raises_in_edit")
     for id in ids:
         wait_failed(service, id)
     status = wait_status(service, state="degraded", job=None)
     assert "3 jobs failed" in status["note"]
-    assert not see_workers(service.spool, lease=60)[0].ready
+    assert not list_workers(service.spool, lease=60)[0].ready
     waiting = submit_job()
     for _ in range(2):  # it lives, and could have claimed long ago
         beat = status_file(service).stat().st_mtime_ns
@@ -255,7 +267,9 @@ def test_three_different_jobs_failing_in_a_row_make_the_worker_pause(service: Se
 def test_a_success_between_failures_keeps_the_worker_at_work(
     service: Service, submit_job: Submit, tmp_path: Path
 ) -> None:
-    large = make_picture(tmp_path / "large.png", (2000, 1500))  # it is still being saved when the next job fails
+    large = make_picture(
+        tmp_path / "large.png", (2000, 1500)
+    )  # it is still being saved when the next job fails
     good = EditRequest(prompt="sepia", num_inference_steps=10, n=2)
     submit_job(prompt="raise")
     submit_job(prompt="raise")
@@ -267,22 +281,30 @@ def test_a_success_between_failures_keeps_the_worker_at_work(
     wait_status(service, state="ready", jobs_done=2, jobs_failed=3)
 
 
-def test_a_broken_engine_gives_its_job_back_and_ends_the_worker(service: Service, submit_job: Submit) -> None:
+def test_a_broken_engine_gives_its_job_back_and_ends_the_worker(
+    service: Service, submit_job: Submit
+) -> None:
     id = submit_job()
-    worker = service.start(sys.executable, str(HERE / "engines_for_tests.py"), "broken_in_edit", "0")
+    worker = service.start(
+        sys.executable, str(HERE / "engines_for_tests.py"), "broken_in_edit", "0"
+    )
     assert worker.wait(20) not in (0, 78)
     assert "the device is lost" in service.read_log()
     job = service.spool.incoming / id
-    assert [path.name for path in attempt_files(job)] == ["attempt-1.json"]  # the job may be what breaks it
+    assert [path.name for path in attempt_files(job)] == [
+        "attempt-1.json"
+    ]  # the job may be what breaks it
     assert not status_file(service).exists()
     service.work(engine="quick")
     assert wait_done(service, id)["attempt"] == 2
 
 
-# --- stopping --------------------------------------------------------------------------------------------------------
+# --- stopping -------------------------------------------------------------------------------------
 
 
-def test_a_stop_lets_the_job_finish_that_fits_into_the_drain_time(service: Service, submit_job: Submit) -> None:
+def test_a_stop_lets_the_job_finish_that_fits_into_the_drain_time(
+    service: Service, submit_job: Submit
+) -> None:
     id, next_id = submit_job(num_inference_steps=30), submit_job()
     worker = service.work(engine="slow")
     wait_at_work(service, id)
@@ -294,7 +316,7 @@ def test_a_stop_lets_the_job_finish_that_fits_into_the_drain_time(service: Servi
 
 def test_a_stop_gives_the_job_back_that_does_not_fit(service: Service, submit_job: Submit) -> None:
     id = submit_job(num_inference_steps=100)
-    worker = service.work(engine="slow", drain="0.1")
+    worker = service.work(engine="slow", drain_seconds="0.1")
     wait_at_work(service, id)
     assert end(worker) == 0
     assert sorted(os.listdir(service.spool.incoming / id)) == ["input.jpg", "job.json"]
@@ -303,7 +325,7 @@ def test_a_stop_gives_the_job_back_that_does_not_fit(service: Service, submit_jo
 
 def test_a_second_stop_gives_the_job_back_at_once(service: Service, submit_job: Submit) -> None:
     id = submit_job(num_inference_steps=100)
-    worker = service.work(engine="slow", drain="3600")
+    worker = service.work(engine="slow", drain_seconds="3600")
     wait_at_work(service, id)
     worker.send_signal(signal.SIGTERM)
     seen = step_of(service.spool, id)
@@ -319,22 +341,26 @@ def test_an_idle_worker_stops_when_told_to(service: Service, number: signal.Sign
     assert "gpu0 stopped: 0 jobs done, 0 failed" in service.read_log()
 
 
-# --- dying -----------------------------------------------------------------------------------------------------------
+# --- dying ----------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_comes_back_does_again_what_it_was_killed_over(service: Service, submit_job: Submit) -> None:
+def test_a_worker_that_comes_back_does_again_what_it_was_killed_over(
+    service: Service, submit_job: Submit
+) -> None:
     id = submit_job(num_inference_steps=40)
     worker = service.work(engine="slow")
     wait_at_work(service, id)
     assert end(worker, signal.SIGKILL) == -signal.SIGKILL
     assert os.listdir(service.spool.running / GPU0) == [id]
-    assert not see_workers(service.spool, lease=60)[0].alive
+    assert not list_workers(service.spool, lease=60)[0].alive
     service.work(engine="quick")
     assert wait_done(service, id)["attempt"] == 2
     assert len(attempt_files(service.spool.done / id)) == 2
 
 
-def test_a_result_that_was_recorded_is_never_made_again(service: Service, submit_job: Submit) -> None:
+def test_a_result_that_was_recorded_is_never_made_again(
+    service: Service, submit_job: Submit
+) -> None:
     id = submit_job(num_inference_steps=10)
     worker = service.work(engine="quick")
     wait_done(service, id)
@@ -361,7 +387,9 @@ def test_a_job_that_kills_its_workers_is_given_up_and_the_next_one_is_done(
     wait_done(service, next_id)
 
 
-def test_another_worker_takes_over_what_a_killed_one_held(service: Service, submit_job: Submit) -> None:
+def test_another_worker_takes_over_what_a_killed_one_held(
+    service: Service, submit_job: Submit
+) -> None:
     id = submit_job(num_inference_steps=100)
     worker = service.work("0", engine="slow")
     wait_at_work(service, id)
@@ -375,7 +403,9 @@ def test_another_worker_takes_over_what_a_killed_one_held(service: Service, subm
     assert os.listdir(service.spool.running / GPU0) == []
 
 
-def test_a_second_process_of_one_name_waits_its_turn_and_says_for_whom(service: Service, submit_job: Submit) -> None:
+def test_a_second_process_of_one_name_waits_its_turn_and_says_for_whom(
+    service: Service, submit_job: Submit
+) -> None:
     first = service.work(engine="quick")
     second = service.start(sys.executable, str(HERE / "engines_for_tests.py"), "quick", "0")
     wait_until(lambda: f"{GPU0} runs already, as process {first.pid}" in service.read_log())
@@ -389,13 +419,16 @@ def test_a_second_process_of_one_name_waits_its_turn_and_says_for_whom(service: 
     assert read(status_file(service))["pid"] == second.pid
 
 
-# --- systemd ---------------------------------------------------------------------------------------------------------
+# --- systemd --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, service: Service) -> Iterator[socket.socket]:
     """What systemd listens on, as a file or in Linux's abstract name space."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
         address = f"{folder}/notify" if request.param == "path" else f"@i2ii-{secrets.token_hex(8)}"
         manager.bind(address.replace("@", "\0", 1) if request.param == "abstract" else address)
         manager.settimeout(20)
@@ -403,7 +436,9 @@ def manager(request: pytest.FixtureRequest, service: Service) -> Iterator[socket
         yield manager
 
 
-def test_systemd_hears_how_the_worker_is(service: Service, submit_job: Submit, manager: socket.socket) -> None:
+def test_systemd_hears_how_the_worker_is(
+    service: Service, submit_job: Submit, manager: socket.socket
+) -> None:
     heard: list[str] = []
 
     def hear(word: str) -> None:
@@ -424,7 +459,7 @@ def test_systemd_hears_how_the_worker_is(service: Service, submit_job: Submit, m
     assert worker.wait(20) == 0
 
 
-# --- which GPU -------------------------------------------------------------------------------------------------------
+# --- which GPU ------------------------------------------------------------------------------------
 
 UUID = "8f3a1b2c-0d1e-2f30-4152-637485960718"
 
@@ -442,4 +477,6 @@ def test_a_gpu_that_is_not_there_is_no_reason_to_start_again(service: Service) -
     service.environment |= {"CUDA_VISIBLE_DEVICES": "0,1", "I2II_ENGINE": "classic"}
     refused = cli(service, "gpu", "2", check=False)
     assert refused.returncode == 78
-    assert refused.stderr.splitlines() == ["i2ii: GPU 2 is not there: CUDA_VISIBLE_DEVICES=0,1 has 2, counted from 0"]
+    assert refused.stderr.splitlines() == [
+        "i2ii: GPU 2 is not there: CUDA_VISIBLE_DEVICES=0,1 has 2, counted from 0"
+    ]

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 
 @command("spool", "max_megapixels", takes_request=True)
-@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
 @click.option("--url", help="submit to this server instead of straight into the spool")
 @click.option("--wait", is_flag=True, help="wait until the job has ended, and write the picture")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="where to write it; with --wait  [default ID.png]"
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="where to write it; with --wait  [default ID.png]",
 )
 def submit(
     settings: "Settings",
@@ -37,7 +42,9 @@ def submit(
 
     if output is not None and not wait:
         raise InvalidRequest("--output is written once the job has ended; say --wait as well")
-    request = parse(EditRequest, {name: value for name, value in fields.items() if value is not None})
+    request = parse(
+        EditRequest, {name: value for name, value in fields.items() if value is not None}
+    )
     with ExitStack() as stack:
         client: Client | SpoolClient
         if url is None:
@@ -53,7 +60,14 @@ def submit(
 
 @command("spool")
 @click.argument("state", required=False)
-@click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1), help="how many, newest first")
+@click.option(
+    "-n",
+    "--limit",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1),
+    help="how many, newest first",
+)
 @click.option("--json", "as_json", is_flag=True, help="one JSON object per line")
 def ls(settings: "Settings", state: str | None, *, limit: int, as_json: bool) -> None:
     """List the jobs, newest first.
@@ -69,7 +83,9 @@ def ls(settings: "Settings", state: str | None, *, limit: int, as_json: bool) ->
     for place in list_jobs(spool, parse_state(state), limit=limit):
         status = status_of(spool, place, queue=queue)
         if status is not None:
-            click.echo(json.dumps(status.shown(), ensure_ascii=False) if as_json else status.line())
+            click.echo(
+                json.dumps(status.to_dict(), ensure_ascii=False) if as_json else status.to_line()
+            )
 
 
 @command("spool")
@@ -79,7 +95,7 @@ def show(settings: "Settings", id: str, *, as_json: bool) -> None:
     """Show all there is to say of a job."""
     from i2ii_spool.spool.status import read_status
 
-    shown = read_status(open_spool(settings), id).shown()
+    shown = read_status(open_spool(settings), id).to_dict()
     if as_json:
         click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
         return
@@ -117,22 +133,25 @@ def rm(settings: "Settings", ids: tuple[str, ...]) -> None:
     from i2ii_spool.spool import actions
 
     for id in ids:
-        actions.remove(open_spool(settings), id)
+        actions.delete_job(open_spool(settings), id)
         click.echo(f"{id} deleted")
 
 
 @command("spool", "keep_days", "keep_jobs", "keep_free_mib")
 def gc(settings: "Settings") -> None:
     """Delete ended jobs that have been kept long enough."""
-    from i2ii_spool.spool.retention import Keep, collect
+    from i2ii_spool.spool.retention import RetentionPolicy, prune
 
     days, free = settings.keep_days, settings.keep_free_mib
-    keep = Keep(
+    policy = RetentionPolicy(
         age=None if days is None else days * 86400,
         jobs=settings.keep_jobs,
         free=None if free is None else round(free * 2**20),
     )
-    removed = collect(open_spool(settings), keep)
+    removed = prune(open_spool(settings), policy)
     click.echo(f"{len(removed)} jobs deleted")
-    if keep == Keep():
-        click.echo("nothing limits how long jobs stay; set --keep-days, --keep-jobs or --keep-free-mib", err=True)
+    if policy == RetentionPolicy():
+        click.echo(
+            "nothing limits how long jobs stay; set --keep-days, --keep-jobs or --keep-free-mib",
+            err=True,
+        )

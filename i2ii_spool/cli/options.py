@@ -18,30 +18,43 @@ from i2ii_spool.errors import (
     SettingsError,
     SpoolUnusable,
     WrongState,
-    of_the_disk,
+    from_os_error,
 )
-from i2ii_spool.host.systemd import notify
+from i2ii_spool.host.systemd import sd_notify
 
 if TYPE_CHECKING:
     from i2ii_spool.settings import Settings
     from i2ii_spool.spool.layout import Spool
 
-# sysexits(3); a unit lists EX_CONFIG in RestartPreventExitStatus, since starting again cures no setting.
+# sysexits(3); a unit lists EX_CONFIG in RestartPreventExitStatus, since starting again cures no
+# setting.
 EX_USAGE, EX_CONFIG = 64, 78
 
-ACCESS = ("tokens", "private_jobs", "no_auth")
-CLIENTS = ("max_connections", "client_uploads", "client_rate")
-SERVER = ("host", "port", *ACCESS, *CLIENTS, "max_upload_mib", "max_megapixels", "max_queue", "min_free_mib")
+ACCESS = ("tokens_file", "private_jobs", "no_auth")
+CLIENTS = ("max_connections", "client_max_uploads", "client_submits_per_minute")
+SERVER = (
+    "host",
+    "port",
+    *ACCESS,
+    *CLIENTS,
+    "max_upload_mib",
+    "max_megapixels",
+    "max_queue",
+    "min_free_mib",
+)
 EXACT = ("attention", "compile", "prompt_cache", "modulation_cache", "frame_vae")
-LEVERS = ("memory", *EXACT, "step_cache", "fp8")
-WORKER = ("engine", "model", "model_source", "max_side", *LEVERS, "drain", "max_attempts")
-HOUSEKEEPING = ("settle", "guest_patience", "lease")
+LEVERS = ("offload", *EXACT, "step_cache", "fp8")
+WORKER = ("engine", "model", "model_source", "max_side", *LEVERS, "drain_seconds", "max_attempts")
+HOUSEKEEPING = ("settle_seconds", "guest_patience_seconds", "lease_seconds")
 
 
 class Command(click.Command):
-    """A command that takes some of the settings, or all of a request, as flags, with the help that they have there."""
+    """A command that takes some of the settings, or all of a request, as flags, with the help that
+    they have there."""
 
-    def __init__(self, *args: Any, settings: Sequence[str] = (), takes_request: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, settings: Sequence[str] = (), takes_request: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._settings = settings
         self._takes_request = takes_request
@@ -49,15 +62,20 @@ class Command(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The command's own parameters, those of the request, and the settings."""
         own = super().get_params(ctx)
-        return [*own[:-1], *(_request_flags() if self._takes_request else []), *map(_flag, self._settings), own[-1]]
+        return [
+            *own[:-1],
+            *(_request_flags() if self._takes_request else []),
+            *map(_flag, self._settings),
+            own[-1],
+        ]
 
 
 def _flag(name: str) -> click.Option:
-    from i2ii_spool.settings import PREFIX, Settings
+    from i2ii_spool.settings import ENV_PREFIX, Settings
 
     field = Settings.model_fields[name]
     default = "not set" if field.default is None else f"default {field.default}"
-    text = f"{field.description}  [{PREFIX}{name.upper()}; {default}]"
+    text = f"{field.description}  [{ENV_PREFIX}{name.upper()}; {default}]"
     return _option(name, field.annotation, text)
 
 
@@ -79,14 +97,19 @@ def _option(name: str, kind: Any, text: str) -> click.Option:
     flag = name.replace("_", "-")
     is_switch = kind is bool
     spelt = f"--{flag}/--no-{flag}" if is_switch and not flag.startswith("no-") else f"--{flag}"
-    return click.Option([spelt], help=text, is_flag=is_switch, default=None, metavar=None if is_switch else metavar)
+    return click.Option(
+        [spelt], help=text, is_flag=is_switch, default=None, metavar=None if is_switch else metavar
+    )
 
 
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
-def command(*settings: str, takes_request: bool = False) -> Callable[[Callable[..., None]], click.Command]:
-    """Add a command; its function gets the settings in force first. `settings` are those that it takes as flags."""
+def command(
+    *settings: str, takes_request: bool = False
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Add a command; its function gets the settings in force first. `settings` are those that it
+    takes as flags."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
@@ -110,19 +133,23 @@ def errors_shown() -> Iterator[None]:
     except I2iiError as error:
         _show(error)
         is_wrong_call = isinstance(error, InvalidRequest | NotFound | WrongState)
-        sys.exit(EX_CONFIG if isinstance(error, SettingsError) else EX_USAGE if is_wrong_call else 1)
+        sys.exit(
+            EX_CONFIG if isinstance(error, SettingsError) else EX_USAGE if is_wrong_call else 1
+        )
     except OSError as error:
-        if of_the_disk(error) is None:
+        if from_os_error(error) is None:
             raise
         _show(error)
         sys.exit(1)
     except Exception as error:
-        notify(STATUS=f"{type(error).__name__}: {error}")  # `systemctl status` shows it; the journal has the traceback
+        sd_notify(
+            STATUS=f"{type(error).__name__}: {error}"
+        )  # `systemctl status` shows it; the journal has the traceback
         raise
 
 
 def _show(error: Exception) -> None:
-    notify(STATUS=str(error))
+    sd_notify(STATUS=str(error))
     click.echo(f"i2ii: {error}", err=True)
 
 
@@ -132,5 +159,7 @@ def open_spool(settings: "Settings") -> "Spool":
 
     spool = Spool(settings.spool)
     if not spool.incoming.is_dir():
-        raise SpoolUnusable(f"there is no spool at {spool.root}; `i2ii up` makes one, or name another with --spool")
+        raise SpoolUnusable(
+            f"there is no spool at {spool.root}; `i2ii up` makes one, or name another with --spool"
+        )
     return spool

@@ -13,7 +13,8 @@ from i2ii_spool.spool.status import JobStatus
 
 
 def wait_and_write(client: Client | SpoolClient, id: str, output: Path | None) -> None:
-    """Show how the job goes; once it is done, write its pictures and print their paths. Raises `EngineError`."""
+    """Show how the job goes; once it is done, write its pictures and print their paths. Raises
+    `EngineError`."""
     try:
         status = _watch(client, id)
     except KeyboardInterrupt:
@@ -28,7 +29,12 @@ def wait_and_write(client: Client | SpoolClient, id: str, output: Path | None) -
 
 
 def _watch(client: Client | SpoolClient, id: str) -> JobStatus:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(id, total=None, detail="")
 
@@ -37,7 +43,12 @@ def _watch(client: Client | SpoolClient, id: str) -> JobStatus:
                 case "queued":
                     bar.update(task, detail=f"queued, position {status.position}")
                 case "running":
-                    bar.update(task, total=status.steps or None, completed=status.step or 0, detail=_steps(status))
+                    bar.update(
+                        task,
+                        total=status.steps or None,
+                        completed=status.step or 0,
+                        detail=_steps(status),
+                    )
                 case _:
                     bar.update(task, total=1, completed=1, detail=status.status)
 

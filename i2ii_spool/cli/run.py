@@ -27,11 +27,11 @@ def up(settings: "Settings") -> None:
 @command("spool", *SERVER, "max_attempts", *HOUSEKEEPING)
 def serve(settings: "Settings") -> None:
     """Run the HTTP server."""
-    from i2ii_spool.host import logging as logs
+    from i2ii_spool.host.logging import configure_logging
     from i2ii_spool.server import daemon
     from i2ii_spool.settings import load
 
-    logs.set_up("http")
+    configure_logging("http")
     faulthandler.enable()
     daemon.serve(settings, functools.partial(load, dict(click.get_current_context().params)))
 
@@ -44,15 +44,15 @@ def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
 
     N is an index within CUDA_VISIBLE_DEVICES, a GPU-<uuid> or a MIG-<uuid>.
     """
-    from i2ii_spool.engines import registry as engines
+    from i2ii_spool.engines import registry
     from i2ii_spool.host import gpus
-    from i2ii_spool.host import logging as logs
+    from i2ii_spool.host.logging import configure_logging
     from i2ii_spool.spool.liveness import worker_name
     from i2ii_spool.worker.daemon import Worker
 
     chosen = gpus.choose(gpu)
-    logs.set_up(chosen.unit, worker_name(chosen.unit))
+    configure_logging(chosen.unit, worker_name(chosen.unit))
     faulthandler.enable()  # systemd's watchdog aborts a worker that hangs: say where
-    device = gpus.show_only(chosen)
-    engine = engines.create(settings, has_gpu=device is not None)
+    device = gpus.set_visible(chosen)
+    engine = registry.create(settings, has_gpu=device is not None)
     Worker(settings, engine, chosen, device, burst=burst).run()

@@ -23,10 +23,11 @@ def model() -> None:
 @model.command()
 @click.argument("name", required=False)
 def fetch(name: str | None) -> None:
-    """Fetch the weights of NAME and the LoRA of the preset `fast`, going on where an earlier call stopped.
+    """Fetch the weights of NAME and the LoRA of the preset `fast`, going on where an earlier call
+    stopped.
 
-    They come from ModelScope into MODELSCOPE_CACHE, or with I2II_MODEL_SOURCE=huggingface from there into HF_HOME.
-    NAME is the model that is set, if it is left out.
+    They come from ModelScope into MODELSCOPE_CACHE, or with I2II_MODEL_SOURCE=huggingface from
+    there into HF_HOME. NAME is the model that is set, if it is left out.
     """
     from i2ii_spool.engines.diffusers import loading, presets
     from i2ii_spool.settings import load
@@ -38,7 +39,9 @@ def fetch(name: str | None) -> None:
         try:
             lightning = loading.fetch_lightning(presets.version_of(folder), settings.model_source)
         except EngineError as error:
-            click.echo(f"i2ii: the model is complete, and without the preset fast: {error}", err=True)
+            click.echo(
+                f"i2ii: the model is complete, and without the preset fast: {error}", err=True
+            )
         else:
             if lightning is not None:
                 click.echo(lightning)
@@ -65,7 +68,9 @@ def tiny(folder: Path, *, like: "Version") -> None:
         from i2ii_spool.engines.diffusers.testing.tiny_edit import write
 
         write(folder, like)
-    click.echo(f"{folder}: random weights; try them with --engine qwen --model {folder} --max-side 128")
+    click.echo(
+        f"{folder}: random weights; try them with --engine qwen --model {folder} --max-side 128"
+    )
 
 
 @main.group()
@@ -75,16 +80,21 @@ def token() -> None:
 
 def token_command(function: Callable[..., None]) -> click.Command:
     """Add a command that works on the file of tokens; its function gets that."""
-    option = click.option("--tokens", type=click.Path(path_type=Path), help="the file  [I2II_TOKENS]")
+    option = click.option(
+        "--tokens-file", type=click.Path(path_type=Path), help="the file  [I2II_TOKENS_FILE]"
+    )
 
     @functools.wraps(function)
-    def call(tokens: Path | None, **values: Any) -> None:
+    def call(tokens_file: Path | None, **values: Any) -> None:
         from i2ii_spool.settings import load
 
         with errors_shown():
-            file = tokens or load().tokens
+            file = tokens_file or load().tokens_file
             if file is None:
-                raise InvalidRequest("which file? Set I2II_TOKENS, or say --tokens FILE", field="tokens")
+                raise InvalidRequest(
+                    "which file? Set I2II_TOKENS_FILE, or say --tokens-file FILE",
+                    field="tokens_file",
+                )
             function(file, **values)
 
     return token.command()(option(call))
@@ -106,7 +116,7 @@ def revoke(file: Path, name: str) -> None:
     """Take the token called NAME away; a running server knows within two seconds."""
     from i2ii_spool.server.auth import tokens
 
-    tokens.remove(file, name)
+    tokens.revoke(file, name)
     click.echo(f"{name} revoked")
 
 
@@ -124,7 +134,7 @@ def units() -> None:
     """Install or remove the systemd units."""
 
 
-PLACE = (
+TARGET_OPTIONS = (
     click.option(
         "--prefix",
         type=click.Path(file_okay=False, exists=True, path_type=Path),
@@ -132,38 +142,44 @@ PLACE = (
         show_default=True,
         help="the root of the system that they are for, like that of an image being built",
     ),
-    click.option("--user-mode", is_flag=True, help="for your own systemd (systemctl --user), without the sandbox"),
+    click.option(
+        "--user-mode",
+        is_flag=True,
+        help="for your own systemd (systemctl --user), without the sandbox",
+    ),
     click.option("--dry-run", is_flag=True, help="only say what would be done"),
 )
 
 
-def _with_place(function: Callable[..., None]) -> Callable[..., None]:
-    return functools.reduce(lambda decorated, option: option(decorated), reversed(PLACE), function)
+def _with_target(function: Callable[..., None]) -> Callable[..., None]:
+    return functools.reduce(
+        lambda decorated, option: option(decorated), reversed(TARGET_OPTIONS), function
+    )
 
 
 @units.command()
-@_with_place
+@_with_target
 def install(prefix: Path, *, user_mode: bool, dry_run: bool) -> None:
     """Write the units and enable them for the GPUs found; after an upgrade, write them again.
 
     The settings are written to /etc/i2ii/i2ii.env, each with its meaning, if there is no such file.
     """
-    from i2ii_spool.ops import installer as units
+    from i2ii_spool.ops import installer
 
     with errors_shown():
-        place = units.place_for(prefix, user_mode=user_mode)
-        instances = units.install(place, dry_run=dry_run)
-    if not dry_run and place.is_this_system:
-        start = " ".join(place.systemctl("start", "i2ii.target"))
+        target = installer.target_for(prefix, user_mode=user_mode)
+        instances = installer.install(target, dry_run=dry_run)
+    if not dry_run and target.is_this_system:
+        start = " ".join(target.systemctl("start", "i2ii.target"))
         enabled = ", ".join(f"i2ii-gpu@{instance}" for instance in instances)
         click.echo(f"\nenabled {enabled}; next: i2ii model fetch, i2ii doctor, and {start}")
 
 
 @units.command("remove")
-@_with_place
+@_with_target
 def remove_units(prefix: Path, *, user_mode: bool, dry_run: bool) -> None:
     """Drain and stop what runs, and remove the units; settings and jobs stay."""
-    from i2ii_spool.ops import installer as units
+    from i2ii_spool.ops import installer
 
     with errors_shown():
-        units.remove(units.place_for(prefix, user_mode=user_mode), dry_run=dry_run)
+        installer.remove(installer.target_for(prefix, user_mode=user_mode), dry_run=dry_run)

@@ -13,30 +13,58 @@ if TYPE_CHECKING:
 
 
 @command("host", "port")
-@click.option("-n", "--jobs", default=32, show_default=True, type=click.IntRange(1), help="how many jobs")
-@click.option("-c", "--concurrency", default=8, show_default=True, type=click.IntRange(1), help="how many at a time")
+@click.option(
+    "-n", "--jobs", default=32, show_default=True, type=click.IntRange(1), help="how many jobs"
+)
+@click.option(
+    "-c",
+    "--concurrency",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1),
+    help="how many at a time",
+)
 @click.option("-p", "--prompt", default="watercolour", show_default=True, help="the instruction")
 @click.option("--url", help="the server  [default the host and port set]")
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
-def bench(settings: "Settings", *, jobs: int, concurrency: int, prompt: str, url: str | None, as_json: bool) -> None:
+def bench(
+    settings: "Settings",
+    *,
+    jobs: int,
+    concurrency: int,
+    prompt: str,
+    url: str | None,
+    as_json: bool,
+) -> None:
     """Load-test a running service, and report."""
     from i2ii_spool.ops.loadtest import run
 
     url = url or f"http://{settings.host}:{settings.port}"
     report = run.run(url, settings.bearer, jobs=jobs, concurrency=concurrency, prompt=prompt)
-    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.as_text())
+    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())
     sys.exit(0 if report.all_succeeded else 1)
 
 
-@command("spool", "lease")
+@command("spool", "lease_seconds")
 def top(settings: "Settings") -> None:
-    """Watch the queue, the workers and the GPUs; Ctrl-C ends it. Into a file or a pipe, print them once."""
+    """Watch the queue, the workers and the GPUs; Ctrl-C ends it. Into a file or a pipe, print them
+    once."""
     from i2ii_spool.ops import top
 
-    top.run(open_spool(settings), lease=settings.lease)
+    top.run(open_spool(settings), lease=settings.lease_seconds)
 
 
-@command("spool", "host", "port", *ACCESS, "min_free_mib", "engine", "model", "model_source", "lease")
+@command(
+    "spool",
+    "host",
+    "port",
+    *ACCESS,
+    "min_free_mib",
+    "engine",
+    "model",
+    "model_source",
+    "lease_seconds",
+)
 @click.option("--json", "as_json", is_flag=True, help="as one JSON object")
 def doctor(settings: "Settings", *, as_json: bool) -> None:
     """Check the installation; name the cure of what is wrong."""
@@ -47,12 +75,21 @@ def doctor(settings: "Settings", *, as_json: bool) -> None:
     for finding in examine(settings):
         findings.append(finding)
         if not as_json:
-            colour = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "red"}[finding.verdict]
+            colour = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "red"}[
+                finding.verdict
+            ]
             cure = "" if finding.cure is None else f"\n{'':<23}-> {finding.cure}"
-            click.echo(f"{click.style(f'{finding.verdict:<8}', fg=colour)} {finding.check:<13} {finding.message}{cure}")
+            click.echo(
+                f"{click.style(f'{finding.verdict:<8}', fg=colour)} {finding.check:<13} {finding.message}{cure}"
+            )
     healthy = all(finding.verdict is not Verdict.ERROR for finding in findings)
     if as_json:
-        click.echo(json.dumps({"healthy": healthy, "findings": [finding.shown() for finding in findings]}, indent=2))
+        click.echo(
+            json.dumps(
+                {"healthy": healthy, "findings": [finding.to_dict() for finding in findings]},
+                indent=2,
+            )
+        )
     sys.exit(0 if healthy else 1)
 
 
@@ -61,6 +98,10 @@ def settings(settings: "Settings") -> None:
     """Print every setting in force, and where it comes from."""
     from i2ii_spool.settings import source
 
-    flags = {name: value for name, value in click.get_current_context().params.items() if value is not None}
+    flags = {
+        name: value
+        for name, value in click.get_current_context().params.items()
+        if value is not None
+    }
     for name, value in settings:
         click.echo(f"{name:<16} {value!s:<24} {source(name, flags)}")

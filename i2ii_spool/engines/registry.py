@@ -1,4 +1,5 @@
-"""What edits pictures. An engine is known to its worker alone; each module loads what it needs when it is chosen."""
+"""What edits pictures. An engine is known to its worker alone; each module loads what it needs when
+it is chosen."""
 
 import logging
 
@@ -9,7 +10,8 @@ log = logging.getLogger(__name__)
 
 
 def create(settings: Settings, *, has_gpu: bool) -> Engine:
-    """Return the engine that is set, not loaded yet; `auto` chooses by whether there is a CUDA device."""
+    """Return the engine that is set, not loaded yet; `auto` chooses by whether there is a CUDA
+    device."""
     name = settings.engine
     if name == "auto":
         name = "qwen" if has_gpu else "classic"

@@ -1,7 +1,8 @@
 """Which GPUs there are, which one a worker is for, and how busy it is.
 
-A GPU is called by the N of its device file /dev/nvidiaN, by its UUID or by the name of its MIG slice. CUDA is always
-given the UUID: where a unit's `DeviceAllow=` shows a process one card alone, CUDA counts that one as its first.
+A GPU is called by the N of its device file /dev/nvidiaN, by its UUID or by the name of its MIG
+slice. CUDA is always given the UUID: where a unit's `DeviceAllow=` shows a process one card alone,
+CUDA counts that one as its first.
 """
 
 import os
@@ -16,12 +17,12 @@ import pynvml
 
 from i2ii_spool.errors import EngineBroken, SettingsError
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+CUDA_VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 DRIVER = Path("/proc/driver/nvidia/version")
 MIB = 2**20
 
 
-# --- what the driver sees --------------------------------------------------------------------------------------------
+# --- what the driver sees -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Device:
 
 
 @contextmanager
-def _driver() -> Iterator[bool]:
+def _nvml_session() -> Iterator[bool]:
     """Whether there is a driver to ask. Raises `EngineBroken` if there is one that does not work."""
     try:
         pynvml.nvmlInit()
@@ -59,13 +60,16 @@ def _driver() -> Iterator[bool]:
 
 
 def _broken(error: Exception) -> EngineBroken:
-    return EngineBroken(f"the NVIDIA driver does not work: {error}; nvidia-smi and `dmesg` say more")
+    return EngineBroken(
+        f"the NVIDIA driver does not work: {error}; nvidia-smi and `dmesg` say more"
+    )
 
 
 def devices() -> list[Device]:
-    """Return what this process may use, as nvidia-smi orders them; of a card that is cut up, its slices."""
-    with _driver() as is_there:
-        if not is_there:
+    """Return what this process may use, as nvidia-smi orders them; of a card that is cut up, its
+    slices."""
+    with _nvml_session() as has_driver:
+        if not has_driver:
             return []
         cards = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
         return [_device(part, card) for card in cards for part in _slices(card) or [card]]
@@ -89,15 +93,16 @@ def _slices(card: Any) -> list[Any]:
 
 
 def driver_versions() -> tuple[str, str] | None:
-    """Return the driver's version and the newest CUDA that it serves, like `("570.86", "12.8")`; None without one."""
-    with _driver() as is_there:
-        if not is_there:
+    """Return the driver's version and the newest CUDA that it serves, like `("570.86", "12.8")`;
+    None without one."""
+    with _nvml_session() as has_driver:
+        if not has_driver:
             return None
         cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
         return pynvml.nvmlSystemGetDriverVersion(), f"{cuda // 1000}.{cuda % 1000 // 10}"
 
 
-# --- the one that a worker is for ------------------------------------------------------------------------------------
+# --- the one that a worker is for -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -107,12 +112,13 @@ class Gpu:
     id: int | str
     """The number, or the UUID or MIG name by which it was asked for."""
     unit: str
-    """The part of the worker's name that tells it from others on this host: `gpu0`, `gpu-8f3a1b2c`, `mig-8f3a1b2c`."""
+    """The part of the worker's name that tells it from others on this host: `gpu0`, `gpu-8f3a1b2c`,
+    `mig-8f3a1b2c`."""
 
 
-def listed() -> list[str] | None:
+def visible_devices() -> list[str] | None:
     """The entries of `CUDA_VISIBLE_DEVICES`, or None if it is not set."""
-    value = os.environ.get(VISIBLE)
+    value = os.environ.get(CUDA_VISIBLE_DEVICES)
     if value is None:
         return None
     entries = [entry.strip() for entry in value.split(",")]
@@ -122,8 +128,9 @@ def listed() -> list[str] | None:
 
 
 def find_all() -> list[str]:
-    """What `i2ii gpu` can be called with for each GPU of this machine that may be used; empty where there is none."""
-    entries = listed()
+    """What `i2ii gpu` can be called with for each GPU of this machine that may be used; empty where
+    there is none."""
+    entries = visible_devices()
     if entries is not None:
         return [str(index) for index in range(len(entries))]
     return [device.uuid if device.is_slice else str(device.minor) for device in devices()]
@@ -132,18 +139,22 @@ def find_all() -> list[str]:
 def choose(wanted: str) -> Gpu:
     """Return the GPU that `wanted` names: a number, a UUID, or a MIG name.
 
-    As for CUDA itself, a number counts within `CUDA_VISIBLE_DEVICES` where that is set. Raises `SettingsError`.
+    As for CUDA itself, a number counts within `CUDA_VISIBLE_DEVICES` where that is set. Raises
+    `SettingsError`.
     """
-    entries = listed()
+    entries = visible_devices()
     if not wanted.isdecimal():
         if entries and wanted not in entries:
-            raise SettingsError(f"GPU {wanted} is not in {VISIBLE}={','.join(entries)}", field="gpu")
+            raise SettingsError(
+                f"GPU {wanted} is not in {CUDA_VISIBLE_DEVICES}={','.join(entries)}", field="gpu"
+            )
         return _named(wanted)
     if not entries:
         return _named(wanted)
     if int(wanted) >= len(entries):
         raise SettingsError(
-            f"GPU {wanted} is not there: {VISIBLE}={','.join(entries)} has {len(entries)}, counted from 0", field="gpu"
+            f"GPU {wanted} is not there: {CUDA_VISIBLE_DEVICES}={','.join(entries)} has {len(entries)}, counted from 0",
+            field="gpu",
         )
     return _named(entries[int(wanted)])
 
@@ -153,62 +164,72 @@ def _named(name: str) -> Gpu:
         return Gpu(int(name), f"gpu{int(name)}")
     match = re.fullmatch(r"(GPU|MIG)(?:-GPU)?-([0-9A-Fa-f]{4,8})[0-9A-Fa-f-]*((?:/\d+)*)", name)
     if match is None:
-        raise SettingsError(f"{name!r} is not a GPU: give an index, a GPU-<uuid> or a MIG-<uuid>", field="gpu")
+        raise SettingsError(
+            f"{name!r} is not a GPU: give an index, a GPU-<uuid> or a MIG-<uuid>", field="gpu"
+        )
     kind, digits, slices = match.groups()
     return Gpu(name, f"{kind.lower()}-{digits.lower()}{slices.replace('/', '-')}")
 
 
-def show_only(gpu: Gpu) -> Device | None:
-    """Let CUDA see this GPU alone. Call it before anything loads CUDA. Return it; None on a machine without a GPU.
+def set_visible(gpu: Gpu) -> Device | None:
+    """Let CUDA see this GPU alone. Call it before anything loads CUDA. Return it; None on a machine
+    without a GPU.
 
-    Raises `SettingsError` if there are GPUs here and this is none of them, `EngineBroken` if the driver does not work.
+    Raises `SettingsError` if there are GPUs here and this is none of them, `EngineBroken` if the
+    driver does not work.
     """
-    if listed() == []:
+    if visible_devices() == []:
         return None
     seen = devices()
     if not seen and not DRIVER.exists():
         return None
     device = _find(gpu, seen)
     if device is None:
-        here = ", ".join(f"{device.minor} ({device.uuid})" for device in seen) or "none that this process may use"
+        here = (
+            ", ".join(f"{device.minor} ({device.uuid})" for device in seen)
+            or "none that this process may use"
+        )
         raise SettingsError(f"GPU {gpu.id} is not there: there is {here}", field="gpu")
-    os.environ[VISIBLE] = device.uuid
+    os.environ[CUDA_VISIBLE_DEVICES] = device.uuid
     return device
 
 
 def _find(gpu: Gpu, seen: list[Device]) -> Device | None:
     if isinstance(gpu.id, str):
         return next((device for device in seen if device.uuid.startswith(gpu.id)), None)
-    if listed() is None:
+    if visible_devices() is None:
         return next((device for device in seen if device.minor == gpu.id), None)
-    return seen[gpu.id] if gpu.id < len(seen) else None  # whoever sets CUDA's variable counts as nvidia-smi does
+    return (
+        seen[gpu.id] if gpu.id < len(seen) else None
+    )  # whoever sets CUDA's variable counts as nvidia-smi does
 
 
-# --- how busy it is --------------------------------------------------------------------------------------------------
+# --- how busy it is -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Load:
+class GpuUsage:
     """What a GPU does, whoever uses it."""
 
     memory_used_mib: int
     memory_total_mib: int
     use_percent: int | None
-    """Of the last second, how much it computed; None for a MIG slice, of which the driver does not know."""
+    """Of the last second, how much it computed; None for a MIG slice, of which the driver does not
+    know."""
 
 
-class Meter:
+class GpuMonitor:
     """Reads how busy a GPU is, as often as it is asked: a reading takes microseconds."""
 
     def __init__(self, device: Device) -> None:
         pynvml.nvmlInit()
         self._handle = pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
 
-    def read(self) -> Load:
+    def read(self) -> GpuUsage:
         """Raises `EngineBroken` if the GPU is lost."""
         try:
             memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
-            return Load(memory.used // MIB, memory.total // MIB, self._use())
+            return GpuUsage(memory.used // MIB, memory.total // MIB, self._use())
         except pynvml.NVMLError as error:
             raise _broken(error) from error
 

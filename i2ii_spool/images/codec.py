@@ -1,4 +1,5 @@
-"""Pictures: judged by their header at the door, read upright for the engine, encoded for the result."""
+"""Pictures: judged by their header at the door, read upright for the engine, encoded for the
+result."""
 
 import io
 from pathlib import Path
@@ -8,14 +9,16 @@ from PIL import Image, ImageCms, ImageOps, features
 from i2ii_spool.images.probe import EXTENSIONS, _damaged, _open, _raise_the_disks
 from i2ii_spool.jobs.folder import open_regular
 
-# `inspect` judges the size itself, from the header; Pillow's own limit would only warn, and at another number.
+# `inspect` judges the size itself, from the header; Pillow's own limit would only warn, and at
+# another number.
 Image.MAX_IMAGE_PIXELS = None
 if features.check("avif"):
     EXTENSIONS["AVIF"] = "avif"
 
 
 def read(path: Path, *, max_pixels: int) -> Image.Image:
-    """Return the picture upright, in sRGB, as RGB or (where it has transparency) RGBA; the first frame of many.
+    """Return the picture upright, in sRGB, as RGB or (where it has transparency) RGBA; the first
+    frame of many.
 
     Raises as `inspect` does: somebody may have put another picture there since.
     """
@@ -31,11 +34,13 @@ def read(path: Path, *, max_pixels: int) -> Image.Image:
 
 
 def encode(image: Image.Image, output_format: str) -> bytes:
-    """Return `image` as a `png`, `jpeg` or `webp` file. JPEG has no transparency: the picture is laid on white."""
+    """Return `image` as a `png`, `jpeg` or `webp` file. JPEG has no transparency: the picture is
+    laid on white."""
     buffer = io.BytesIO()
     match output_format:
         case "png":
-            # Level 6 takes four times as long as level 1 for a file a tenth smaller (benchmarks/pictures.py).
+            # Level 6 takes four times as long as level 1 for a file a tenth smaller
+            # (benchmarks/pictures.py).
             image.save(buffer, "PNG", compress_level=1)
         case "jpeg":
             on_white(image).save(buffer, "JPEG", quality=95, subsampling=0)

@@ -17,7 +17,7 @@ from i2ii_spool.images import sandbox
 from i2ii_spool.jobs.folder import open_regular
 
 EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "TIFF": "tif"}
-SUFFIXES = {f".{extension}" for extension in EXTENSIONS.values()} | {".jpeg", ".tiff"}
+IMAGE_SUFFIXES = {f".{extension}" for extension in EXTENSIONS.values()} | {".jpeg", ".tiff"}
 
 # Diffusion models cut a picture into patches; beyond this aspect one side would be left with none.
 MAX_ASPECT = 16
@@ -26,19 +26,22 @@ MIN_SIDE = 8
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 """How these begin."""
 
-# A progressive JPEG comes in some ten scans. One may hold hundreds of thousands, and each costs as much as the picture.
+# A progressive JPEG comes in some ten scans. One may hold hundreds of thousands, and each costs as
+# much as the picture.
 MAX_SCANS = 100
 SCAN = b"\xff\xda"
 READ_AT_ONCE = 2**20
 
-# A picture in memory may take a hundred times its file: no more than two are decoded, at the door, at a time.
+# A picture in memory may take a hundred times its file: no more than two are decoded, at the door,
+# at a time.
 _decoding = threading.Semaphore(2)
 DECODING_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a picture says: its extension here (`png`, `jpg`...), width and height in pixels."""
+    """What the header of a picture says: its extension here (`png`, `jpg`...), width and height in
+    pixels."""
 
     extension: str
     width: int
@@ -46,10 +49,12 @@ class Header:
 
 
 def inspect(path: Path, *, max_pixels: int, field: str = "image") -> Header:
-    """Judge a picture that somebody has sent: by its header first, before a pixel is decoded, then to its end.
+    """Judge a picture that somebody has sent: by its header first, before a pixel is decoded, then
+    to its end.
 
-    Raises `UnsupportedPicture` for what is not a picture of a known format, or is truncated or damaged; `TooLarge` for
-    more than `max_pixels` pixels; `InvalidRequest` for sides that no engine can use. The error names `field`.
+    Raises `UnsupportedPicture` for what is not a picture of a known format, or is truncated or
+    damaged; `TooLarge` for more than `max_pixels` pixels; `InvalidRequest` for sides that no engine
+    can use. The error names `field`.
     """
     with open_regular(path) as file:
         return inspect_file(file, max_pixels=max_pixels, field=field)
@@ -80,16 +85,18 @@ def _verify(image: PngImagePlugin.PngImageFile, field: str) -> None:
 
 
 def _ends_as_jpeg(file: BinaryIO) -> bool:
-    """Whether the file ends with the end-of-image marker, which cannot occur within a JPEG's coded pixels.
+    """Whether the file ends with the end-of-image marker, which cannot occur within a JPEG's coded
+    pixels.
 
-    Beyond that, decoding would tell nothing: libjpeg only warns of damage. Files with more behind the marker (phones
-    append thumbnails and films) are decoded.
+    Beyond that, decoding would tell nothing: libjpeg only warns of damage. Files with more behind
+    the marker (phones append thumbnails and films) are decoded.
     """
     return os.pread(file.fileno(), 2, os.fstat(file.fileno()).st_size - 2) == b"\xff\xd9"
 
 
 def _inspect_elsewhere(file: BinaryIO, max_pixels: int, field: str) -> Header:
-    """Have the picture judged, and decoded, by a process whose memory and time are limited and whose death is not ours.
+    """Have the picture judged, and decoded, by a process whose memory and time are limited and
+    whose death is not ours.
 
     These formats have to be read whole before they say anything of themselves.
     """
@@ -97,9 +104,13 @@ def _inspect_elsewhere(file: BinaryIO, max_pixels: int, field: str) -> Header:
     with _decoding:
         file.seek(0)
         try:
-            judged = subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=DECODING_SECONDS)
+            judged = subprocess.run(
+                command, stdin=file, capture_output=True, text=True, timeout=DECODING_SECONDS
+            )
         except subprocess.TimeoutExpired:
-            raise UnsupportedPicture(f"{field} takes too long to decode: save it anew", field=field) from None
+            raise UnsupportedPicture(
+                f"{field} takes too long to decode: save it anew", field=field
+            ) from None
     if judged.returncode == sandbox.UNKNOWN:
         raise _unknown(field)
     kind, *sides = judged.stdout.split() or ("", 0, 0)
@@ -124,7 +135,9 @@ def _damaged(field: str, said: object) -> UnsupportedPicture:
 
 
 def _unknown(field: str) -> UnsupportedPicture:
-    return UnsupportedPicture(f"{field} is not a picture that is read here; send {', '.join(EXTENSIONS)}", field=field)
+    return UnsupportedPicture(
+        f"{field} is not a picture that is read here; send {', '.join(EXTENSIONS)}", field=field
+    )
 
 
 def _check_sides(width: int, height: int, max_pixels: int, field: str) -> None:
@@ -152,7 +165,8 @@ def _check_scans(image: ImageFile.ImageFile, field: str) -> None:
         at += len(chunk)
     if scans > MAX_SCANS:
         raise UnsupportedPicture(
-            f"{field} is a JPEG of {scans} scans; at most {MAX_SCANS} are read: save it anew", field=field
+            f"{field} is a JPEG of {scans} scans; at most {MAX_SCANS} are read: save it anew",
+            field=field,
         )
 
 

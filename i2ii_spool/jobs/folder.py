@@ -22,16 +22,21 @@ MAX_RECORD = 64 * 1024
 
 
 def open_regular(path: Path | str) -> io.BufferedReader:
-    """Open a file that others may have put there: never through a link, never waiting for a FIFO or a device."""
+    """Open a file that others may have put there: never through a link, never waiting for a FIFO or
+    a device."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
-        raise InvalidRequest(f"{os.path.basename(path)} is not a regular file; put the file itself there") from None
+        raise InvalidRequest(
+            f"{os.path.basename(path)} is not a regular file; put the file itself there"
+        ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InvalidRequest(f"{os.path.basename(path)} is not a regular file; put the file itself there")
+        raise InvalidRequest(
+            f"{os.path.basename(path)} is not a regular file; put the file itself there"
+        )
     return io.BufferedReader(io.FileIO(descriptor))  # open() would ask whether it is a terminal
 
 

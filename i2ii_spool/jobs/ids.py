@@ -10,16 +10,17 @@ from i2ii_spool.errors import InvalidRequest
 
 # The letters of RFC 4648 base32 in ASCII order, so that a larger number is a later name in `ls`.
 LETTERS = "234567abcdefghijklmnopqrstuvwxyz"
-SUFFIXES = 32**6
+SUFFIX_COUNT = 32**6
 ID = re.compile(r"\d{8}-\d{6}-\d{3}-[a-z2-7]{6}(_[A-Za-z0-9][A-Za-z0-9._-]{0,63})?", re.ASCII)
 
 
 class Ids:
     """Makes job ids that sort in the order in which they were made.
 
-    An id is UTC to the millisecond and six random letters: `20261123-101530-482-k7m2qf`. Within one process ids
-    strictly increase, also when many are made in one millisecond or the clock is set back. Two processes may make the
-    same id with a chance of one in 2^30 for each pair made in the same millisecond; submitting notices and draws anew.
+    An id is UTC to the millisecond and six random letters: `20261123-101530-482-k7m2qf`. Within one
+    process ids strictly increase, also when many are made in one millisecond or the clock is set
+    back. Two processes may make the same id with a chance of one in 2^30 for each pair made in the
+    same millisecond; submitting notices and draws anew.
     """
 
     def __init__(self) -> None:
@@ -28,21 +29,24 @@ class Ids:
         self._suffix = 0
 
     def new(self, name: str = "") -> str:
-        """Return an id later than all before it, with as much of `name` behind it as is safe in a path and a URL."""
+        """Return an id later than all before it, with as much of `name` behind it as is safe in a
+        path and a URL."""
         with self._lock:
             now = time.time_ns() // 1_000_000
             if now > self._millisecond:
                 self._start(now)
             else:
                 self._suffix += 1 + secrets.randbelow(1024)
-                if self._suffix >= SUFFIXES:
+                if self._suffix >= SUFFIX_COUNT:
                     self._start(self._millisecond + 1)
             id = _stamp(self._millisecond) + "-" + _letters(self._suffix)
         return with_name(id, name)
 
     def _start(self, millisecond: int) -> None:
         self._millisecond = millisecond
-        self._suffix = secrets.randbelow(SUFFIXES // 2)  # the upper half is left for the rest of the millisecond
+        self._suffix = secrets.randbelow(
+            SUFFIX_COUNT // 2
+        )  # the upper half is left for the rest of the millisecond
 
 
 def _stamp(millisecond: int) -> str:
@@ -74,13 +78,17 @@ def is_id(text: str) -> bool:
 
 
 def check_id(text: str, field: str = "id") -> str:
-    """Return `text`, or raise `InvalidRequest` if it is not a job id. Call it before any path is built from it."""
+    """Return `text`, or raise `InvalidRequest` if it is not a job id. Call it before any path is
+    built from it."""
     if not is_id(text):
         example = "20261123-101530-482-k7m2qf"
-        raise InvalidRequest(f"{text[:100]!r} is not a job id; one looks like {example}", field=field)
+        raise InvalidRequest(
+            f"{text[:100]!r} is not a job id; one looks like {example}", field=field
+        )
     return text
 
 
 def slugify(name: str) -> str:
-    """Return what can stay of `name` behind an id: ASCII letters, digits, dots, dashes; at most 64 of them."""
+    """Return what can stay of `name` behind an id: ASCII letters, digits, dots, dashes; at most 64
+    of them."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:64]

@@ -21,7 +21,8 @@ class Record(BaseModel):
 
 
 class Attempt(Record):
-    """`attempt-N.json`: durable before work starts. How many there are is how often the job was begun."""
+    """`attempt-N.json`: durable before work starts. How many there are is how often the job was
+    begun."""
 
     worker: str
     pid: int
@@ -49,7 +50,8 @@ class Timings(BaseModel):
 
 
 class Result(Record):
-    """`result.json`: the commit record. Its presence means that the edit succeeded and its pictures are whole."""
+    """`result.json`: the commit record. Its presence means that the edit succeeded and its pictures
+    are whole."""
 
     outputs: tuple[Annotated[str, Field(pattern=r"^result(-[2-4])?\.(png|jpg|webp)$")], ...]
     width: int

@@ -24,7 +24,7 @@ MAX_IMAGES = 3
 MAX_PROMPT = 4000
 MAX_SIDE = 4096
 
-OPEN_TO_PRESETS = {"num_inference_steps", "true_cfg_scale"}
+PRESET_FIELDS = {"num_inference_steps", "true_cfg_scale"}
 """What a preset decides where a request with one leaves it out."""
 
 OutputFormat = Literal["png", "jpeg", "webp"]
@@ -35,22 +35,41 @@ class EditRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT, description="what to do with the picture")]
-    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT, description="what the result should not be")] = ""
-    preset: Annotated[
-        str, Field(max_length=64, description="settings that belong together, by name: docs/models.md")
+    prompt: Annotated[
+        str, Field(min_length=1, max_length=MAX_PROMPT, description="what to do with the picture")
+    ]
+    negative_prompt: Annotated[
+        str, Field(max_length=MAX_PROMPT, description="what the result should not be")
     ] = ""
-    num_inference_steps: Annotated[int, Field(description="steps, 10-100; fewer with a preset")] = 50
-    true_cfg_scale: Annotated[
-        float, Field(ge=1.0, le=10.0, allow_inf_nan=False, description="how closely the prompt is followed, 1-10")
-    ] = 4.0
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="the same seed makes the same picture")] = 0
-    size: Annotated[str, Field(description="auto: the first picture's aspect; input: exactly its size; or WxH")] = (
-        "auto"
+    preset: Annotated[
+        str,
+        Field(max_length=64, description="settings that belong together, by name: docs/models.md"),
+    ] = ""
+    num_inference_steps: Annotated[int, Field(description="steps, 10-100; fewer with a preset")] = (
+        50
     )
+    true_cfg_scale: Annotated[
+        float,
+        Field(
+            ge=1.0,
+            le=10.0,
+            allow_inf_nan=False,
+            description="how closely the prompt is followed, 1-10",
+        ),
+    ] = 4.0
+    seed: Annotated[
+        int, Field(ge=0, le=2**32 - 1, description="the same seed makes the same picture")
+    ] = 0
+    size: Annotated[
+        str, Field(description="auto: the first picture's aspect; input: exactly its size; or WxH")
+    ] = "auto"
     output_format: Annotated[OutputFormat, Field(description="png, jpeg or webp")] = "png"
-    n: Annotated[int, Field(ge=1, le=4, description="how many pictures, with seeds seed, seed+1..., 1-4")] = 1
-    name: Annotated[str, Field(max_length=200, description="your name for the job; part of its id")] = ""
+    n: Annotated[
+        int, Field(ge=1, le=4, description="how many pictures, with seeds seed, seed+1..., 1-4")
+    ] = 1
+    name: Annotated[
+        str, Field(max_length=200, description="your name for the job; part of its id")
+    ] = ""
 
     @field_validator("prompt")
     @classmethod
@@ -62,17 +81,24 @@ class EditRequest(BaseModel):
     @field_validator("size")
     @classmethod
     def _is_a_size(cls, size: str) -> str:
-        if size not in ("auto", "input") and not all(16 <= side <= MAX_SIDE for side in _sides(size)):
-            raise ValueError(f"must be auto, input or WxH with sides of 16 to {MAX_SIDE} pixels, like 1024x768")
+        if size not in ("auto", "input") and not all(
+            16 <= side <= MAX_SIDE for side in _sides(size)
+        ):
+            raise ValueError(
+                f"must be auto, input or WxH with sides of 16 to {MAX_SIDE} pixels, like 1024x768"
+            )
         return size
 
     @field_validator("num_inference_steps")
     @classmethod
     def _is_documented(cls, steps: int, info: ValidationInfo) -> int:
-        # Distilled models need as few as 4 steps; they are reached through a preset, which brings their other settings.
+        # Distilled models need as few as 4 steps; they are reached through a preset, which brings
+        # their other settings.
         least = 1 if info.data.get("preset") else 10
         if not least <= steps <= 100:
-            raise ValueError(f"must be from {least} to 100{'' if least == 1 else ' (from 1 with a preset)'}")
+            raise ValueError(
+                f"must be from {least} to 100{'' if least == 1 else ' (from 1 with a preset)'}"
+            )
         return steps
 
     def sides(self) -> tuple[int, int] | None:
@@ -89,7 +115,8 @@ class Job(EditRequest):
     """`job.json`: the request and what came with it. Guests may leave out all but the prompt."""
 
     inputs: tuple[str, ...] = ()
-    """File names of the pictures in the folder, first one first; empty: `input.*`, or else the pictures found."""
+    """File names of the pictures in the folder, first one first; empty: `input.*`, or else the
+    pictures found."""
     submitted_at: AwareDatetime | None = None
     owner: Annotated[str, Field(max_length=64)] = ""
     """The name of the token with which it was submitted; who bears another does not see it."""
@@ -106,7 +133,7 @@ class Job(EditRequest):
 
     def to_json(self) -> bytes:
         """The contents of `job.json`, for people to read as well."""
-        left_open = OPEN_TO_PRESETS - self.model_fields_set if self.preset else set()
+        left_open = PRESET_FIELDS - self.model_fields_set if self.preset else set()
         return (self.model_dump_json(indent=2, exclude=left_open) + "\n").encode()
 
 
@@ -114,7 +141,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse(model: type[Model], fields: Mapping[str, Any]) -> Model:
-    """Return the validated model, or raise `InvalidRequest` that names the first field at fault and its limit."""
+    """Return the validated model, or raise `InvalidRequest` that names the first field at fault and
+    its limit."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:

@@ -1,7 +1,9 @@
-"""`i2ii units`: puts the units of `systemd/` in place for this environment, this spool and the GPUs of this machine.
+"""`i2ii units`: puts the units of `systemd/` in target for this environment, this spool and the
+GPUs of this machine.
 
-What is written can be written again, after an upgrade or with another card: the same files result. Changes of an
-operator's own belong into drop-ins (`systemctl edit i2ii-gpu@0`) and into i2ii.env, which are never touched.
+What is written can be written again, after an upgrade or with another card: the same files result.
+Changes of an operator's own belong into drop-ins (`systemctl edit i2ii-gpu@0`) and into i2ii.env,
+which are never touched.
 """
 
 import os
@@ -19,7 +21,7 @@ import click
 
 from i2ii_spool.errors import SettingsError
 from i2ii_spool.host import gpus
-from i2ii_spool.settings import ENV_FILE, PREFIX, USER_ENV_FILE, Settings, load, source
+from i2ii_spool.settings import ENV_FILE, ENV_PREFIX, USER_ENV_FILE, Settings, load, source
 
 SHIPPED = files("i2ii_spool") / "systemd"
 HOME, SPOOL = Path("/var/lib/i2ii"), Path("/var/lib/i2ii/spool")
@@ -39,7 +41,7 @@ HEADER = "# Written by `i2ii units install`, which writes it again; changes belo
 
 
 @dataclass(frozen=True)
-class Place:
+class InstallTarget:
     """Where the units go: into the system under `root`, or to the user who asks."""
 
     root: Path
@@ -48,7 +50,11 @@ class Place:
     @property
     def units(self) -> Path:
         """The folder of the unit files."""
-        return USER_ENV_FILE.parents[1] / "systemd/user" if self.is_users else self.root / "etc/systemd/system"
+        return (
+            USER_ENV_FILE.parents[1] / "systemd/user"
+            if self.is_users
+            else self.root / "etc/systemd/system"
+        )
 
     @property
     def environment(self) -> Path:
@@ -67,7 +73,9 @@ class Place:
 
     def systemctl(self, *arguments: str) -> list[str]:
         """The command that enables or disables here."""
-        scope = ["--user"] if self.is_users else [] if self.is_this_system else [f"--root={self.root}"]
+        scope = (
+            ["--user"] if self.is_users else [] if self.is_this_system else [f"--root={self.root}"]
+        )
         return ["systemctl", *scope, *arguments]
 
     def tool(self, name: str, *arguments: str) -> list[str]:
@@ -109,7 +117,9 @@ class Steps:
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except FileNotFoundError as error:
-            raise SettingsError(f"{command[0]} is not there; these units are for systemd") from error
+            raise SettingsError(
+                f"{command[0]} is not there; these units are for systemd"
+            ) from error
         except subprocess.CalledProcessError as error:
             raise SettingsError(f"{shlex.join(command)} failed: {error.stderr.strip()}") from error
 
@@ -117,51 +127,56 @@ class Steps:
         click.echo(f"{what:<9} {of}")
 
 
-# --- install ---------------------------------------------------------------------------------------------------------
+# --- install --------------------------------------------------------------------------------------
 
 
-def install(place: Place, *, dry_run: bool) -> list[str]:
-    """Write the units and enable them for the GPUs found; return the instances. Raises `SettingsError`."""
+def install(target: InstallTarget, *, dry_run: bool) -> list[str]:
+    """Write the units and enable them for the GPUs found; return the instances. Raises
+    `SettingsError`."""
     os.umask(0o022)  # units and settings are for everybody to read
-    command = _command(place)
-    if not place.is_users:
+    command = _command(target)
+    if not target.is_users:
         _check_readable(command)
     steps = Steps(dry_run=dry_run)
-    settings = _settings_of(place)
-    spool = settings.spool if _is_set("spool", place) else place.spool
+    settings = _settings_of(target)
+    spool = settings.spool if _is_set("spool", target) else target.spool
     if not spool.is_absolute():
         raise SettingsError(f"spool must be an absolute path for units, got {spool}", field="spool")
-    instances = [device.uuid if device.is_slice else str(device.minor) for device in gpus.devices()] or ["0"]
-    for path, text in _files(settings, place, command, spool):
+    instances = [
+        device.uuid if device.is_slice else str(device.minor) for device in gpus.devices()
+    ] or ["0"]
+    for path, text in _files(settings, target, command, spool):
         steps.write(path, text)
-    if place.environment.exists():
-        steps.keep(place.environment)
+    if target.environment.exists():
+        steps.keep(target.environment)
     else:
-        steps.write(place.environment, _environment_file(settings, place, spool))
-    for command_line in _commands(place, instances):
+        steps.write(target.environment, _environment_file(settings, target, spool))
+    for command_line in _commands(target, instances):
         steps.run(command_line)
     return instances
 
 
-def _settings_of(place: Place) -> Settings:
+def _settings_of(target: InstallTarget) -> Settings:
     """What the daemons there will read."""
-    set_here = sorted(name for name in os.environ if name.startswith(PREFIX))
-    if set_here and place.environment.exists():
+    set_here = sorted(name for name in os.environ if name.startswith(ENV_PREFIX))
+    if set_here and target.environment.exists():
         raise SettingsError(
             f"{set_here[0]} is set in your environment, which the units will not see: write it into "
-            f"{place.environment}, and `unset {set_here[0]}`"
+            f"{target.environment}, and `unset {set_here[0]}`"
         )
-    return load(files=[place.environment])
+    return load(files=[target.environment])
 
 
-def _is_set(name: str, place: Place) -> bool:
-    return source(name, {}, [place.environment]) != "the default"
+def _is_set(name: str, target: InstallTarget) -> bool:
+    return source(name, {}, [target.environment]) != "the default"
 
 
-def _command(place: Place) -> Path:
+def _command(target: InstallTarget) -> Path:
     command = Path(sys.prefix) / "bin/i2ii"
-    if place.is_this_system and not command.exists():
-        raise SettingsError(f"there is no {command}; install i2ii into this environment: pip install i2ii")
+    if target.is_this_system and not command.exists():
+        raise SettingsError(
+            f"there is no {command}; install i2ii into this environment: pip install i2ii"
+        )
     return command
 
 
@@ -175,26 +190,36 @@ def _check_readable(command: Path) -> None:
             )
 
 
-def _files(settings: Settings, place: Place, command: Path, spool: Path) -> Iterator[tuple[Path, str]]:
+def _files(
+    settings: Settings, target: InstallTarget, command: Path, spool: Path
+) -> Iterator[tuple[Path, str]]:
     for name in UNITS:
-        if not (place.is_users and name in NOT_FOR_USERS):
+        if not (target.is_users and name in NOT_FOR_USERS):
             text = (SHIPPED / name).read_text()
-            yield place.units / name, HEADER.format(name=name) + _adapted(text, settings, place, command, spool)
-    if place.is_users:
+            yield (
+                target.units / name,
+                HEADER.format(name=name) + _adapted(text, settings, target, command, spool),
+            )
+    if target.is_users:
         return
-    yield place.root / "etc/sysusers.d/i2ii.conf", (SHIPPED / "i2ii.sysusers").read_text()
-    yield place.root / "etc/tmpfiles.d/i2ii.conf", _moved((SHIPPED / "i2ii.tmpfiles").read_text(), spool)
+    yield target.root / "etc/sysusers.d/i2ii.conf", (SHIPPED / "i2ii.sysusers").read_text()
+    yield (
+        target.root / "etc/tmpfiles.d/i2ii.conf",
+        _moved((SHIPPED / "i2ii.tmpfiles").read_text(), spool),
+    )
     for device in gpus.devices():
         drop_in = f"# Which card this is.\n[Service]\nDeviceAllow=/dev/nvidia{device.minor} rw\n"
-        yield place.units / f"i2ii-gpu@{device.uuid}.service.d/card.conf", drop_in
+        yield target.units / f"i2ii-gpu@{device.uuid}.service.d/card.conf", drop_in
 
 
-def _adapted(text: str, settings: Settings, place: Place, command: Path, spool: Path) -> str:
+def _adapted(
+    text: str, settings: Settings, target: InstallTarget, command: Path, spool: Path
+) -> str:
     text = text.replace(COMMAND, str(command))
     if _systemd_version() >= FIRST_WITH_BACKOFF:
         text = text.replace("\nRestartSec=2\n", f"\nRestartSec=2\n{BACKOFF}")
     text = text.replace(f"ListenStream={ADDRESS}", f"ListenStream={_address(settings)}")
-    if place.is_users:
+    if target.is_users:
         return _for_a_user(text)
     if not spool.is_relative_to(HOME):
         text = text.replace(f"ReadWritePaths={HOME}", f"ReadWritePaths={HOME} {spool}")
@@ -202,18 +227,28 @@ def _adapted(text: str, settings: Settings, place: Place, command: Path, spool: 
 
 
 def _systemd_version() -> int:
-    first = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    first = subprocess.run(
+        ["systemctl", "--version"], capture_output=True, text=True, check=True
+    ).stdout.split()[1]
     return int(first)
 
 
 def _address(settings: Settings) -> str:
     host = "127.0.0.1" if settings.host == "localhost" else settings.host
     if settings.port == 0:
-        raise SettingsError("port must not be 0 for units: clients could not know which", field="port")
+        raise SettingsError(
+            "port must not be 0 for units: clients could not know which", field="port"
+        )
     try:
-        return f"[{host}]:{settings.port}" if ip_address(host).version == 6 else f"{host}:{settings.port}"
+        return (
+            f"[{host}]:{settings.port}"
+            if ip_address(host).version == 6
+            else f"{host}:{settings.port}"
+        )
     except ValueError:
-        raise SettingsError(f"host must be an address for units, got {host!r}; try 0.0.0.0", field="host") from None
+        raise SettingsError(
+            f"host must be an address for units, got {host!r}; try 0.0.0.0", field="host"
+        ) from None
 
 
 def _for_a_user(text: str) -> str:
@@ -221,15 +256,21 @@ def _for_a_user(text: str) -> str:
     before, sandbox, after = text.partition(SANDBOX)
     if sandbox:
         after = after[after.index("\n[Install]") :] if "\n[Install]" in after else ""
-    lines = [line for line in before.splitlines(keepends=True) if not line.startswith(("User=", "Group="))]
-    return "".join(lines).replace("WantedBy=multi-user.target", "WantedBy=default.target") + after.lstrip("\n")
+    lines = [
+        line
+        for line in before.splitlines(keepends=True)
+        if not line.startswith(("User=", "Group="))
+    ]
+    return "".join(lines).replace(
+        "WantedBy=multi-user.target", "WantedBy=default.target"
+    ) + after.lstrip("\n")
 
 
 def _moved(text: str, spool: Path) -> str:
     return text.replace(str(SPOOL), str(spool))
 
 
-def _environment_file(settings: Settings, place: Place, spool: Path) -> str:
+def _environment_file(settings: Settings, target: InstallTarget, spool: Path) -> str:
     """Every setting with its meaning, commented out but for the spool and for what is set already."""
     lines = [
         "# Settings of i2ii, read by the daemons when they start and by the `i2ii` command.",
@@ -237,54 +278,69 @@ def _environment_file(settings: Settings, place: Place, spool: Path) -> str:
     ]
     for name, field in Settings.model_fields.items():
         value = spool if name == "spool" else getattr(settings, name)
-        mark = "" if name == "spool" or _is_set(name, place) else "#"
-        lines += ["", f"# {field.description}", f"{mark}{PREFIX}{name.upper()}={'' if value is None else value}"]
+        mark = "" if name == "spool" or _is_set(name, target) else "#"
+        lines += [
+            "",
+            f"# {field.description}",
+            f"{mark}{ENV_PREFIX}{name.upper()}={'' if value is None else value}",
+        ]
     return "\n".join(lines) + "\n"
 
 
-def _commands(place: Place, instances: list[str]) -> Iterator[list[str]]:
-    if not place.is_users:
-        yield place.tool("systemd-sysusers", "i2ii.conf")
-        yield place.tool("systemd-tmpfiles", "--create", "i2ii.conf")
-    if place.is_this_system:
-        yield place.systemctl("daemon-reload")
-    yield place.systemctl("enable", *ENABLED, *(f"i2ii-gpu@{instance}.service" for instance in instances))
+def _commands(target: InstallTarget, instances: list[str]) -> Iterator[list[str]]:
+    if not target.is_users:
+        yield target.tool("systemd-sysusers", "i2ii.conf")
+        yield target.tool("systemd-tmpfiles", "--create", "i2ii.conf")
+    if target.is_this_system:
+        yield target.systemctl("daemon-reload")
+    yield target.systemctl(
+        "enable", *ENABLED, *(f"i2ii-gpu@{instance}.service" for instance in instances)
+    )
 
 
-# --- remove ----------------------------------------------------------------------------------------------------------
+# --- remove ---------------------------------------------------------------------------------------
 
 
-def remove(place: Place, *, dry_run: bool) -> None:
-    """Stop what runs, let it drain, and remove what `install` has written, but for the settings, the user, the jobs."""
+def remove(target: InstallTarget, *, dry_run: bool) -> None:
+    """Stop what runs, let it drain, and remove what `install` has written, but for the settings,
+    the user, the jobs."""
     steps = Steps(dry_run=dry_run)
-    written = [path for path in _written(place) if path.exists()]
-    if place.is_this_system and written:
-        steps.run(place.systemctl("stop", "i2ii.target", "i2ii-gpu@*.service", *ENABLED))
-    enabled = sorted({path.name for path in place.units.glob("*.wants/i2ii*")})
+    written = [path for path in _written(target) if path.exists()]
+    if target.is_this_system and written:
+        steps.run(target.systemctl("stop", "i2ii.target", "i2ii-gpu@*.service", *ENABLED))
+    enabled = sorted({path.name for path in target.units.glob("*.wants/i2ii*")})
     if enabled:
-        steps.run(place.systemctl("disable", *enabled))
+        steps.run(target.systemctl("disable", *enabled))
     for path in written:
         steps.remove(path)
-    if place.is_this_system and written:
-        steps.run(place.systemctl("daemon-reload"))
-    if place.environment.exists():
-        steps.keep(place.environment)
+    if target.is_this_system and written:
+        steps.run(target.systemctl("daemon-reload"))
+    if target.environment.exists():
+        steps.keep(target.environment)
 
 
-def _written(place: Place) -> Iterator[Path]:
-    yield from (place.units / name for name in UNITS)
-    yield from sorted(place.units.glob("i2ii-gpu@*.service.d/card.conf"))
-    if not place.is_users:
-        yield from (place.root / f"etc/{folder}.d/i2ii.conf" for folder in ("sysusers", "tmpfiles"))
+def _written(target: InstallTarget) -> Iterator[Path]:
+    yield from (target.units / name for name in UNITS)
+    yield from sorted(target.units.glob("i2ii-gpu@*.service.d/card.conf"))
+    if not target.is_users:
+        yield from (
+            target.root / f"etc/{folder}.d/i2ii.conf" for folder in ("sysusers", "tmpfiles")
+        )
 
 
-def place_for(prefix: Path, *, user_mode: bool) -> Place:
+def target_for(prefix: Path, *, user_mode: bool) -> InstallTarget:
     """Return where units go. Raises `SettingsError` where they cannot."""
-    place = Place(prefix.resolve(), user_mode)
-    if user_mode and not place.is_this_system:
-        raise SettingsError("--prefix is for a system's tree; a user's units go to that user's own folder")
-    if not user_mode and place.is_this_system and os.geteuid() != 0:
-        raise SettingsError("only root may install units for the system; use sudo, or --user-mode for your own")
+    target = InstallTarget(prefix.resolve(), user_mode)
+    if user_mode and not target.is_this_system:
+        raise SettingsError(
+            "--prefix is for a system's tree; a user's units go to that user's own folder"
+        )
+    if not user_mode and target.is_this_system and os.geteuid() != 0:
+        raise SettingsError(
+            "only root may install units for the system; use sudo, or --user-mode for your own"
+        )
     if shutil.which("systemctl") is None:
-        raise SettingsError("systemctl is not there; these units are for systemd, and `i2ii up` does without")
-    return place
+        raise SettingsError(
+            "systemctl is not there; these units are for systemd, and `i2ii up` does without"
+        )
+    return target

@@ -1,5 +1,6 @@
-"""`i2ii top`: the queue, the workers and their GPUs, live. All of it is read from the spool, so that it shows the
-workers of other hosts too; docs/operations.md has the `ls` and `cat` that show the same."""
+"""`i2ii top`: the queue, the workers and their GPUs, live. All of it is read from the spool, so
+that it shows the workers of other hosts too; docs/operations.md has the `ls` and `cat` that show
+the same."""
 
 import sys
 import time
@@ -14,11 +15,11 @@ from rich.text import Text
 
 from i2ii_spool.spool.capacity import free_bytes
 from i2ii_spool.spool.layout import Spool, State
-from i2ii_spool.spool.liveness import Seen, WorkerState, see_workers
-from i2ii_spool.spool.lookup import Place, count, list_jobs, waiting
+from i2ii_spool.spool.liveness import WorkerState, WorkerView, list_workers
+from i2ii_spool.spool.lookup import JobLocation, count, list_jobs, waiting
 from i2ii_spool.spool.status import JobStatus, status_of
 
-INTERVAL = 1.0
+REFRESH_SECONDS = 1.0
 NEXT_JOBS = 5
 PIPE_WIDTH = 120
 WIDE = 110
@@ -40,37 +41,41 @@ def run(spool: Spool, *, lease: float) -> None:
         with Live(console=Console(), screen=True, auto_refresh=False) as live:
             while True:
                 live.update(_view(spool, lease, live.console.width), refresh=True)
-                time.sleep(INTERVAL)
+                time.sleep(REFRESH_SECONDS)
     except KeyboardInterrupt:
         return
 
 
 def _view(spool: Spool, lease: float, width: int) -> RenderableType:
     queue = waiting(spool)
-    workers = see_workers(spool, lease=lease)
+    workers = list_workers(spool, lease=lease)
     running = _statuses(spool, list_jobs(spool, State.RUNNING), queue)
     jobs = {status.request_id: status for status in running}
     parts: list[RenderableType] = [_header(spool, workers, queue), Text()]
     parts.append(_workers(workers, jobs, is_wide=width >= WIDE) if workers else _NO_WORKERS)
     if queue:
-        places = [Place(id, State.INCOMING, spool.incoming / id) for id in queue[:NEXT_JOBS]]
+        places = [JobLocation(id, State.INCOMING, spool.incoming / id) for id in queue[:NEXT_JOBS]]
         parts += [Text(), _queue(_statuses(spool, places, queue), len(queue))]
     return Group(*parts)
 
 
-_NO_WORKERS = Text("no worker lives; start one: systemctl start i2ii-gpu@0, or i2ii gpu 0", style="yellow")
+_NO_WORKERS = Text(
+    "no worker lives; start one: systemctl start i2ii-gpu@0, or i2ii gpu 0", style="yellow"
+)
 
 
-def _statuses(spool: Spool, places: Sequence[Place], queue: Sequence[str]) -> list[JobStatus]:
-    return [status for place in places if (status := status_of(spool, place, queue=queue)) is not None]
+def _statuses(spool: Spool, places: Sequence[JobLocation], queue: Sequence[str]) -> list[JobStatus]:
+    return [
+        status for place in places if (status := status_of(spool, place, queue=queue)) is not None
+    ]
 
 
-# --- the header ------------------------------------------------------------------------------------------------------
+# --- the header -----------------------------------------------------------------------------------
 
 
-def _header(spool: Spool, workers: Sequence[Seen], queue: Sequence[str]) -> RenderableType:
+def _header(spool: Spool, workers: Sequence[WorkerView], queue: Sequence[str]) -> RenderableType:
     counts = count(spool)
-    paces = [seen.status.seconds_per_job for seen in workers if seen.ready]
+    paces = [seen.status.mean_job_seconds for seen in workers if seen.ready]
     rate = sum(1 / pace for pace in paces if pace)
     states = f"{len(queue)} waiting, {counts[State.RUNNING]} running, {counts[State.DONE]} done, "
     speed = f", {60 * rate:.1f} jobs/min, queue empty in {_span(len(queue) / rate)}" if rate else ""
@@ -93,10 +98,10 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"
 
 
-# --- the workers -----------------------------------------------------------------------------------------------------
+# --- the workers ----------------------------------------------------------------------------------
 
 
-def _workers(workers: Sequence[Seen], jobs: dict[str, JobStatus], *, is_wide: bool) -> Table:
+def _workers(workers: Sequence[WorkerView], jobs: dict[str, JobStatus], *, is_wide: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim")
     for name in ("WORKER", "STATE", "STEP", "", "ETA", "MEMORY", "GPU"):
         table.add_column(name, no_wrap=True)
@@ -109,18 +114,26 @@ def _workers(workers: Sequence[Seen], jobs: dict[str, JobStatus], *, is_wide: bo
     return table
 
 
-def _worker(seen: Seen, job: JobStatus | None, *, is_wide: bool) -> list[RenderableType]:
+def _worker(seen: WorkerView, job: JobStatus | None, *, is_wide: bool) -> list[RenderableType]:
     status = seen.status
-    state = Text(status.state, style=COLOURS[status.state]) if seen.alive else Text("dead", style="bold red")
+    state = (
+        Text(status.state, style=COLOURS[status.state])
+        if seen.alive
+        else Text("dead", style="bold red")
+    )
     # The job's own progress is fresher than the heartbeat.
-    step, steps = (job.step or 0, job.steps or 0) if job is not None else (status.step, status.steps)
+    step, steps = (
+        (job.step or 0, job.steps or 0) if job is not None else (status.step, status.steps)
+    )
     is_editing = seen.alive and steps > 0
     cells: list[RenderableType] = [
         Text(status.worker),
         state,
         f"{step}/{steps}" if is_editing else "-",
         ProgressBar(total=steps, completed=step, width=8) if is_editing else "",
-        _span(job.eta_seconds) if is_editing and job is not None and job.eta_seconds is not None else "-",
+        _span(job.eta_seconds)
+        if is_editing and job is not None and job.eta_seconds is not None
+        else "-",
         _memory(status.memory_used_mib, status.memory_total_mib),
         "-" if status.use_percent is None else f"{status.use_percent} %",
     ]
@@ -142,7 +155,7 @@ def _safe(text: str) -> Text:
     return Text("".join(letter if letter.isprintable() else " " for letter in text))
 
 
-# --- the queue -------------------------------------------------------------------------------------------------------
+# --- the queue ------------------------------------------------------------------------------------
 
 
 def _queue(jobs: Sequence[JobStatus], total: int) -> Table:

@@ -1,1 +1,2 @@
-"""The HTTP server: it turns requests into job folders and job folders into answers, and keeps nothing itself."""
+"""The HTTP server: it turns requests into job folders and job folders into answers, and keeps
+nothing itself."""

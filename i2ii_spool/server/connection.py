@@ -11,47 +11,57 @@ from i2ii_spool.server.errors import broken_request
 
 log = logging.getLogger(__name__)
 
-IDLE = 30.0
+KEEPALIVE_SECONDS = 30.0
 """Seconds for which a connection may bring no whole request, byte by byte or not at all."""
-LINGER = 5.0
-STALLED = 60.0
+LINGER_SECONDS = 5.0
+STALLED_SECONDS = 60.0
 """Seconds after which a client that takes nothing of its answer is gone."""
-BUSY = {"error": {"code": "too_many_connections", "message": "the server has as many connections as it may; try again"}}
+TOO_MANY_CONNECTIONS = {
+    "error": {
+        "code": "too_many_connections",
+        "message": "the server has as many connections as it may; try again",
+    }
+}
 
 
 class Connection(web.RequestHandler):
-    """One client's connection: closed if it is one too many, if it brings nothing, or if it takes nothing."""
+    """One client's connection: closed if it is one too many, if it brings nothing, or if it takes
+    nothing."""
 
-    def __init__(self, server: web.Server, *, loop: asyncio.AbstractEventLoop, most: int) -> None:
+    def __init__(
+        self, server: web.Server, *, loop: asyncio.AbstractEventLoop, max_connections: int
+    ) -> None:
         super().__init__(
             server,
             loop=loop,
             access_log=None,  # type: ignore[arg-type]  # as `web.run_app` passes it
-            keepalive_timeout=IDLE,
-            lingering_time=LINGER,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            lingering_time=LINGER_SECONDS,
             logger=log,
         )
         self._connected = server
-        self._most = most
+        self._max_connections = max_connections
         self._is_refused = False
-        self.is_unheard = True
+        self.awaits_first_request = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or answer at once that it is one too many."""
         assert isinstance(transport, asyncio.Transport)
-        if len(self._connected.connections) >= self._most:
+        if len(self._connected.connections) >= self._max_connections:
             self._is_refused = True
             transport.write(_refusal())
             transport.close()
             return
         connected: socket.socket = transport.get_extra_info("socket")
         if connected.family != socket.AF_UNIX:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALLED * 1000))
+            connected.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALLED_SECONDS * 1000)
+            )
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
-        self.is_unheard = False
+        self.awaits_first_request = False
         if not self._is_refused:
             super().data_received(data)
 
@@ -61,7 +71,11 @@ class Connection(web.RequestHandler):
             super().connection_lost(exc)
 
     def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what is no HTTP in the one shape of all errors."""
         if exc is not None and status >= 500:
@@ -70,7 +84,7 @@ class Connection(web.RequestHandler):
 
 
 def _refusal() -> bytes:
-    body = json.dumps(BUSY).encode()
+    body = json.dumps(TOO_MANY_CONNECTIONS).encode()
     head = (
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n"
         f"Retry-After: 1\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"

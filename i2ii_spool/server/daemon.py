@@ -14,57 +14,76 @@ from ipaddress import ip_address
 from aiohttp import web
 
 from i2ii_spool.errors import SettingsError
-from i2ii_spool.host.systemd import inherited_socket, notify, reloading, watchdog_interval
+from i2ii_spool.host.systemd import listen_socket, notify_reloading, sd_notify, watchdog_interval
 from i2ii_spool.server.app import create_app
 from i2ii_spool.server.connection import Connection
-from i2ii_spool.server.state import LIVE, Live
-from i2ii_spool.settings import GUARDED, Settings
+from i2ii_spool.server.state import SETTINGS, CurrentSettings
+from i2ii_spool.settings import AUTH_CURE, Settings
 
 log = logging.getLogger(__name__)
 
-GRACE = 10.0
-HEARING = 1.0
+SHUTDOWN_SECONDS = 10.0
+FIRST_REQUEST_SECONDS = 1.0
 """Seconds for which a server that stops waits for the first word of a new connection."""
 BACKLOG = 1024
-RELOADABLE = ("max_upload_mib", "max_megapixels", "max_queue", "min_free_mib", "client_uploads", "client_rate")
+RELOADABLE = (
+    "max_upload_mib",
+    "max_megapixels",
+    "max_queue",
+    "min_free_mib",
+    "client_max_uploads",
+    "client_submits_per_minute",
+)
 
 
 def serve(settings: Settings, reload: Callable[[], Settings]) -> None:
-    """Listen until a signal comes; requests that are under way are answered. SIGHUP takes the limits of `reload()`."""
+    """Listen until a signal comes; requests that are under way are answered. SIGHUP takes the
+    limits of `reload()`."""
     listener = _listener(settings)
     asyncio.run(_serve(create_app(settings), listener, settings, reload))
 
 
 async def _serve(
-    app: web.Application, listener: socket.socket, settings: Settings, reload: Callable[[], Settings]
+    app: web.Application,
+    listener: socket.socket,
+    settings: Settings,
+    reload: Callable[[], Settings],
 ) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    loop.add_signal_handler(signal.SIGHUP, partial(_reload, app[LIVE], reload))
+    loop.add_signal_handler(signal.SIGHUP, partial(_reload, app[SETTINGS], reload))
     app.cleanup_ctx.append(_watchdog)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     assert runner.server is not None
     try:
         _raise_limit_of_files()
-        guarded = partial(Connection, runner.server, loop=loop, most=settings.max_connections)
+        guarded = partial(
+            Connection, runner.server, loop=loop, max_connections=settings.max_connections
+        )
         server = await loop.create_server(guarded, sock=listener, backlog=BACKLOG)
-        notify(READY=1, STATUS=f"listening on {_address(listener)}")
+        sd_notify(READY=1, STATUS=f"listening on {_address(listener)}")
         log.info("listening on %s, spool %s", _address(listener), settings.spool)
         await stopped.wait()
         server.close()
-        await _hear_out(runner.server)
+        await _drain_new_connections(runner.server)
     finally:
         await runner.cleanup()
 
 
-async def _hear_out(server: web.Server) -> None:
-    """Wait for the requests of those who have just connected: to be closed unheard is what they cannot explain."""
-    for _ in range(round(HEARING / 0.05)):
-        await asyncio.sleep(0.05)  # the first time for connections that are accepted, and not made yet
-        if not any(isinstance(each, Connection) and each.is_unheard for each in server.connections):
+async def _drain_new_connections(server: web.Server) -> None:
+    """Wait for the requests of those who have just connected: to be closed unheard is what they
+    cannot explain."""
+    for _ in range(round(FIRST_REQUEST_SECONDS / 0.05)):
+        await asyncio.sleep(
+            0.05
+        )  # the first time for connections that are accepted, and not made yet
+        if not any(
+            isinstance(each, Connection) and each.awaits_first_request
+            for each in server.connections
+        ):
             break
 
 
@@ -75,8 +94,8 @@ def _raise_limit_of_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _reload(live: Live, reload: Callable[[], Settings]) -> None:
-    reloading()
+def _reload(live: CurrentSettings, reload: Callable[[], Settings]) -> None:
+    notify_reloading()
     try:
         new = reload()
     except SettingsError as error:
@@ -84,19 +103,21 @@ def _reload(live: Live, reload: Callable[[], Settings]) -> None:
     else:
         changed = {name: value for name, value in new if value != getattr(live.settings, name)}
         for name, value in changed.items():
-            log.info("%s is now %s%s", name, value, "" if name in RELOADABLE else ", after a restart")
+            log.info(
+                "%s is now %s%s", name, value, "" if name in RELOADABLE else ", after a restart"
+            )
         live.settings = live.settings.model_copy(
             update={name: value for name, value in changed.items() if name in RELOADABLE}
         )
         log.info("settings read again")
-    notify(READY=1)
+    sd_notify(READY=1)
 
 
 async def _watchdog(_app: web.Application) -> AsyncIterator[None]:
     """Show systemd that the event loop turns: a server that hangs is started again."""
     task = asyncio.create_task(_feed(interval)) if (interval := watchdog_interval()) else None
     yield
-    notify(STOPPING=1)
+    sd_notify(STOPPING=1)
     if task is not None:
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -105,17 +126,18 @@ async def _watchdog(_app: web.Application) -> AsyncIterator[None]:
 
 async def _feed(interval: float) -> None:
     while True:
-        notify(WATCHDOG=1)
+        sd_notify(WATCHDOG=1)
         await asyncio.sleep(interval)
 
 
 def _listener(settings: Settings) -> socket.socket:
-    listener = inherited_socket()
+    listener = listen_socket()
     if listener is None:
         return _listen(settings.host, settings.port)
-    if not settings.no_auth and not settings.is_guarded and not _is_local(listener):
+    if not settings.no_auth and not settings.auth_required and not _is_local(listener):
         raise SettingsError(
-            f"the socket unit listens on {_address(listener)}, where anybody could submit: {GUARDED}", field="host"
+            f"the socket unit listens on {_address(listener)}, where anybody could submit: {AUTH_CURE}",
+            field="host",
         )
     return listener
 
@@ -139,5 +161,6 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise SettingsError(
-            f"cannot listen on {host} port {port}: {reason}; choose another with --port", field="port"
+            f"cannot listen on {host} port {port}: {reason}; choose another with --port",
+            field="port",
         ) from error

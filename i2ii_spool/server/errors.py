@@ -20,12 +20,12 @@ from i2ii_spool.errors import (
     TryLater,
     Unauthorized,
     WrongState,
-    of_the_disk,
+    from_os_error,
 )
 
 log = logging.getLogger(__name__)
 
-SERVER = "i2ii"
+SERVER_NAME = "i2ii"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -47,7 +47,8 @@ STATUSES: list[tuple[type[I2iiError], int]] = [
 
 
 def _dumps(answer: object) -> str:
-    # Chinese stays legible. What a client sent that is no UTF-8 is quoted back with its bytes spelled out.
+    # Chinese stays printable. What a client sent that is no UTF-8 is quoted back with its bytes
+    # spelled out.
     return json.dumps(answer, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
@@ -56,7 +57,8 @@ json_response = partial(web.json_response, dumps=_dumps)
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error in the one shape; what is not raised on purpose is logged, and said to be our fault."""
+    """Answer every error in the one shape; what is not raised on purpose is logged, and said to be
+    our fault."""
     try:
         return await handler(request)
     except I2iiError as error:
@@ -65,21 +67,25 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         if error.status < 400:
             raise
         code = error.reason.lower().replace(" ", "_").replace("-", "_")
-        return _response(error.status, {"code": code, "message": _explain(request, error)}, _kept_headers(error))
+        return _response(
+            error.status,
+            {"code": code, "message": _http_message(request, error)},
+            _kept_headers(error),
+        )
     except OSError as error:
-        known = of_the_disk(error)
+        known = from_os_error(error)
         if known is None:
-            return _our_fault(request)
+            return _internal_error(request)
         log.error("%s %s failed: %s", request.method, request.path, error)
         return error_response(known)
     except Exception:
-        return _our_fault(request)
+        return _internal_error(request)
 
 
 def error_response(error: I2iiError) -> web.Response:
     """The answer for an error that is raised on purpose."""
     status = next(status for kind, status in STATUSES if isinstance(error, kind))
-    return _response(status, error.describe(), _headers(error))
+    return _response(status, error.to_dict(), _headers(error))
 
 
 def _headers(error: I2iiError) -> dict[str, str]:
@@ -102,14 +108,16 @@ def broken_request(status: int, message: str | None) -> web.Response:
     """The answer to what is no HTTP, or more of it than is read. It closes the connection."""
     said = " ".join((message or "").split()) or "it cannot be read"
     response = _response(
-        status, {"code": "bad_request", "message": f"this is no proper HTTP request: {said[:300]}"}, {}
+        status,
+        {"code": "bad_request", "message": f"this is no proper HTTP request: {said[:300]}"},
+        {},
     )
-    response.headers[hdrs.SERVER] = SERVER
+    response.headers[hdrs.SERVER] = SERVER_NAME
     response.force_close()
     return response
 
 
-def _explain(request: web.Request, error: web.HTTPException) -> str:
+def _http_message(request: web.Request, error: web.HTTPException) -> str:
     if isinstance(error, web.HTTPNotFound):
         return f"there is nothing at {request.path}; jobs are at /edit, /status/ID, /result/ID and /jobs"
     if isinstance(error, web.HTTPMethodNotAllowed):
@@ -118,9 +126,15 @@ def _explain(request: web.Request, error: web.HTTPException) -> str:
 
 
 def _kept_headers(error: web.HTTPException) -> dict[str, str]:
-    return {name: error.headers[name] for name in ("Allow", "Content-Range") if name in error.headers}
+    return {
+        name: error.headers[name] for name in ("Allow", "Content-Range") if name in error.headers
+    }
 
 
-def _our_fault(request: web.Request) -> web.Response:
+def _internal_error(request: web.Request) -> web.Response:
     log.exception("%s %s failed", request.method, request.path)
-    return _response(500, {"code": "internal_error", "message": "this is our fault; the server's log says more"}, {})
+    return _response(
+        500,
+        {"code": "internal_error", "message": "this is our fault; the server's log says more"},
+        {},
+    )

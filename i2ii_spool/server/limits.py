@@ -1,4 +1,5 @@
-"""How much one client may ask for: uploads at a time, submits a minute, bytes, and how slowly they may come."""
+"""How much one client may ask for: uploads at a time, submits a minute, bytes, and how slowly they
+may come."""
 
 import asyncio
 import math
@@ -14,10 +15,11 @@ from aiohttp import StreamReader, web
 from i2ii_spool.errors import TooLarge, TooManyRequests, TooSlow
 from i2ii_spool.settings import Settings
 
-PATIENCE = 30.0
-SLOWEST = 4096
-"""A body must come at so many bytes a second, on the whole, after `PATIENCE` seconds that it has for free."""
-NOTED_EVERY = 2**16
+SLOW_UPLOAD_GRACE_SECONDS = 30.0
+MIN_UPLOAD_RATE = 4096
+"""A body must come at so many bytes a second, on the whole, after `SLOW_UPLOAD_GRACE_SECONDS`
+seconds that it has for free."""
+RESCHEDULE_BYTES = 2**16
 
 
 @dataclass
@@ -36,14 +38,14 @@ class Limits:
         self._buckets: dict[str, Bucket] = {}
 
     @contextmanager
-    def upload(self, client: str, settings: Settings) -> Iterator[None]:
+    def upload_slot(self, client: str, settings: Settings) -> Iterator[None]:
         """One upload of this client, while it is under way. Raises `TooManyRequests`."""
-        if self._uploading[client] >= settings.client_uploads:
+        if self._uploading[client] >= settings.client_max_uploads:
             raise TooManyRequests(
-                f"{client} makes {settings.client_uploads} uploads already, and no more at a time; try again in 1 s",
+                f"{client} makes {settings.client_max_uploads} uploads already, and no more at a time; try again in 1 s",
                 retry_after=1,
             )
-        self._take(client, settings.client_rate)
+        self._take(client, settings.client_submits_per_minute)
         self._uploading[client] += 1
         try:
             yield
@@ -57,32 +59,38 @@ class Limits:
         if a_minute is None:
             return
         now = time.monotonic()
-        self._forget_the_still(now)
+        self._forget_idle_clients(now)
         bucket = self._buckets.setdefault(client, Bucket(a_minute, now))
         bucket.left = min(a_minute, bucket.left + (now - bucket.at) * a_minute / 60)
         bucket.at = now
         if bucket.left < 1:
             wait = math.ceil((1 - bucket.left) * 60 / a_minute)
             raise TooManyRequests(
-                f"{client} may make {a_minute:g} submits a minute; try again in {wait} s", retry_after=wait
+                f"{client} may make {a_minute:g} submits a minute; try again in {wait} s",
+                retry_after=wait,
             )
         bucket.left -= 1
 
-    def _forget_the_still(self, now: float) -> None:
+    def _forget_idle_clients(self, now: float) -> None:
         if len(self._buckets) > 10_000:
-            self._buckets = {client: bucket for client, bucket in self._buckets.items() if now - bucket.at < 60}
+            self._buckets = {
+                client: bucket for client, bucket in self._buckets.items() if now - bucket.at < 60
+            }
 
 
 LIMITS = web.AppKey("limits", Limits)
 
 
-class Body:
-    """A request's body, as `aiohttp.MultipartReader` reads it, that may be only so long, and must not come too slowly.
+class LimitedReader:
+    """A request's body, as `aiohttp.MultipartReader` reads it, that may be only so long, and must
+    not come too slowly.
 
     It is read within an `asyncio.timeout`, which is put off as the bytes come. Raises `TooLarge`.
     """
 
-    def __init__(self, content: StreamReader, settings: Settings, patience: asyncio.Timeout) -> None:
+    def __init__(
+        self, content: StreamReader, settings: Settings, patience: asyncio.Timeout
+    ) -> None:
         self._content = content
         self._settings = settings
         self._patience = patience
@@ -108,8 +116,10 @@ class Body:
         return chunk
 
     def _put_off(self) -> None:
-        self._patience.reschedule(self._started + PATIENCE + self._bytes / SLOWEST)
-        self._put_off_at = self._bytes + NOTED_EVERY
+        self._patience.reschedule(
+            self._started + SLOW_UPLOAD_GRACE_SECONDS + self._bytes / MIN_UPLOAD_RATE
+        )
+        self._put_off_at = self._bytes + RESCHEDULE_BYTES
 
     def at_eof(self) -> bool:
         """Whether there is no more."""
@@ -123,10 +133,14 @@ class Body:
 
 def too_slow() -> TooSlow:
     """Why a body is no longer waited for."""
-    return TooSlow(f"the body comes at less than {SLOWEST} bytes a second; try again over a better connection")
+    return TooSlow(
+        f"the body comes at less than {MIN_UPLOAD_RATE} bytes a second; try again over a better connection"
+    )
 
 
 def too_large(got: str, settings: Settings) -> TooLarge:
     """Why a body is not taken."""
     limit = f"{settings.max_upload_mib:g} MiB"
-    return TooLarge(f"the body has {got}; at most {limit} are taken: send smaller pictures", field="image")
+    return TooLarge(
+        f"the body has {got}; at most {limit} are taken: send smaller pictures", field="image"
+    )

@@ -13,13 +13,17 @@ def _query(request: web.Request, *known: str) -> dict[str, str]:
     """The query's parameters. Raises `InvalidRequest` for one that is not known, or given twice."""
     for name in request.query:
         if name not in known:
-            raise InvalidRequest(f"{name} is not a parameter here; {', '.join(known)} is", field=name)
+            raise InvalidRequest(
+                f"{name} is not a parameter here; {', '.join(known)} is", field=name
+            )
         if len(request.query.getall(name)) > 1:
             raise InvalidRequest(f"{name} is given twice", field=name)
     return dict(request.query)
 
 
-def _number(query: dict[str, str], name: str, default: Number, *, least: float = 0, most: float) -> Number:
+def _number(
+    query: dict[str, str], name: str, default: Number, *, least: float = 0, most: float
+) -> Number:
     """A parameter of the kind that its default is."""
     kind = type(default)
     try:
@@ -28,5 +32,7 @@ def _number(query: dict[str, str], name: str, default: Number, *, least: float =
         number = kind(least - 1)
     if not least <= number <= most:
         what = "a whole number" if kind is int else "a number"
-        raise InvalidRequest(f"{name} must be {what} from {least:g} to {most:g}, got {query[name]!r}", field=name)
+        raise InvalidRequest(
+            f"{name} must be {what} from {least:g} to {most:g}, got {query[name]!r}", field=name
+        )
     return number

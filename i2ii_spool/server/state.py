@@ -12,26 +12,26 @@ from aiohttp import web
 
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool, State
-from i2ii_spool.spool.liveness import Seen, see_workers
+from i2ii_spool.spool.liveness import WorkerView, list_workers
 from i2ii_spool.spool.lookup import count, waiting
 
 Answer = TypeVar("Answer")
 
 
 @dataclass
-class Live:
+class CurrentSettings:
     """The settings in force: a reload replaces them."""
 
     settings: Settings
 
 
-LIVE = web.AppKey("live", Live)
+SETTINGS = web.AppKey("live", CurrentSettings)
 SPOOL = web.AppKey("spool", Spool)
 
 
 class Cached(Generic[Answer]):
-    """The answer of a slow question, asked in a thread: again when it is `age` seconds old, or where asking takes long,
-    so rarely that it costs two per cent of the time."""
+    """The answer of a slow question, asked in a thread: again when it is `age` seconds old, or
+    where asking takes long, so rarely that it costs two per cent of the time."""
 
     def __init__(self, question: Callable[[], Answer], *, age: float) -> None:
         self._question = question
@@ -46,17 +46,19 @@ class Cached(Generic[Answer]):
             started = time.monotonic()
             if self._answer is None or started >= self._stale_at:
                 self._answer = await asyncio.to_thread(self._question)
-                self._stale_at = time.monotonic() + max(self._age, 50 * (time.monotonic() - started))
+                self._stale_at = time.monotonic() + max(
+                    self._age, 50 * (time.monotonic() - started)
+                )
             return self._answer
 
 
-class View:
+class SpoolSnapshot:
     """The queue, the counts and the workers, as they were a moment ago."""
 
     def __init__(self, spool: Spool, settings: Settings) -> None:
         self._queue = Cached(lambda: waiting(spool), age=0.05)
         self._counts = Cached(lambda: count(spool), age=0.5)
-        self._workers = Cached(lambda: see_workers(spool, lease=settings.lease), age=0.5)
+        self._workers = Cached(lambda: list_workers(spool, lease=settings.lease_seconds), age=0.5)
 
     async def queue(self) -> list[str]:
         """The waiting ids, in order."""
@@ -66,12 +68,13 @@ class View:
         """How many jobs are in each state."""
         return await self._counts.get()
 
-    async def workers(self) -> list[Seen]:
+    async def workers(self) -> list[WorkerView]:
         """All workers that have a status file."""
         return await self._workers.get()
 
     async def submitted(self, id: str, before: dict[State, int]) -> int:
-        """Take note of a job that was published after `before` was counted; return its position, 1 for the next."""
+        """Take note of a job that was published after `before` was counted; return its position, 1
+        for the next."""
         before[State.INCOMING] += 1
         queue = await self.queue()
         index = bisect.bisect_left(queue, id)
@@ -79,17 +82,18 @@ class View:
             queue.insert(index, id)
         return index + 1
 
-    async def seconds_per_job(self) -> float | None:
-        """How often a job ends while all workers work: the seconds between two; None while nobody can know."""
-        paces = [worker.status.seconds_per_job for worker in await self.workers() if worker.ready]
+    async def seconds_between_completions(self) -> float | None:
+        """How often a job ends while all workers work: the seconds between two; None while nobody
+        can know."""
+        paces = [worker.status.mean_job_seconds for worker in await self.workers() if worker.ready]
         rates = [1 / pace for pace in paces if pace]
         return 1 / sum(rates) if rates else None
 
 
-VIEW = web.AppKey("view", View)
+SNAPSHOT = web.AppKey("view", SpoolSnapshot)
 
 
-class Endings:
+class CompletionWaiters:
     """Wakes whoever waits for a job to end."""
 
     def __init__(self) -> None:
@@ -125,4 +129,4 @@ class Endings:
                 self._waiting.pop(id, None)
 
 
-ENDINGS = web.AppKey("endings", Endings)
+WAITERS = web.AppKey("endings", CompletionWaiters)

@@ -1,4 +1,5 @@
-"""Reading `POST /edit`: a multipart form whose pictures go to disk as they come, and never whole into memory."""
+"""Reading `POST /edit`: a multipart form whose pictures go to disk as they come, and never whole
+into memory."""
 
 import asyncio
 from functools import lru_cache, partial
@@ -19,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from i2ii_spool.errors import InvalidRequest
 from i2ii_spool.jobs.request import EditRequest, parse
-from i2ii_spool.server.limits import Body, too_large, too_slow
+from i2ii_spool.server.limits import LimitedReader, too_large, too_slow
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.capacity import check_disk
 from i2ii_spool.spool.layout import Spool
@@ -33,15 +34,16 @@ IMAGE = "image"
 def is_form(request: web.Request) -> bool:
     """Whether the body says that it is a multipart form.
 
-    `request.content_type` would say so too, and take longer for it than for all else in the head: it parses an e-mail's
-    header, anew for each boundary.
+    `request.content_type` would say so too, and take longer for it than for all else in the head:
+    it parses an e-mail's header, anew for each boundary.
     """
     media_type, _, _ = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")
     return media_type.strip().lower() == "multipart/form-data"
 
 
-class Upload:
-    """One form on its way into the spool. Leaving the `async with` without `publish` leaves nothing behind."""
+class EditForm:
+    """One form on its way into the spool. Leaving the `async with` without `publish` leaves nothing
+    behind."""
 
     def __init__(self, spool: Spool, settings: Settings) -> None:
         self._spool = spool
@@ -58,7 +60,10 @@ class Upload:
         return Submission(self._spool)
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if not self._is_published:
             await asyncio.shield(asyncio.to_thread(self._submission.discard))
@@ -69,7 +74,7 @@ class Upload:
             raise too_large(f"{request.content_length} bytes", self._settings)
         try:
             async with asyncio.timeout(None) as patience:
-                body = Body(request.content, self._settings, patience)
+                body = LimitedReader(request.content, self._settings, patience)
                 async for part in MultipartReader(request.headers, cast(StreamReader, body)):
                     await self._read_part(part)
         except TimeoutError:
@@ -77,7 +82,9 @@ class Upload:
         except ConnectionError as error:  # nobody will hear of it
             raise InvalidRequest(f"the body ends before it is whole: {error}") from error
         except (ValueError, AssertionError, HttpProcessingError, web.RequestPayloadError) as error:
-            raise InvalidRequest(f"the body is not a well-formed multipart form: {error}") from error
+            raise InvalidRequest(
+                f"the body is not a well-formed multipart form: {error}"
+            ) from error
 
     async def _read_part(self, part: MultipartReader | BodyPartReader | None) -> None:
         if not isinstance(part, BodyPartReader):
@@ -107,13 +114,18 @@ class Upload:
         try:
             self._fields[name] = data.decode()
         except UnicodeDecodeError as error:
-            raise InvalidRequest(f"{name} is not UTF-8: {error.reason} at byte {error.start}", field=name) from None
+            raise InvalidRequest(
+                f"{name} is not UTF-8: {error.reason} at byte {error.start}", field=name
+            ) from None
 
     async def publish(self, key: str | None, owner: str) -> tuple[str, bool]:
-        """Put the job into the queue, durably; return its id, and whether it is new: `key` may stand for an earlier."""
+        """Put the job into the queue, durably; return its id, and whether it is new: `key` may
+        stand for an earlier."""
         request = parse(EditRequest, self._fields)
         max_pixels = self._settings.max_pixels
-        publish = partial(self._submission.publish, request, max_pixels=max_pixels, key=key, owner=owner)
+        publish = partial(
+            self._submission.publish, request, max_pixels=max_pixels, key=key, owner=owner
+        )
         id = await asyncio.to_thread(publish)
         self._is_published = True
         return id, id == self._submission.id
@@ -121,6 +133,7 @@ class Upload:
 
 @lru_cache
 def _name_of(disposition: str | None) -> str | None:
-    """The field's name: what `BodyPartReader.name` parses anew for each part, of the few that there are."""
+    """The field's name: what `BodyPartReader.name` parses anew for each part, of the few that there
+    are."""
     _, parameters = parse_content_disposition(disposition)
     return content_disposition_filename(parameters, "name")

@@ -1,6 +1,7 @@
 """The queue as a directory tree: its whole protocol, without HTTP and without GPUs.
 
-A job is a folder; its state is the directory in which it lies; every transition is one rename(2). Read in this order:
+A job is a folder; its state is the directory in which it lies; every transition is one rename(2).
+Read in this order:
 
     layout      where everything lies
     durable     the two primitives: write a file, move a job
@@ -18,7 +19,8 @@ A job is a folder; its state is the directory in which it lies; every transition
     wake        waking up when something arrives
     housekeeping  what every server and worker does to keep it in order
 
-What must hold, whatever dies wherever: an accepted job is in exactly one state; what lies in done/ has a result.json
-and all that it names; no job is begun more often than its attempts allow; nothing is parked where nobody looks.
-Assumed: rename(2) is atomic, flock(2) is dropped at death on one host, the file system is not an overlayfs.
+What must hold, whatever dies wherever: an accepted job is in exactly one state; what lies in done/
+has a result.json and all that it names; no job is begun more often than its attempts allow; nothing
+is parked where nobody looks. Assumed: rename(2) is atomic, flock(2) is dropped at death on one
+host, the file system is not an overlayfs.
 """

@@ -1,9 +1,10 @@
 """Guests: folders that somebody has put into `incoming/` by hand.
 
-A guest becomes a job when everything that it needs is there and nothing in it has changed for a while: name, size,
-mtime, ctime, inode of every entry, watched on our own monotonic clock. (A newest mtime some seconds in the past proves
-nothing: `cp -p` gives half-copied files their old dates. The ctime cannot be set.) A guest that stays wrong goes to
-`failed/` with the reason; it is never deleted.
+A guest becomes a job when everything that it needs is there and nothing in it has changed for a
+while: name, size, mtime, ctime, inode of every entry, watched on our own monotonic clock. (A newest
+mtime some seconds in the past proves nothing: `cp -p` gives half-copied files their old dates. The
+ctime cannot be set.) A guest that stays wrong goes to `failed/` with the reason; it is never
+deleted.
 """
 
 import logging
@@ -17,15 +18,22 @@ from i2ii_spool.errors import I2iiError, InvalidRequest
 from i2ii_spool.images.probe import inspect
 from i2ii_spool.jobs.folder import JOB, READY
 from i2ii_spool.jobs.ids import is_id, new_id
-from i2ii_spool.jobs.text import legible
-from i2ii_spool.spool.durable_io import clear_half_written, move, sync_file, sync_folder, write_file, write_hint
+from i2ii_spool.jobs.text import printable
+from i2ii_spool.spool.durable_io import (
+    move,
+    sweep_temp_files,
+    sync_file,
+    sync_folder,
+    write_file,
+    write_hint,
+)
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.folder_check import (
     Fingerprint,
+    entry_fingerprint,
     fingerprint,
     mounted_in,
     opened,
-    print_of,
     read_request,
     regular_files,
 )
@@ -50,10 +58,12 @@ class Observation:
     since: float
 
 
-class Doorkeeper:
-    """Admits and refuses guests, for one process that calls `look` again and again."""
+class Admission:
+    """Admits and refuses guests, for one process that calls `run_once` again and again."""
 
-    def __init__(self, spool: Spool, *, settle: float, patience: float, max_bytes: int, max_pixels: int) -> None:
+    def __init__(
+        self, spool: Spool, *, settle: float, patience: float, max_bytes: int, max_pixels: int
+    ) -> None:
         self._spool = spool
         self._settle = settle
         self._patience = patience
@@ -61,7 +71,7 @@ class Doorkeeper:
         self._max_pixels = max_pixels
         self._observed: dict[str, Observation] = {}
 
-    def look(self) -> list[str]:
+    def run_once(self) -> list[str]:
         """Look at every guest once; return the ids of the jobs that some have become."""
         with os.scandir(self._spool.incoming) as entries:
             names = {entry.name for entry in entries if self._is_guest(entry)}
@@ -76,27 +86,33 @@ class Doorkeeper:
                     note_beside(place, "something is mounted there")
                 else:
                     admitted += self._look_at(place)
-            except (FileNotFoundError, StillChanging):  # it has gone, or another process has admitted it
+            except (
+                FileNotFoundError,
+                StillChanging,
+            ):  # it has gone, or another process has admitted it
                 self._observed.pop(name, None)
             except PermissionError as error:
                 note_beside(place, f"i2ii may not read or move it: {error.strerror}")
             except Exception:  # whatever it is, its neighbours do not wait for it
-                log.exception("guest %s cannot be looked at", legible(name))
+                log.exception("guest %s cannot be looked at", printable(name))
         return admitted
 
     def _is_guest(self, entry: os.DirEntry[str]) -> bool:
         is_folder = entry.is_dir(follow_symlinks=False)
         if entry.name.startswith(".") or (entry.name.endswith(NOTE_SUFFIX) and not is_folder):
             return False
-        # A folder without a job.json that bears an id is not one of ours: it is being copied in under that name.
-        return not (is_folder and is_id(entry.name) and os.path.lexists(os.path.join(entry.path, JOB)))
+        # A folder without a job.json that bears an id is not one of ours: it is being copied in
+        # under that name.
+        return not (
+            is_folder and is_id(entry.name) and os.path.lexists(os.path.join(entry.path, JOB))
+        )
 
     def _look_at(self, place: Path) -> list[str]:
         try:
             with opened(place) as guest:
                 return self._look_into(place, guest)
         except NotADirectoryError:
-            if self._quiet_for(place.name, print_of(place)) >= self._settle:
+            if self._quiet_for(place.name, entry_fingerprint(place)) >= self._settle:
                 note_beside(place, "it is not a folder")
             return []
 
@@ -140,23 +156,26 @@ class Doorkeeper:
         return self._move(place, guest, self._spool.incoming)
 
     def _refuse(self, place: Path, guest: Path, error: I2iiError) -> None:
-        clear_half_written(guest)  # ours, of a refusal that was cut short
+        sweep_temp_files(guest)  # ours, of a refusal that was cut short
         write_failure(guest, error)
         id = self._move(place, guest, self._spool.failed)
-        log.warning("guest refused: %s is now in failed/%s: %s", legible(place.name), id, error)
+        log.warning("guest refused: %s is now in failed/%s: %s", printable(place.name), id, error)
 
     def _move(self, place: Path, guest: Path, folder: Path) -> str:
         id = new_id(_name(place))
         move(place, folder / id)
-        if not os.path.samestat(guest.stat(), (folder / id).lstat()):  # another was put in its place meanwhile
+        if not os.path.samestat(
+            guest.stat(), (folder / id).lstat()
+        ):  # another was put in its place meanwhile
             os.rename(folder / id, place)
             raise StillChanging
         return id
 
 
 def _name(place: Path) -> str:
-    """The guest's name; of one that was refused before and has come back, without the id that it was given then."""
-    name = legible(place.name)
+    """The guest's name; of one that was refused before and has come back, without the id that it
+    was given then."""
+    name = printable(place.name)
     return name.partition("_")[2] if is_id(name) else name
 
 
@@ -170,7 +189,7 @@ def note_beside(entry: Path, reason: str) -> None:
     note = entry.with_name(_note_of(entry.name))
     if os.path.lexists(note):
         return
-    name = legible(entry.name)
+    name = printable(entry.name)
     log.warning("%s is not taken: %s", name, reason)
     cure = (
         "A job is a folder with a picture and a prompt.txt, which the group may write to:\n"
@@ -186,7 +205,11 @@ def _note_of(name: str) -> str:
 
 def _drop_old_notes(spool: Spool) -> None:
     notes = set(spool.incoming.glob(f"*{NOTE_SUFFIX}"))
-    kept = {spool.incoming / _note_of(name) for name in os.listdir(spool.incoming)} if notes else set()
+    kept = (
+        {spool.incoming / _note_of(name) for name in os.listdir(spool.incoming)} if notes else set()
+    )
     for note in notes - kept:
-        with suppress(FileNotFoundError, IsADirectoryError, PermissionError):  # it is no note of ours
+        with suppress(
+            FileNotFoundError, IsADirectoryError, PermissionError
+        ):  # it is no note of ours
             note.unlink()

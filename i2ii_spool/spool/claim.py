@@ -1,4 +1,5 @@
-"""Claiming: the oldest job in `incoming/` becomes this worker's by one rename, and leaves it by one more."""
+"""Claiming: the oldest job in `incoming/` becomes this worker's by one rename, and leaves it by one
+more."""
 
 import errno
 import heapq
@@ -10,27 +11,27 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from i2ii_spool.errors import Cancelled, I2iiError, InvalidRequest, TakenAway
+from i2ii_spool.errors import Cancelled, ClaimLost, I2iiError, InvalidRequest
 from i2ii_spool.jobs.folder import CANCEL, JOB, PROGRESS, RESULT, attempt_files, read_record
 from i2ii_spool.jobs.ids import is_id, new_id
 from i2ii_spool.jobs.records import Attempt, Progress, Result
 from i2ii_spool.jobs.request import Job, parse_json
 from i2ii_spool.spool.admission import note_beside
 from i2ii_spool.spool.durable_io import (
-    clear_half_written,
     is_folder,
     move,
-    remove_file,
+    sweep_temp_files,
     sync_folder,
+    unlink_if_exists,
     write_file,
     write_hint,
-    write_mark,
+    write_marker,
 )
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.folder_check import check_regular, opened
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import ids_in
-from i2ii_spool.spool.retry_marker import forget_earlier_life, has_ended, retry_mark
+from i2ii_spool.spool.retry_marker import has_ended, reset_for_retry, retry_marker
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,9 @@ LOST_THE_RACE = (errno.ENOENT, errno.ESTALE)
 class Backlog:
     """The names in `incoming/`, oldest first, kept between claims.
 
-    A claim takes from what an earlier scan has found, so that it costs the same whether a hundred or a hundred
-    thousand jobs wait. It may name jobs that others have taken since; it is scanned anew when it has run dry, when it
-    has grown old, and told of arrivals one by one.
+    A claim takes from what an earlier scan has found, so that it costs the same whether a hundred
+    or a hundred thousand jobs wait. It may name jobs that others have taken since; it is scanned
+    anew when it has run dry, when it has grown old, and told of arrivals one by one.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -68,7 +69,8 @@ class Backlog:
         self._names = ids_in(self._spool.incoming)
         heapq.heapify(self._names)
         took = time.monotonic() - started
-        # Every second, or where the scan itself is long, so rarely that it costs two per cent of the time.
+        # Every second, or where the scan itself is long, so rarely that it costs two per cent of
+        # the time.
         self._rescan_at = started + max(1.0, 50 * took)
 
 
@@ -93,13 +95,13 @@ class Claims:
     def _take(self, id: str) -> "Claim | None":
         mine = self._mine / id
         if not self._move(self._spool.incoming / id, mine):
-            remove_file(retry_mark(mine))
+            unlink_if_exists(retry_marker(mine))
             self._mine.stat()  # raises if it is gone: then no claim will ever succeed, and no other was faster
             return None
         try:
-            with unless_taken_away(mine):
+            with claim_lost_if_missing(mine):
                 return self._begin(mine)
-        except TakenAway as error:
+        except ClaimLost as error:
             log.warning("%s", error)
             return None
 
@@ -109,9 +111,12 @@ class Claims:
                 if not (folder / JOB).exists():  # being copied in under an id
                     return False
                 if has_ended(folder):
-                    write_mark(retry_mark(mine))
+                    write_marker(retry_marker(mine))
             return self._rename(waiting, mine)
-        except (FileNotFoundError, NotADirectoryError):  # taken by another; or it is a guest of that name
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+        ):  # taken by another; or it is a guest of that name
             return False
         except PermissionError as error:
             if is_folder(mine):  # it is the disk that will not sync, and the job is here
@@ -125,13 +130,14 @@ class Claims:
         except OSError as error:
             if error.errno not in LOST_THE_RACE:
                 raise
-            # A network file system may have lost the reply to a rename that it made: nobody else writes here.
+            # A network file system may have lost the reply to a rename that it made: nobody else
+            # writes here.
             return mine.is_dir()
         return True
 
     def _begin(self, folder: Path) -> "Claim | None":
-        clear_half_written(folder)  # of somebody who died while cancelling it
-        forget_earlier_life(folder)
+        sweep_temp_files(folder)  # of somebody who died while cancelling it
+        reset_for_retry(folder)
         before = len(attempt_files(folder))
         claim = Claim(self._spool, self._worker, folder, before + 1)
         if (folder / CANCEL).exists():
@@ -155,20 +161,22 @@ def crashed(attempts: int) -> I2iiError:
 
 
 @contextmanager
-def unless_taken_away(folder: Path) -> Iterator[None]:
-    """Raise `TakenAway` where a file is not found because the whole job has gone."""
+def claim_lost_if_missing(folder: Path) -> Iterator[None]:
+    """Raise `ClaimLost` where a file is not found because the whole job has gone."""
     try:
         yield
     except FileNotFoundError:
         if is_folder(folder):
             raise
-        raise TakenAway(folder.name) from None
+        raise ClaimLost(folder.name) from None
 
 
 class Claim:
-    """A job that this worker holds, in `running/<worker>/`. It ends with `commit`, `fail` or `give_back`.
+    """A job that this worker holds, in `running/<worker>/`. It ends with `commit`, `fail` or
+    `release`.
 
-    Each raises `TakenAway` if the job is no longer here: this process was taken for dead, and somebody else has it.
+    Each raises `ClaimLost` if the job is no longer here: this process was taken for dead, and
+    somebody else has it.
     """
 
     def __init__(self, spool: Spool, worker: str, folder: Path, attempt: int) -> None:
@@ -198,7 +206,7 @@ class Claim:
     def report(self, progress: Progress) -> None:
         """Replace `progress.json`. It is a hint: a full disk does not stop a job for want of it."""
         try:
-            with unless_taken_away(self.folder):
+            with claim_lost_if_missing(self.folder):
                 write_hint(self.folder / PROGRESS, progress.to_json())
         except OSError as error:
             log.warning("job %s: its progress cannot be shown: %s", self.id, error)
@@ -214,21 +222,24 @@ class Claim:
 
     def fail(self, error: I2iiError, trace: str = "") -> None:
         """Write why, and move the job to `failed/`."""
-        with unless_taken_away(self.folder):
-            write_failure(self.folder, error, attempt=self.attempt, worker=self._worker, trace=trace)
+        with claim_lost_if_missing(self.folder):
+            write_failure(
+                self.folder, error, attempt=self.attempt, worker=self._worker, trace=trace
+            )
         leave(self._spool, self.folder, State.FAILED)
 
-    def give_back(self, *, forget_attempt: bool) -> None:
-        """Move the job back to `incoming/`, where it keeps its place. A voluntary stop is not counted as an attempt."""
-        with unless_taken_away(self.folder):
-            remove_file(self.folder / PROGRESS)
-            if forget_attempt:
-                remove_file(self.folder / f"attempt-{self.attempt}.json")
+    def release(self, *, uncount_attempt: bool) -> None:
+        """Move the job back to `incoming/`, where it keeps its place. A voluntary stop is not
+        counted as an attempt."""
+        with claim_lost_if_missing(self.folder):
+            unlink_if_exists(self.folder / PROGRESS)
+            if uncount_attempt:
+                unlink_if_exists(self.folder / f"attempt-{self.attempt}.json")
             sync_folder(self.folder)
             move(self.folder, self._spool.incoming / self.id)
 
     def _write(self, name: str, data: bytes) -> None:
-        with unless_taken_away(self.folder):
+        with claim_lost_if_missing(self.folder):
             write_file(self.folder / name, data)
 
 
@@ -236,12 +247,13 @@ def leave(spool: Spool, folder: Path, state: State) -> None:
     """Move a job that has ended out of `running/` to where it stays."""
     target = spool.root / state / folder.name
     try:
-        with unless_taken_away(folder):
+        with claim_lost_if_missing(folder):
             move(folder, target)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
-        # Somebody copied a job under its own id while it had already ended once: neither may overwrite the other.
+        # Somebody copied a job under its own id while it had already ended once: neither may
+        # overwrite the other.
         again = target.with_name(new_id(folder.name))
         log.warning("%s is in %s already; this one ends as %s", folder.name, state, again.name)
         move(folder, again)

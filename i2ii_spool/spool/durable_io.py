@@ -1,8 +1,9 @@
 """The two primitives that carry all durability: write a file, move a job.
 
-After `write_file` or `move` returns, power may fail: what was asked for stays. Whatever an fsync reports is raised and
-never retried, since a second fsync may report success after the kernel has dropped the data
-(https://wiki.postgresql.org/wiki/Fsync_Errors). The operation has failed; a daemon ends.
+After `write_file` or `move` returns, power may fail: what was asked for stays. Whatever an fsync
+reports is raised and never retried, since a second fsync may report success after the kernel has
+dropped the data (https://wiki.postgresql.org/wiki/Fsync_Errors). The operation has failed; a daemon
+ends.
 """
 
 import errno
@@ -16,22 +17,25 @@ from pathlib import Path
 # Group members may read and move jobs; nobody else may look.
 FILE_MODE = 0o660
 
-HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+TEMP_FILE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, or a machine after power loss, sees all of it or nothing."""
+    """Write `data` to `path` so that a reader, or a machine after power loss, sees all of it or
+    nothing."""
     _publish(path, data, durable=True)
     sync_folder(path.parent)
 
 
 def write_hint(path: Path, data: bytes) -> None:
-    """Like `write_file` for what may vanish with the power: a reader sees all of it or nothing; nothing is fsynced."""
+    """Like `write_file` for what may vanish with the power: a reader sees all of it or nothing;
+    nothing is fsynced."""
     _publish(path, data, durable=False)
 
 
 def _publish(path: Path, data: bytes, *, durable: bool) -> None:
-    # A name of its own: two writers, or a writer that died here earlier, must not share a half-written file.
+    # A name of its own: two writers, or a writer that died here earlier, must not share a
+    # half-written file.
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     descriptor = create_file(temp)
     try:
@@ -42,20 +46,20 @@ def _publish(path: Path, data: bytes, *, durable: bool) -> None:
         raise
 
 
-def write_mark(path: Path) -> None:
+def write_marker(path: Path) -> None:
     """Make an empty file, durably: its name is all that it says."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE))
     sync_folder(path.parent)
 
 
-def clear_half_written(folder: Path) -> None:
+def sweep_temp_files(folder: Path) -> None:
     """Remove what writers that died here have left."""
     for name in os.listdir(folder):
-        if HALF_WRITTEN.fullmatch(name):
-            remove_file(folder / name)
+        if TEMP_FILE.fullmatch(name):
+            unlink_if_exists(folder / name)
 
 
-def remove_file(path: Path) -> None:
+def unlink_if_exists(path: Path) -> None:
     """Remove a file if it is there. A folder that somebody has put under its name stays."""
     with suppress(FileNotFoundError, IsADirectoryError):
         path.unlink()
@@ -70,7 +74,8 @@ def is_folder(path: Path) -> bool:
 
 
 def write_new(path: str, data: bytes) -> None:
-    """Write a file of a folder that nobody reads yet, durably but for its name: it needs no temporary one."""
+    """Write a file of a folder that nobody reads yet, durably but for its name: it needs no
+    temporary one."""
     _write(create_file(path), data, durable=True)
 
 
@@ -87,7 +92,9 @@ def _write(descriptor: int, data: bytes, *, durable: bool) -> None:
         if durable:
             os.fsync(descriptor)
     finally:
-        os.close(descriptor)  # it is checked: on a network file system this is where a full disk shows
+        os.close(
+            descriptor
+        )  # it is checked: on a network file system this is where a full disk shows
 
 
 def sync_file(path: Path) -> None:
@@ -105,7 +112,9 @@ def sync_folder(path: Path | str) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some FUSE file systems cannot sync a folder, and say so with EINVAL
+        if (
+            error.errno != errno.EINVAL
+        ):  # some FUSE file systems cannot sync a folder, and say so with EINVAL
             raise
     finally:
         os.close(descriptor)
@@ -114,6 +123,7 @@ def sync_folder(path: Path | str) -> None:
 def move(source: Path, target: Path) -> None:
     """Rename a job folder, durably. Raises `FileNotFoundError` if somebody else was first."""
     os.rename(source, target)
-    # The target first: between the two a power loss may leave the job under both names, never under neither.
+    # The target first: between the two a power loss may leave the job under both names, never under
+    # neither.
     for folder in dict.fromkeys((target.parent, source.parent)):
         sync_folder(folder)

@@ -13,14 +13,17 @@ from i2ii_spool.spool.durable_io import is_folder, write_file
 def write_failure(
     folder: Path, error: I2iiError, *, attempt: int = 0, worker: str | None = None, trace: str = ""
 ) -> None:
-    """Write `error.txt` for people, then `error.json`, whose presence means that the job has failed."""
-    explain(folder, error, trace)
-    failure = Failure(**error.describe(), attempt=attempt, worker=worker, failed_at=datetime.now(UTC))
+    """Write `error.txt` for people, then `error.json`, whose presence means that the job has
+    failed."""
+    write_error_text(folder, error, trace)
+    failure = Failure(
+        **error.to_dict(), attempt=attempt, worker=worker, failed_at=datetime.now(UTC)
+    )
     _make_way(folder / ERROR)
     write_file(folder / ERROR, failure.to_json())
 
 
-def explain(folder: Path, error: I2iiError, trace: str = "") -> None:
+def write_error_text(folder: Path, error: I2iiError, trace: str = "") -> None:
     """Write `error.txt`."""
     text = f"{error.code}: {error.message}\n"
     if trace:
@@ -30,6 +33,7 @@ def explain(folder: Path, error: I2iiError, trace: str = "") -> None:
 
 
 def _make_way(path: Path) -> None:
-    """Move a folder aside that somebody has put where a record must go; a file would be replaced, a folder is not."""
+    """Move a folder aside that somebody has put where a record must go; a file would be replaced, a
+    folder is not."""
     if is_folder(path):
         path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}"))

@@ -1,7 +1,8 @@
 """What lies in a folder that somebody else has filled: judged entry by entry.
 
-No link is followed, and nothing is opened that could make us wait or hold more than we mean to read. The folder itself
-is opened once: whatever its name comes to mean while we look, we look at the same folder.
+No link is followed, and nothing is opened that could make us wait or hold more than we mean to
+read. The folder itself is opened once: whatever its name comes to mean while we look, we look at
+the same folder.
 """
 
 import os
@@ -13,14 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from i2ii_spool.errors import InvalidRequest, TooLarge
-from i2ii_spool.images.probe import SUFFIXES
+from i2ii_spool.images.probe import IMAGE_SUFFIXES
 from i2ii_spool.jobs.folder import JOB, PROMPT, read_record
 from i2ii_spool.jobs.request import MAX_IMAGES, Job, parse, parse_json
-from i2ii_spool.jobs.text import legible
-from i2ii_spool.spool.durable_io import HALF_WRITTEN
+from i2ii_spool.jobs.text import printable
+from i2ii_spool.spool.durable_io import TEMP_FILE
 
 MAX_ENTRIES = 64
-TEMP_NAME = re.compile(r"\..*|.*~|.*\.(tmp|temp|part|partial|filepart|crdownload|swp)", re.IGNORECASE)
+TEMP_NAME = re.compile(
+    r"\..*|.*~|.*\.(tmp|temp|part|partial|filepart|crdownload|swp)", re.IGNORECASE
+)
 HARMLESS = {".DS_Store"}
 SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
@@ -29,7 +32,8 @@ Fingerprint = tuple[tuple[str | int, ...], ...]
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Path]:
-    """Yield a path of the folder that stays its path even if it is renamed, or another is put in its place.
+    """Yield a path of the folder that stays its path even if it is renamed, or another is put in
+    its place.
 
     Raises `NotADirectoryError` for what is not a folder, such as a link to one.
     """
@@ -41,32 +45,49 @@ def opened(folder: Path) -> Iterator[Path]:
 
 
 def mounted_in(folder: Path) -> set[str]:
-    """The entries of a folder at which, or below which, something is mounted (proc_pid_mountinfo(5))."""
+    """The entries of a folder at which, or below which, something is mounted
+    (proc_pid_mountinfo(5))."""
     above = f"{os.path.realpath(folder)}/"
     lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    points = [re.sub(r"\\([0-7]{3})", lambda escaped: chr(int(escaped[1], 8)), line.split(" ")[4]) for line in lines]
-    return {point.removeprefix(above).partition("/")[0] for point in points if point.startswith(above)}
+    points = [
+        re.sub(r"\\([0-7]{3})", lambda escaped: chr(int(escaped[1], 8)), line.split(" ")[4])
+        for line in lines
+    ]
+    return {
+        point.removeprefix(above).partition("/")[0] for point in points if point.startswith(above)
+    }
 
 
-# --- what changes when anything changes ------------------------------------------------------------------------------
+# --- what changes when anything changes -----------------------------------------------------------
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """All that changes when anything in an opened folder changes. One too full to be a job is known by its first
-    entries and its own times."""
-    return _print("", folder.stat()) + tuple(part for entry in sorted(_entries(folder)) for part in print_of(entry))
+    """All that changes when anything in an opened folder changes. One too full to be a job is known
+    by its first entries and its own times."""
+    return _stat_fingerprint("", folder.stat()) + tuple(
+        part for entry in sorted(_entries(folder)) for part in entry_fingerprint(entry)
+    )
 
 
-def print_of(path: Path) -> Fingerprint:
+def entry_fingerprint(path: Path) -> Fingerprint:
     """The same of an entry that is not a folder."""
     try:
-        return _print(path.name, path.lstat())
+        return _stat_fingerprint(path.name, path.lstat())
     except FileNotFoundError:
         return ((path.name,),)
 
 
-def _print(name: str, status: os.stat_result) -> Fingerprint:
-    return ((name, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino),)
+def _stat_fingerprint(name: str, status: os.stat_result) -> Fingerprint:
+    return (
+        (
+            name,
+            status.st_mode,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_ino,
+        ),
+    )
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -74,7 +95,7 @@ def _entries(folder: Path) -> list[Path]:
         return [Path(entry.path) for entry, _ in zip(entries, range(MAX_ENTRIES + 1), strict=False)]
 
 
-# --- the entries -----------------------------------------------------------------------------------------------------
+# --- the entries ----------------------------------------------------------------------------------
 
 
 def check_regular(folder: Path) -> None:
@@ -94,14 +115,20 @@ def regular_files(folder: Path, *, max_bytes: int) -> dict[str, int]:
     for path in _entries(folder):
         status = path.lstat()
         _check_kind(path.name, status)
-        if path.name in HARMLESS or HALF_WRITTEN.fullmatch(path.name):  # a job.json that another process writes now
+        if path.name in HARMLESS or TEMP_FILE.fullmatch(
+            path.name
+        ):  # a job.json that another process writes now
             continue
         _check_name(path.name)
         if status.st_size > max_bytes:
-            raise TooLarge(f"{path.name} has {status.st_size} bytes; at most {max_bytes} are read: make it smaller")
+            raise TooLarge(
+                f"{path.name} has {status.st_size} bytes; at most {max_bytes} are read: make it smaller"
+            )
         files[path.name] = status.st_size
     if len(files) > MAX_ENTRIES:
-        raise TooLarge(f"the folder holds more than {MAX_ENTRIES} files; a job needs its pictures and a prompt.txt")
+        raise TooLarge(
+            f"the folder holds more than {MAX_ENTRIES} files; a job needs its pictures and a prompt.txt"
+        )
     return files
 
 
@@ -109,7 +136,9 @@ def _check_kind(name: str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise _not_a_file(name, status.st_mode)
     if status.st_nlink > 1:
-        raise InvalidRequest(f"{name!r} is a hard link: the file has another name elsewhere; copy it instead")
+        raise InvalidRequest(
+            f"{name!r} is a hard link: the file has another name elsewhere; copy it instead"
+        )
     if status.st_mode & SPECIAL_BITS:
         raise InvalidRequest(f"{name!r} has its setuid, setgid or sticky bit set; chmod 660 it")
 
@@ -126,17 +155,20 @@ def _not_a_file(name: str, mode: int) -> InvalidRequest:
 
 
 def _check_name(name: str) -> None:
-    if legible(name) != name:
+    if printable(name) != name:
         raise InvalidRequest(f"{name!r} is not a printable name in UTF-8; rename the file")
     if TEMP_NAME.fullmatch(name):
-        raise InvalidRequest(f"{name!r} is named like a file that is still being copied; rename or remove it")
+        raise InvalidRequest(
+            f"{name!r} is named like a file that is still being copied; rename or remove it"
+        )
 
 
-# --- the request -----------------------------------------------------------------------------------------------------
+# --- the request ----------------------------------------------------------------------------------
 
 
 def read_request(folder: Path, files: dict[str, int], name: str) -> Job:
-    """Return what the folder asks for, with the names of its pictures filled in; the job is called `name`.
+    """Return what the folder asks for, with the names of its pictures filled in; the job is called
+    `name`.
 
     Raises `InvalidRequest`, or `TooLarge`.
     """
@@ -144,18 +176,29 @@ def read_request(folder: Path, files: dict[str, int], name: str) -> Job:
         record = parse_json(Job, read_record(folder / JOB))
     elif PROMPT in files:
         text = read_record(folder / PROMPT).decode("utf-8-sig", errors="replace")
-        record = parse(Job, {"prompt": text.strip(), "name": name[:200], "submitted_at": datetime.now(UTC)})
+        record = parse(
+            Job, {"prompt": text.strip(), "name": name[:200], "submitted_at": datetime.now(UTC)}
+        )
     else:
-        raise InvalidRequest("there is neither a prompt.txt nor a job.json; write into prompt.txt what to do")
+        raise InvalidRequest(
+            "there is neither a prompt.txt nor a job.json; write into prompt.txt what to do"
+        )
     inputs = record.inputs or find_inputs(list(files))
     if not 1 <= len(inputs) <= MAX_IMAGES:
-        raise InvalidRequest(f"there are {len(inputs)} pictures; a job has one to {MAX_IMAGES}", field="inputs")
+        raise InvalidRequest(
+            f"there are {len(inputs)} pictures; a job has one to {MAX_IMAGES}", field="inputs"
+        )
     return record.model_copy(update={"inputs": inputs})
 
 
 def find_inputs(names: list[str]) -> tuple[str, ...]:
-    """Return those of `names` that are a job's pictures when its `job.json` names none, first one first."""
-    pictures = [name for name in names if Path(name).suffix.lower() in SUFFIXES and not name.startswith("result")]
+    """Return those of `names` that are a job's pictures when its `job.json` names none, first one
+    first."""
+    pictures = [
+        name
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("result")
+    ]
     ours = [name for name in pictures if re.fullmatch(r"input(-\d+)?\.\w+", name)]
     return tuple(sorted(ours or pictures, key=_natural))
 

@@ -1,9 +1,10 @@
 """Idempotency keys: whoever sends a job again, not knowing whether it arrived, gets the same job.
 
-`.keys/<hash of the key>` says which job the key stands for. It is written when the job lies in `.tmp/` whole and
-durable, just before the rename that publishes it. Should the submitter die between the two, the next to come with the
-key makes the rename in its place, so that one key never makes two jobs. Nothing is ever written over or taken away:
-when the job has been deleted, the key together with the job's id is the key of the next one.
+`.keys/<hash of the key>` says which job the key stands for. It is written when the job lies in
+`.tmp/` whole and durable, just before the rename that publishes it. Should the submitter die
+between the two, the next to come with the key makes the rename in its place, so that one key never
+makes two jobs. Nothing is ever written over or taken away: when the job has been deleted, the key
+together with the job's id is the key of the next one.
 """
 
 import hashlib
@@ -19,10 +20,10 @@ from i2ii_spool.spool.durable_io import move, sync_folder, write_new
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import find
 
-LONGEST = 255
+MAX_KEY_LENGTH = 255
 
 
-class Entry(BaseModel):
+class KeyRecord(BaseModel):
     """What a key stands for: a job, and the digest of all that was asked for."""
 
     id: str
@@ -31,20 +32,24 @@ class Entry(BaseModel):
 
 def check_key(key: str) -> str:
     """Return the key, or raise `InvalidRequest`."""
-    if not (1 <= len(key) <= LONGEST and key.isascii()):
-        raise InvalidRequest(f"Idempotency-Key must be 1 to {LONGEST} ASCII characters", field="Idempotency-Key")
+    if not (1 <= len(key) <= MAX_KEY_LENGTH and key.isascii()):
+        raise InvalidRequest(
+            f"Idempotency-Key must be 1 to {MAX_KEY_LENGTH} ASCII characters",
+            field="Idempotency-Key",
+        )
     return key
 
 
-def reserve(spool: Spool, owner: str, key: str, entry: Entry) -> str:
-    """Return the id of the job that the owner's `key` stands for, published; that of `entry` if the key is new.
+def reserve(spool: Spool, owner: str, key: str, record: KeyRecord) -> str:
+    """Return the id of the job that the owner's `key` stands for, published; that of `record` if
+    the key is new.
 
-    Raises `WrongState` if the key stands for something else than `entry` asks for.
+    Raises `WrongState` if the key stands for something else than `record` asks for.
     """
     chain = f"{owner}\n{key}"
-    while not _write_once(path := spool.keys / hashlib.sha256(chain.encode()).hexdigest(), entry):
-        earlier = Entry.model_validate_json(path.read_bytes())
-        if earlier.digest != entry.digest:
+    while not _write_once(path := spool.keys / hashlib.sha256(chain.encode()).hexdigest(), record):
+        earlier = KeyRecord.model_validate_json(path.read_bytes())
+        if earlier.digest != record.digest:
             raise WrongState(
                 f"this Idempotency-Key was used for another request, job {earlier.id}; use a new key for a new request",
                 code="idempotency_key_reused",
@@ -54,12 +59,12 @@ def reserve(spool: Spool, owner: str, key: str, entry: Entry) -> str:
             return earlier.id
         os.utime(path)  # or the sweep would take away what leads to the next
         chain = f"{owner}\n{key}\n{earlier.id}"
-    return entry.id
+    return record.id
 
 
-def _write_once(path: Path, entry: Entry) -> bool:
+def _write_once(path: Path, record: KeyRecord) -> bool:
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    write_new(str(temp), entry.model_dump_json().encode())
+    write_new(str(temp), record.model_dump_json().encode())
     try:
         os.link(temp, path)  # unlike a rename, it fails where the name exists
         sync_folder(path.parent)

@@ -32,15 +32,13 @@ def parse_state(text: str | None) -> State | None:
 class Spool:
     """The paths of one spool.
 
-    incoming/<id>/           waiting; `ls incoming` is the queue, in order
-    incoming/<any-name>/     a guest: a folder somebody copied or moved in by hand
-    running/<worker>/<id>/   claimed; `.<id>.retry` beside it: the ending in it is that of an earlier life
-    done/<id>/               finished, result inside
-    failed/<id>/             failed, cancelled or refused
-    workers/<worker>.json    one status file per worker; its mtime is the heartbeat
-    .tmp/<id>/               being written; never read by others
-    .trash/<id>/             being deleted; `<id>.gone` remembers that it was
-    .lock/<worker>           flock held by a worker for life; never unlinked
+    incoming/<id>/           waiting; `ls incoming` is the queue, in order incoming/<any-name>/
+    a guest: a folder somebody copied or moved in by hand running/<worker>/<id>/   claimed;
+    `.<id>.retry` beside it: the ending in it is that of an earlier life done/<id>/
+    finished, result inside failed/<id>/             failed, cancelled or refused
+    workers/<worker>.json    one status file per worker; its mtime is the heartbeat .tmp/<id>/
+    being written; never read by others .trash/<id>/             being deleted; `<id>.gone`
+    remembers that it was .lock/<worker>           flock held by a worker for life; never unlinked
     .keys/<digest>           which job an Idempotency-Key stands for
     """
 
@@ -57,7 +55,8 @@ class Spool:
         self.keys = self.root / ".keys"
 
     def create(self) -> None:
-        """Make what is missing of the spool, durably. Raises `SpoolUnusable` if jobs could not move within it."""
+        """Make what is missing of the spool, durably. Raises `SpoolUnusable` if jobs could not move
+        within it."""
         try:
             if not self.root.exists():
                 _make_path(self.root)
@@ -109,6 +108,7 @@ def _make_folder(folder: Path) -> None:
 def make_folder(folder: Path | str) -> None:
     """Make a folder of a spool. Raises `FileExistsError`."""
     os.mkdir(folder)
-    # The parent gives it the setgid bit, and where the umask is ours the rest: a sandbox may forbid to set them.
+    # The parent gives it the setgid bit, and where the umask is ours the rest: a sandbox may forbid
+    # to set them.
     if stat.S_IMODE(os.stat(folder).st_mode) != FOLDER_MODE:
         os.chmod(folder, FOLDER_MODE)

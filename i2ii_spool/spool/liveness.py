@@ -1,8 +1,9 @@
 """Who works on a spool, and who is dead.
 
-A worker holds an flock for life. The kernel drops it at death, exactly, so on one host a free lock is a dead worker.
-Between hosts locks may not be shared: there a worker is dead when its heartbeat has not changed for the lease, as seen
-on the observer's own monotonic clock; no two hosts' clocks are ever compared.
+A worker holds an flock for life. The kernel drops it at death, exactly, so on one host a free lock
+is a dead worker. Between hosts locks may not be shared: there a worker is dead when its heartbeat
+has not changed for the lease, as seen on the observer's own monotonic clock; no two hosts' clocks
+are ever compared.
 """
 
 import fcntl
@@ -31,7 +32,9 @@ def worker_name(unit: str) -> str:
 
 
 def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().split(".")[0]).strip("-") or "localhost"
+    return (
+        re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().split(".")[0]).strip("-") or "localhost"
+    )
 
 
 def is_local(worker: str) -> bool:
@@ -39,14 +42,15 @@ def is_local(worker: str) -> bool:
     return worker.partition(".")[0] == _host()
 
 
-# --- the lock --------------------------------------------------------------------------------------------------------
+# --- the lock -------------------------------------------------------------------------------------
 
 
 class WorkerLock:
-    """The right to live under a worker's name. It is held until `release`, or until the process dies.
+    """The right to live under a worker's name. It is held until `release`, or until the process
+    dies.
 
-    The file is never unlinked: a second process would lock a new file of the same name while the first still holds the
-    old one. Children do not inherit the descriptor.
+    The file is never unlinked: a second process would lock a new file of the same name while the
+    first still holds the old one. Children do not inherit the descriptor.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -82,7 +86,7 @@ class WorkerLock:
         self.release()
 
 
-# --- the status file -------------------------------------------------------------------------------------------------
+# --- the status file ------------------------------------------------------------------------------
 
 
 class WorkerState(StrEnum):
@@ -109,7 +113,7 @@ class WorkerStatus(Record):
     steps: int = 0
     jobs_done: int = 0
     jobs_failed: int = 0
-    seconds_per_job: float | None = None
+    mean_job_seconds: float | None = None
     memory_used_mib: int | None = None
     """Of the GPU, whoever uses it; None without one."""
     memory_total_mib: int | None = None
@@ -122,13 +126,13 @@ def write_status(spool: Spool, status: WorkerStatus) -> None:
     write_hint(spool.workers / f"{status.worker}.json", status.to_json())
 
 
-def drop_status(spool: Spool, worker: str) -> None:
+def delete_status(spool: Spool, worker: str) -> None:
     """Remove the status file of a worker that has gone."""
     (spool.workers / f"{worker}.json").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
-class Seen:
+class WorkerView:
     """A worker's status file as it was found."""
 
     status: WorkerStatus
@@ -142,20 +146,20 @@ class Seen:
         return self.alive and self.status.state in (WorkerState.READY, WorkerState.RUNNING)
 
 
-def see_workers(spool: Spool, *, lease: float) -> list[Seen]:
+def list_workers(spool: Spool, *, lease: float) -> list[WorkerView]:
     """Return all workers that have a status file, by name."""
     seen = [_see(spool, path, lease) for path in sorted(spool.workers.glob("*.json"))]
     return [worker for worker in seen if worker is not None]
 
 
-def _see(spool: Spool, path: Path, lease: float) -> Seen | None:
+def _see(spool: Spool, path: Path, lease: float) -> WorkerView | None:
     try:
         status = parse_json(WorkerStatus, read_record(path))
         age = max(0.0, time.time() - path.stat().st_mtime)
     except (FileNotFoundError, InvalidRequest):  # it has just gone, or is not a worker's
         return None
     alive = _lock_is_held(spool, path.stem) if is_local(path.stem) else age < lease
-    return Seen(status, age, alive)
+    return WorkerView(status, age, alive)
 
 
 def _lock_is_held(spool: Spool, worker: str) -> bool:
@@ -173,10 +177,10 @@ def _lock_is_held(spool: Spool, worker: str) -> bool:
     return False
 
 
-# --- who is dead? ----------------------------------------------------------------------------------------------------
+# --- who is dead? ---------------------------------------------------------------------------------
 
 
-class Deaths:
+class LivenessTracker:
     """Tells the dead workers from the living, for one observer that looks again and again."""
 
     def __init__(self, spool: Spool, *, lease: float) -> None:
@@ -187,7 +191,9 @@ class Deaths:
     def dead(self) -> list[str]:
         """The workers that hold jobs or a status file and will never touch them again."""
         names = {folder.name for folder in worker_folders(self._spool)}
-        return [name for name in sorted(names) if WORKER_NAME.fullmatch(name) and self._is_dead(name)]
+        return [
+            name for name in sorted(names) if WORKER_NAME.fullmatch(name) and self._is_dead(name)
+        ]
 
     def _is_dead(self, worker: str) -> bool:
         if is_local(worker):

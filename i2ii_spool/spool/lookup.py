@@ -10,12 +10,13 @@ from i2ii_spool.jobs.ids import check_id, is_id
 from i2ii_spool.spool.durable_io import is_folder
 from i2ii_spool.spool.layout import Spool, State
 
-# A job that is sent back (requeue, retry) while it is looked for can be missed once; twice was never seen.
+# A job that is sent back (requeue, retry) while it is looked for can be missed once; twice was
+# never seen.
 PASSES = 3
 
 
 @dataclass(frozen=True)
-class Place:
+class JobLocation:
     """Where a job lay a moment ago."""
 
     id: str
@@ -28,14 +29,15 @@ class Place:
         return self.folder.parent.name if self.state is State.RUNNING else None
 
 
-def find(spool: Spool, id: str) -> Place:
+def find(spool: Spool, id: str) -> JobLocation:
     """Return where the job lies. Raises `Deleted` if it is no more, `NotFound` if it never was."""
     check_id(id)
     for _ in range(PASSES):
         for place in _possible(spool, id):
             if is_folder(place.folder):
                 return place
-    # A network file system may remember for half a minute that a name was not there. A listing asks anew.
+    # A network file system may remember for half a minute that a name was not there. A listing asks
+    # anew.
     for place in _possible(spool, id):
         with os.scandir(place.folder.parent) as entries:
             if any(entry.name == id and entry.is_dir(follow_symlinks=False) for entry in entries):
@@ -45,13 +47,14 @@ def find(spool: Spool, id: str) -> Place:
     raise NotFound(f"there is no job {id}")
 
 
-def _possible(spool: Spool, id: str) -> Iterator[Place]:
-    """In the order in which a job moves, so that one that moves on while we look is met again further down."""
-    yield Place(id, State.INCOMING, spool.incoming / id)
+def _possible(spool: Spool, id: str) -> Iterator[JobLocation]:
+    """In the order in which a job moves, so that one that moves on while we look is met again
+    further down."""
+    yield JobLocation(id, State.INCOMING, spool.incoming / id)
     for worker in worker_folders(spool):
-        yield Place(id, State.RUNNING, worker / id)
-    yield Place(id, State.DONE, spool.done / id)
-    yield Place(id, State.FAILED, spool.failed / id)
+        yield JobLocation(id, State.RUNNING, worker / id)
+    yield JobLocation(id, State.DONE, spool.done / id)
+    yield JobLocation(id, State.FAILED, spool.failed / id)
 
 
 def worker_folders(spool: Spool) -> list[Path]:
@@ -80,16 +83,19 @@ def count(spool: Spool) -> dict[State, int]:
     }
 
 
-def list_jobs(spool: Spool, state: State | None = None, *, limit: int = 100, after: str | None = None) -> list[Place]:
-    """The newest `limit` jobs, newest first, in one state or in all; only those older than the id `after`."""
-    places: dict[str, Place] = {}
+def list_jobs(
+    spool: Spool, state: State | None = None, *, limit: int = 100, after: str | None = None
+) -> list[JobLocation]:
+    """The newest `limit` jobs, newest first, in one state or in all; only those older than the id
+    `after`."""
+    places: dict[str, JobLocation] = {}
     for place in _places(spool, state):
         if after is None or place.id < after:
             places.setdefault(place.id, place)
     return [places[id] for id in sorted(places, reverse=True)[:limit]]
 
 
-def _places(spool: Spool, state: State | None) -> Iterator[Place]:
+def _places(spool: Spool, state: State | None) -> Iterator[JobLocation]:
     folders = {
         State.INCOMING: [spool.incoming],
         State.RUNNING: worker_folders(spool),
@@ -98,4 +104,4 @@ def _places(spool: Spool, state: State | None) -> Iterator[Place]:
     }
     for each in State if state is None else [state]:
         for folder in folders[each]:
-            yield from (Place(id, each, folder / id) for id in ids_in(folder))
+            yield from (JobLocation(id, each, folder / id) for id in ids_in(folder))

@@ -1,4 +1,5 @@
-"""What keeps a spool in order, whoever runs: every server and every worker does all of it, and none needs another."""
+"""What keeps a spool in order, whoever runs: every server and every worker does all of it, and none
+needs another."""
 
 import logging
 import threading
@@ -7,40 +8,41 @@ from collections.abc import Callable
 from functools import partial
 
 from i2ii_spool.settings import Settings
-from i2ii_spool.spool.admission import Doorkeeper
+from i2ii_spool.spool.admission import Admission
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.recovery import Undertaker
+from i2ii_spool.spool.recovery import Reaper
 from i2ii_spool.spool.retention import sweep
 
 log = logging.getLogger(__name__)
 
-LOOK_FOR_GUESTS = 1.0
-LOOK_FOR_DEATHS = 10.0
-SWEEP = 60.0
+ADMISSION_SECONDS = 1.0
+REAPER_SECONDS = 10.0
+SWEEP_SECONDS = 60.0
 
 
-class Housekeeper:
-    """Admits guests, recovers the jobs of dead workers and clears leftovers away, in a thread of its own."""
+class Maintenance:
+    """Admits guests, recovers the jobs of dead workers and clears leftovers away, in a thread of
+    its own."""
 
     def __init__(self, spool: Spool, settings: Settings) -> None:
-        doorkeeper = Doorkeeper(
+        admission = Admission(
             spool,
-            settle=settings.settle,
-            patience=settings.guest_patience,
+            settle=settings.settle_seconds,
+            patience=settings.guest_patience_seconds,
             max_bytes=settings.max_bytes,
             max_pixels=settings.max_pixels,
         )
-        undertaker = Undertaker(spool, max_attempts=settings.max_attempts, lease=settings.lease)
+        reaper = Reaper(spool, max_attempts=settings.max_attempts, lease=settings.lease_seconds)
         self._duties: dict[Callable[[], object], float] = {
-            doorkeeper.look: LOOK_FOR_GUESTS,
-            undertaker.look: LOOK_FOR_DEATHS,
-            partial(sweep, spool): SWEEP,
+            admission.run_once: ADMISSION_SECONDS,
+            reaper.run_once: REAPER_SECONDS,
+            partial(sweep, spool): SWEEP_SECONDS,
         }
         self._due = dict.fromkeys(self._duties, 0.0)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
-    def __enter__(self) -> "Housekeeper":
+    def __enter__(self) -> "Maintenance":
         self._thread.start()
         return self
 
@@ -50,10 +52,10 @@ class Housekeeper:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self.look()
+            self.run_once()
             self._stop.wait(max(0.05, min(self._due.values()) - time.monotonic()))
 
-    def look(self) -> None:
+    def run_once(self) -> None:
         """Do what is due."""
         for duty, interval in self._duties.items():
             started = time.monotonic()
@@ -62,8 +64,11 @@ class Housekeeper:
             did_something: object = None
             try:
                 did_something = duty()
-            except Exception:  # nothing accepted is at stake: it stays where it is, and is looked at again
-                log.exception("housekeeping failed; trying again in %.0f s", interval)
-            # Where looking alone takes long, as in a very full spool, look less often, but never ten times less.
+            except (
+                Exception
+            ):  # nothing accepted is at stake: it stays where it is, and is looked at again
+                log.exception("maintenance failed; trying again in %.0f s", interval)
+            # Where looking alone takes long, as in a very full spool, look less often, but never
+            # ten times less.
             cost = 0 if did_something else time.monotonic() - started
             self._due[duty] = started + max(interval, min(50 * cost, 10 * interval))

@@ -1,4 +1,5 @@
-"""What there is to say of a job, read from its folder: the answer of `/status/ID` and of `i2ii show ID`."""
+"""What there is to say of a job, read from its folder: the answer of `/status/ID` and of `i2ii show
+ID`."""
 
 import bisect
 from collections.abc import Sequence
@@ -12,19 +13,21 @@ from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
 from i2ii_spool.jobs.folder import CANCEL, ERROR, JOB, PROGRESS, RESULT, attempt_files, read_record
 from i2ii_spool.jobs.records import Failure, Progress, Result, Timings
 from i2ii_spool.jobs.request import Job, Model, parse_json
-from i2ii_spool.jobs.text import legible
+from i2ii_spool.jobs.text import printable
 from i2ii_spool.spool.durable_io import is_folder
 from i2ii_spool.spool.layout import Spool, State
-from i2ii_spool.spool.lookup import Place, find, waiting
+from i2ii_spool.spool.lookup import JobLocation, find, waiting
 
-# By itself a job moves twice while it is read; workers that die and people who retry it may move it more often.
+# By itself a job moves twice while it is read; workers that die and people who retry it may move it
+# more often.
 READS = 10
 
 StatusName = Literal["queued", "running", "completed", "failed", "cancelled"]
 
 
 class JobStatus(BaseModel):
-    """A job as its submitter sees it. What does not apply to its state is None, and left out of the JSON."""
+    """A job as its submitter sees it. What does not apply to its state is None, and left out of the
+    JSON."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -63,7 +66,7 @@ class JobStatus(BaseModel):
         """Whether it will change no more by itself."""
         return self.status in ("completed", "failed", "cancelled")
 
-    def line(self) -> str:
+    def to_line(self) -> str:
         """As one line, for a list."""
         match self.status:
             case "queued":
@@ -74,10 +77,10 @@ class JobStatus(BaseModel):
                 detail = f"{self.worker} {self.processing_time:.2f} s"
             case _:
                 detail = (self.error or {}).get("code", "")
-        prompt = legible(" ".join((self.prompt or "").split()))
+        prompt = printable(" ".join((self.prompt or "").split()))
         return f"{self.request_id:<35} {self.status:<9} {detail:<26} {prompt[:60]}"
 
-    def shown(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""
         return self.model_dump(mode="json", exclude_none=True)
 
@@ -87,17 +90,22 @@ def no_result(status: JobStatus) -> WrongState:
     if not status.has_ended:
         return WrongState(f"job {status.request_id} is {status.status}; it has no result yet")
     error = status.error or {}
-    return WrongState(f"job {status.request_id} has no result: {error.get('message')}", code=error.get("code"))
+    return WrongState(
+        f"job {status.request_id} has no result: {error.get('message')}", code=error.get("code")
+    )
 
 
 def no_such_picture(status: JobStatus, n: int) -> NotFound:
     """Why a completed job has no picture `n`."""
     made = len(status.outputs or ())
-    return NotFound(f"job {status.request_id} made {made} picture{'s' * (made != 1)}; there is no n={n}")
+    return NotFound(
+        f"job {status.request_id} made {made} picture{'s' * (made != 1)}; there is no n={n}"
+    )
 
 
 def read_status(spool: Spool, id: str, *, queue: Sequence[str] | None = None) -> JobStatus:
-    """Return what there is to say of a job. `queue` are the waiting ids in order, where the caller knows them.
+    """Return what there is to say of a job. `queue` are the waiting ids in order, where the caller
+    knows them.
 
     Raises `NotFound`, or `Deleted`.
     """
@@ -108,7 +116,9 @@ def read_status(spool: Spool, id: str, *, queue: Sequence[str] | None = None) ->
     raise NotFound(f"job {id} moves too fast to be read; ask again")
 
 
-def status_of(spool: Spool, place: Place, *, queue: Sequence[str] | None = None) -> JobStatus | None:
+def status_of(
+    spool: Spool, place: JobLocation, *, queue: Sequence[str] | None = None
+) -> JobStatus | None:
     """Like `read_status` of a job whose place is known; None if it is there no more."""
     try:
         status = _READERS[place.state](spool, place, queue)
@@ -118,14 +128,18 @@ def status_of(spool: Spool, place: Place, *, queue: Sequence[str] | None = None)
     return status if is_folder(place.folder) else None
 
 
-def _queued(spool: Spool, place: Place, queue: Sequence[str] | None) -> JobStatus:
+def _queued(spool: Spool, place: JobLocation, queue: Sequence[str] | None) -> JobStatus:
     names = waiting(spool) if queue is None else queue
-    return JobStatus(status="queued", position=bisect.bisect_left(names, place.id) + 1, **_request(place))
+    return JobStatus(
+        status="queued", position=bisect.bisect_left(names, place.id) + 1, **_request(place)
+    )
 
 
-def _running(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatus:
+def _running(_spool: Spool, place: JobLocation, _queue: Sequence[str] | None) -> JobStatus:
     attempts = len(attempt_files(place.folder))
-    progress = _read(Progress, place.folder / PROGRESS) or Progress(phase="starting", step=0, steps=0)
+    progress = _read(Progress, place.folder / PROGRESS) or Progress(
+        phase="starting", step=0, steps=0
+    )
     return JobStatus(
         status="running",
         worker=place.worker,
@@ -135,7 +149,7 @@ def _running(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobSt
     )
 
 
-def _done(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatus:
+def _done(_spool: Spool, place: JobLocation, _queue: Sequence[str] | None) -> JobStatus:
     result = _read(Result, place.folder / RESULT)
     if result is None:  # somebody has laid hands on it
         error = {"code": "damaged", "message": "its result.json is missing or cannot be read"}
@@ -150,24 +164,34 @@ def _done(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatu
     )
 
 
-def _failed(_spool: Spool, place: Place, _queue: Sequence[str] | None) -> JobStatus:
+def _failed(_spool: Spool, place: JobLocation, _queue: Sequence[str] | None) -> JobStatus:
     failure = _read(Failure, place.folder / ERROR)
     cancelled = failure.code == "cancelled" if failure else (place.folder / CANCEL).exists()
-    shown = failure.model_dump(include={"code", "message", "field"}, exclude_none=True) if failure else {}
+    shown = (
+        failure.model_dump(include={"code", "message", "field"}, exclude_none=True)
+        if failure
+        else {}
+    )
     return JobStatus(
         status="cancelled" if cancelled else "failed",
         worker=failure.worker if failure else None,
         attempts=len(attempt_files(place.folder)),
         completed_at=failure.failed_at if failure else None,
-        error=shown or {"code": "cancelled" if cancelled else "unknown", "message": "there is no error.json"},
+        error=shown
+        or {"code": "cancelled" if cancelled else "unknown", "message": "there is no error.json"},
         **_request(place),
     )
 
 
-_READERS = {State.INCOMING: _queued, State.RUNNING: _running, State.DONE: _done, State.FAILED: _failed}
+_READERS = {
+    State.INCOMING: _queued,
+    State.RUNNING: _running,
+    State.DONE: _done,
+    State.FAILED: _failed,
+}
 
 
-def _request(place: Place) -> dict[str, Any]:
+def _request(place: JobLocation) -> dict[str, Any]:
     record = _read(Job, place.folder / JOB)
     if record is None:
         return {"request_id": place.id}

@@ -1,7 +1,8 @@
 """Waking up when something is put into a folder.
 
-The events are hints: inotify overflows, and sees nothing of what another host does on a network file system. Whoever
-waits here must look for himself every second or two; the hint only makes it sooner.
+The events are hints: inotify overflows, and sees nothing of what another host does on a network
+file system. Whoever waits here must look for himself every second or two; the hint only makes it
+sooner.
 """
 
 import logging
@@ -9,7 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from watchdog.events import DirCreatedEvent, DirMovedEvent, FileCreatedEvent, FileMovedEvent, FileSystemEventHandler
+from watchdog.events import DirCreatedEvent, FileCreatedEvent, FileSystemEventHandler
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyEmitter
 from watchdog.observers.inotify_c import InotifyConstants, Mask
@@ -20,12 +21,17 @@ log = logging.getLogger(__name__)
 class _ArrivalEmitter(InotifyEmitter):
     """Listens for arrivals alone.
 
-    watchdog holds each departure back for half a second, to pair it with an arrival elsewhere, and with it every event
-    behind it; a claim is a departure, so the next job's wake-up would come half a second late.
+    watchdog holds each departure back for half a second, to pair it with an arrival elsewhere, and
+    with it every event behind it; a claim is a departure, so the next job's wake-up would come half
+    a second late.
     """
 
     def get_event_mask_from_filter(self) -> Mask:
-        return Mask(InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_CREATE | InotifyConstants.IN_DELETE_SELF)
+        return Mask(
+            InotifyConstants.IN_MOVED_TO
+            | InotifyConstants.IN_CREATE
+            | InotifyConstants.IN_DELETE_SELF
+        )
 
 
 class _Handler(FileSystemEventHandler):
@@ -35,12 +41,10 @@ class _Handler(FileSystemEventHandler):
     def on_created(self, event: DirCreatedEvent | FileCreatedEvent) -> None:
         self._arrived(os.path.basename(os.fsdecode(event.src_path)))
 
-    def on_moved(self, event: DirMovedEvent | FileMovedEvent) -> None:
-        self._arrived(os.path.basename(os.fsdecode(event.dest_path)))
-
 
 class Watcher:
-    """Calls `arrived(name)`, in a thread of its own, for each entry that appears in one of `folders`."""
+    """Calls `arrived(name)`, in a thread of its own, for each entry that appears in one of
+    `folders`."""
 
     def __init__(self, folders: list[Path], arrived: Callable[[str], None]) -> None:
         self._observer = BaseObserver(_ArrivalEmitter)

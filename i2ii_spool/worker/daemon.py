@@ -5,9 +5,9 @@
       main loop    claim, edit; the result is encoded and committed while the next job starts
       shutdown     finish or give back, say goodbye
 
-A signal only sets a flag. A stop lets the current job finish if it fits into the drain time, and else gives it back
-at the next step; a second signal gives it back at once. An I/O error of the spool ends the process, so that systemd
-starts it afresh; whatever it held is recovered then.
+A signal only sets a flag. A stop lets the current job finish if it fits into the drain time, and
+else gives it back at the next step; a second signal gives it back at once. An I/O error of the
+spool ends the process, so that systemd starts it afresh; whatever it held is recovered then.
 """
 
 import logging
@@ -24,31 +24,39 @@ from PIL.Image import Image
 
 from i2ii_spool import __version__
 from i2ii_spool.engines.base import Engine
-from i2ii_spool.errors import Cancelled, DiskFull, EngineBroken, EngineError, I2iiError, InvalidRequest, TakenAway
-from i2ii_spool.host.gpus import Device, Gpu, Meter
-from i2ii_spool.host.systemd import extend_timeout, notify
+from i2ii_spool.errors import (
+    Cancelled,
+    ClaimLost,
+    DiskFull,
+    EngineBroken,
+    EngineError,
+    I2iiError,
+    InvalidRequest,
+)
+from i2ii_spool.host.gpus import Device, Gpu, GpuMonitor
+from i2ii_spool.host.systemd import extend_timeout, sd_notify
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.capacity import check_disk
 from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import WorkerLock, WorkerState, worker_name
-from i2ii_spool.spool.maintenance import Housekeeper
+from i2ii_spool.spool.maintenance import Maintenance
 from i2ii_spool.spool.recovery import recover
 from i2ii_spool.spool.watch import Watcher
 from i2ii_spool.worker.heartbeat import Heartbeat
-from i2ii_spool.worker.job_run import Run, SpoolFailed
+from i2ii_spool.worker.job_run import JobRun, SpoolFailed
 
 log = logging.getLogger(__name__)
 
-IDLE = 1.0
+POLL_SECONDS = 1.0
 FAILURES_UNTIL_DEGRADED = 3
-DEGRADED_PAUSE = 30.0
-DISK_FULL_PAUSE = 5.0
-LAST_STEP = 60.0
+DEGRADED_PAUSE_SECONDS = 30.0
+DISK_FULL_PAUSE_SECONDS = 5.0
+LAST_STEP_SECONDS = 60.0
 """Seconds for a step that outlasts the drain time, and for saving a result."""
 
 
-class GiveBack(Exception):
+class StopDeadlinePassed(Exception):
     """The worker stops, and the current job would not finish in time."""
 
 
@@ -56,7 +64,13 @@ class Worker:
     """One GPU's daemon. `burst` ends it when no job waits any more."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, gpu: Gpu, device: Device | None = None, *, burst: bool = False
+        self,
+        settings: Settings,
+        engine: Engine,
+        gpu: Gpu,
+        device: Device | None = None,
+        *,
+        burst: bool = False,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -65,18 +79,21 @@ class Worker:
         self.name = worker_name(gpu.unit)
         self._gpu = gpu
         self._device = device
-        self._wakeups: queue.SimpleQueue[str] = queue.SimpleQueue()  # its put() is safe in a signal handler
-        self._give_back_at: float | None = None
+        self._wakeups: queue.SimpleQueue[str] = (
+            queue.SimpleQueue()
+        )  # its put() is safe in a signal handler
+        self._stop_deadline: float | None = None
         self._broken: EngineBroken | None = None
         self._failed_in_a_row: set[str] = set()
         self._paused_until = 0.0
 
     def run(self) -> None:
-        """Work until stopped. Raises `EngineBroken` if the process must start afresh, or what the spool's disk says."""
+        """Work until stopped. Raises `EngineBroken` if the process must start afresh, or what the
+        spool's disk says."""
         self._spool.create()
         with ExitStack() as stack:
             stack.enter_context(self._signals())
-            lock = self._take_name()
+            lock = self._acquire_lock()
             if lock is None:
                 return
             stack.enter_context(lock)
@@ -88,11 +105,11 @@ class Worker:
         if self._broken is not None:
             raise self._broken
 
-    # --- startup -----------------------------------------------------------------------------------------------------
+    # --- startup ----------------------------------------------------------------------------------
 
-    def _take_name(self) -> WorkerLock | None:
+    def _acquire_lock(self) -> WorkerLock | None:
         """Return the lock of our name, or None if we were stopped while another process held it."""
-        says_so_at = time.monotonic() + IDLE
+        says_so_at = time.monotonic() + POLL_SECONDS
         while not self._is_stopping:
             lock = WorkerLock.take(self._spool, self.name)
             if lock is not None:
@@ -100,34 +117,44 @@ class Worker:
                 return lock
             if time.monotonic() >= says_so_at:
                 holder = (self._spool.locks / self.name).read_text().strip()
-                log.warning("worker %s runs already, as process %s; waiting for it to end", self.name, holder)
+                log.warning(
+                    "worker %s runs already, as process %s; waiting for it to end",
+                    self.name,
+                    holder,
+                )
                 says_so_at += 60
             self._sleep(0.05)
         return None
 
     def _startup(self, stack: ExitStack) -> None:
         info = self._engine.info
-        meter = None if self._device is None else Meter(self._device)
-        self._heart = Heartbeat(self._spool, self.name, self._gpu.id, info, meter)
-        stack.callback(self._heart.stop)
-        self._heart.show(state=WorkerState.LOADING)
+        monitor = None if self._device is None else GpuMonitor(self._device)
+        self._heartbeat = Heartbeat(self._spool, self.name, self._gpu.id, info, monitor)
+        stack.callback(self._heartbeat.stop)
+        self._heartbeat.publish(state=WorkerState.LOADING)
         self._spool.make_worker(self.name)
         recover(self._spool, self.name, max_attempts=self._settings.max_attempts)
         self._claims = Claims(self._spool, self.name, max_attempts=self._settings.max_attempts)
         started = time.monotonic()
-        with self._heart.loading():
+        with self._heartbeat.loading():
             self._engine.load()
         stack.callback(self._engine.close)
-        stack.enter_context(Housekeeper(self._spool, self._settings))
+        stack.enter_context(Maintenance(self._spool, self._settings))
         stack.enter_context(Watcher([self._spool.incoming], self._wakeups.put))
         self._saver = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="save"))
         self._saving: Future[None] | None = None
-        self._heart.show(state=WorkerState.READY)
-        notify(READY=1)
+        self._heartbeat.publish(state=WorkerState.READY)
+        sd_notify(READY=1)
         took = time.monotonic() - started
-        log.info("%s ready: i2ii %s, %s engine, loaded in %.2f s", self.name, __version__, info.engine, took)
+        log.info(
+            "%s ready: i2ii %s, %s engine, loaded in %.2f s",
+            self.name,
+            __version__,
+            info.engine,
+            took,
+        )
 
-    # --- main loop ---------------------------------------------------------------------------------------------------
+    # --- main loop --------------------------------------------------------------------------------
 
     def _main_loop(self) -> None:
         while not self._is_stopping:
@@ -138,20 +165,21 @@ class Worker:
             elif self._burst:
                 break
             else:
-                self._heart.beat()
-                self._sleep(IDLE)
+                self._heartbeat.tick()
+                self._sleep(POLL_SECONDS)
 
     def _may_claim(self) -> bool:
-        """Whether this worker is well, and its results have somewhere to go: the door shuts at twice that floor."""
+        """Whether this worker is well, and its results have somewhere to go: the door shuts at
+        twice that floor."""
         if time.monotonic() < self._paused_until:
             return False
         try:
             check_disk(self._spool, min_free=self._settings.min_free // 2)
         except DiskFull as error:
-            self._pause(DISK_FULL_PAUSE, str(error))
+            self._pause(DISK_FULL_PAUSE_SECONDS, str(error))
             return False
-        if self._heart.status.state is WorkerState.DEGRADED:
-            self._heart.show(state=WorkerState.READY, note="")
+        if self._heartbeat.status.state is WorkerState.DEGRADED:
+            self._heartbeat.publish(state=WorkerState.READY, note="")
         return True
 
     def _next(self) -> Claim | None:
@@ -170,25 +198,25 @@ class Worker:
 
     def _run_one(self, claim: Claim) -> None:
         log.info("job %s claimed, attempt %d", claim.id, claim.attempt)
-        self._heart.show(state=WorkerState.RUNNING, job=claim.id, step=0, steps=0)
+        self._heartbeat.publish(state=WorkerState.RUNNING, job=claim.id, step=0, steps=0)
         try:
             self._edit(claim)
-        except TakenAway as error:
+        except ClaimLost as error:
             log.warning("%s", error)
-        self._heart.note(state=self._idle_state(), job=None, step=0, steps=0)
+        self._heartbeat.update(state=self._idle_state(), job=None, step=0, steps=0)
 
     def _edit(self, claim: Claim) -> None:
-        run = Run(claim, self._on_step, max_pixels=self._settings.max_pixels)
+        run = JobRun(claim, self._on_step, max_pixels=self._settings.max_pixels)
         try:
             edited = run.edit(self._engine, run.prepare())
-        except (TakenAway, SpoolFailed):
+        except (ClaimLost, SpoolFailed):
             raise
-        except GiveBack:
+        except StopDeadlinePassed:
             log.info("job %s given back", claim.id)
-            claim.give_back(forget_attempt=True)
+            claim.release(uncount_attempt=True)
         except EngineBroken as error:
             log.error("job %s given back: %s", claim.id, error)
-            claim.give_back(forget_attempt=False)  # it may be this job that breaks the engine
+            claim.release(uncount_attempt=False)  # it may be this job that breaks the engine
             self._broken = error
             self._stop()
         except Exception as error:
@@ -197,14 +225,15 @@ class Worker:
             self._save(run, edited)
 
     def _on_step(self, step: int, steps: int, eta: float) -> None:
-        self._heart.step(step, steps)
-        if self._give_back_at is not None and time.monotonic() + eta > self._give_back_at:
-            raise GiveBack
+        self._heartbeat.step(step, steps)
+        if self._stop_deadline is not None and time.monotonic() + eta > self._stop_deadline:
+            raise StopDeadlinePassed
 
-    # --- endings -----------------------------------------------------------------------------------------------------
+    # --- endings ----------------------------------------------------------------------------------
 
-    def _save(self, run: Run, edited: list[Image]) -> None:
-        """Encode and commit in the background: the GPU does not wait for a PNG. At most one result waits for it."""
+    def _save(self, run: JobRun, edited: list[Image]) -> None:
+        """Encode and commit in the background: the GPU does not wait for a PNG. At most one result
+        waits for it."""
         self._failed_in_a_row.clear()
         self._raise_if_saving_failed(wait=True)
         self._saving = self._saver.submit(self._commit, run, edited)
@@ -214,21 +243,21 @@ class Worker:
             saving, self._saving = self._saving, None
             saving.result()
 
-    def _commit(self, run: Run, edited: list[Image]) -> None:
+    def _commit(self, run: JobRun, edited: list[Image]) -> None:
         try:
             self._encode_and_save(run, edited)
-        except TakenAway as error:
+        except ClaimLost as error:
             log.warning("%s", error)
 
-    def _encode_and_save(self, run: Run, edited: list[Image]) -> None:
+    def _encode_and_save(self, run: JobRun, edited: list[Image]) -> None:
         try:
             files = run.encode(edited)
         except Exception as error:  # a picture that its format cannot hold
             self._fail(run.claim, error)
             return
-        timings = run.save(files, self._heart.status)
+        timings = run.save(files, self._heartbeat.status)
         total = timings.load + timings.edit + timings.save
-        self._heart.count_done(total)
+        self._heartbeat.count_done(total)
         log.info(
             "job %s done in %.2f s (queue %.2f, load %.2f, edit %.2f, save %.2f)",
             *(run.claim.id, total, timings.queue, timings.load, timings.edit, timings.save),
@@ -241,35 +270,40 @@ class Worker:
             error = EngineError(f"{type(error).__name__}: {error}")
         log.warning("job %s failed: %s: %s", claim.id, error.code, error)
         claim.fail(error, trace)
-        self._heart.count_failed()
+        self._heartbeat.count_failed()
         if not isinstance(error, InvalidRequest | Cancelled):
-            self._suspect_ourselves(claim.id)
+            self._count_failure(claim.id)
 
-    def _suspect_ourselves(self, id: str) -> None:
-        """One job may be bad; when several in a row fail, it is this worker, and others should have them."""
+    def _count_failure(self, id: str) -> None:
+        """One job may be bad; when several in a row fail, it is this worker, and others should have
+        them."""
         self._failed_in_a_row.add(id)
         if len(self._failed_in_a_row) >= FAILURES_UNTIL_DEGRADED:
-            self._pause(DEGRADED_PAUSE, f"the last {len(self._failed_in_a_row)} jobs failed")
+            self._pause(
+                DEGRADED_PAUSE_SECONDS, f"the last {len(self._failed_in_a_row)} jobs failed"
+            )
 
     def _pause(self, seconds: float, note: str) -> None:
-        if self._heart.status.state is not WorkerState.DEGRADED:
+        if self._heartbeat.status.state is not WorkerState.DEGRADED:
             log.error("degraded: %s; pausing for %.0f s before the next", note, seconds)
         self._paused_until = time.monotonic() + seconds
-        self._heart.show(state=WorkerState.DEGRADED, note=note)
+        self._heartbeat.publish(state=WorkerState.DEGRADED, note=note)
 
     def _idle_state(self) -> WorkerState:
         return WorkerState.DEGRADED if time.monotonic() < self._paused_until else WorkerState.READY
 
-    # --- shutdown ----------------------------------------------------------------------------------------------------
+    # --- shutdown ---------------------------------------------------------------------------------
 
     @property
     def _is_stopping(self) -> bool:
-        return self._give_back_at is not None
+        return self._stop_deadline is not None
 
     def _stop(self) -> None:
         if not self._is_stopping:
-            extend_timeout(self._settings.drain + LAST_STEP, STOPPING=1)
-        self._give_back_at = time.monotonic() + (0 if self._is_stopping else self._settings.drain)
+            extend_timeout(self._settings.drain_seconds + LAST_STEP_SECONDS, STOPPING=1)
+        self._stop_deadline = time.monotonic() + (
+            0 if self._is_stopping else self._settings.drain_seconds
+        )
         self._wakeups.put("")
 
     @contextmanager
@@ -277,7 +311,9 @@ class Worker:
         def on_signal(_number: int, _frame: FrameType | None) -> None:
             self._stop()
 
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {
+            number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             yield
         finally:
@@ -285,9 +321,11 @@ class Worker:
                 signal.signal(number, handler)
 
     def _shutdown(self) -> None:
-        notify(STOPPING=1)
-        self._heart.show(state=WorkerState.STOPPING)
+        sd_notify(STOPPING=1)
+        self._heartbeat.publish(state=WorkerState.STOPPING)
         self._raise_if_saving_failed(wait=True)
-        self._heart.show()
-        status = self._heart.status
-        log.info("%s stopped: %d jobs done, %d failed", self.name, status.jobs_done, status.jobs_failed)
+        self._heartbeat.publish()
+        status = self._heartbeat.status
+        log.info(
+            "%s stopped: %d jobs done, %d failed", self.name, status.jobs_done, status.jobs_failed
+        )

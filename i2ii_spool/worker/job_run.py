@@ -13,11 +13,11 @@ from i2ii_spool.errors import Cancelled, InvalidRequest
 from i2ii_spool.images import codec
 from i2ii_spool.jobs.records import Progress, Result, Timings
 from i2ii_spool.jobs.request import MAX_IMAGES
-from i2ii_spool.spool.claim import Claim, unless_taken_away
+from i2ii_spool.spool.claim import Claim, claim_lost_if_missing
 from i2ii_spool.spool.folder_check import find_inputs
 from i2ii_spool.spool.liveness import WorkerStatus
 
-REPORT_INTERVAL = 0.1
+REPORT_SECONDS = 0.1
 
 
 class SpoolFailed(OSError):
@@ -32,10 +32,12 @@ def _blaming_the_disk() -> Iterator[None]:
         raise SpoolFailed(error.errno, error.strerror, error.filename) from error
 
 
-class Run:
+class JobRun:
     """What is known of one job while it is worked on. `prepare`, `edit`, `encode`, `save`."""
 
-    def __init__(self, claim: Claim, on_step: Callable[[int, int, float], None], *, max_pixels: int) -> None:
+    def __init__(
+        self, claim: Claim, on_step: Callable[[int, int, float], None], *, max_pixels: int
+    ) -> None:
         self.claim = claim
         self._max_pixels = max_pixels
         self._on_step = on_step
@@ -45,9 +47,9 @@ class Run:
         self.edit_seconds = 0.0
 
     def prepare(self) -> list[Image]:
-        """Read the request and return its pictures. Raises `InvalidRequest` where a guest has got them wrong, and
-        `SpoolFailed`, `TakenAway`."""
-        with _blaming_the_disk(), unless_taken_away(self.claim.folder):
+        """Read the request and return its pictures. Raises `InvalidRequest` where a guest has got
+        them wrong, and `SpoolFailed`, `ClaimLost`."""
+        with _blaming_the_disk(), claim_lost_if_missing(self.claim.folder):
             return self._prepare()
 
     def _prepare(self) -> list[Image]:
@@ -58,7 +60,9 @@ class Run:
         if not names:
             raise InvalidRequest("there is no picture in the job folder", field="inputs")
         if len(names) > MAX_IMAGES:
-            raise InvalidRequest(f"there are {len(names)} pictures; a job has one to {MAX_IMAGES}", field="inputs")
+            raise InvalidRequest(
+                f"there are {len(names)} pictures; a job has one to {MAX_IMAGES}", field="inputs"
+            )
         images = [self._read(folder, name) for name in names]
         self.load_seconds = time.monotonic() - self._started
         return images
@@ -88,8 +92,10 @@ class Run:
         now = time.monotonic()
         eta = (now - self._edit_started) / step * (steps - step)
         if now >= self._next_report or step == steps:
-            self._next_report = now + REPORT_INTERVAL
-            self.claim.report(Progress(phase="editing", step=step, steps=steps, eta_seconds=round(eta, 2)))
+            self._next_report = now + REPORT_SECONDS
+            self.claim.report(
+                Progress(phase="editing", step=step, steps=steps, eta_seconds=round(eta, 2))
+            )
         if self.claim.is_cancelled():
             raise Cancelled(f"cancelled at step {step} of {steps}")
         self._on_step(step, steps, eta)
@@ -99,10 +105,13 @@ class Run:
         self._save_started = time.monotonic()
         self._sides = edited[0].size
         kind = self._job.output_format
-        return {_output_name(index, kind): codec.encode(image, kind) for index, image in enumerate(edited)}
+        return {
+            _output_name(index, kind): codec.encode(image, kind)
+            for index, image in enumerate(edited)
+        }
 
     def save(self, files: dict[str, bytes], worker: WorkerStatus) -> Timings:
-        """Commit; return where the time went. Raises `TakenAway`."""
+        """Commit; return where the time went. Raises `ClaimLost`."""
         for name, data in files.items():
             self.claim.save(name, data)
         timings = Timings(

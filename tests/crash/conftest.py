@@ -1,4 +1,5 @@
-"""Where these tests put their spools: in memory, where an fsync is free. What a disk loses is played, or real."""
+"""Where these tests put their spools: in memory, where an fsync is free. What a disk loses is
+played, or real."""
 
 import shutil
 import tempfile

@@ -1,6 +1,8 @@
-"""Between our code and the kernel: sees every call that changes a file system before it is made, and may stop it.
+"""Between our code and the kernel: sees every call that changes a file system before it is made,
+and may stop it.
 
-What Python itself reports of a change (its audit events) and these calls do not, ends the test: nothing goes unseen.
+What Python itself reports of a change (its audit events) and these calls do not, ends the test:
+nothing goes unseen.
 """
 
 import os
@@ -14,9 +16,30 @@ from typing import Any
 import i2ii_spool
 
 CODE = str(Path(i2ii_spool.__file__).parent)
-CHANGES = ("mkdir", "rename", "replace", "link", "symlink", "unlink", "remove", "rmdir", "chmod", "fchmod", "fsync")
+CHANGES = (
+    "mkdir",
+    "rename",
+    "replace",
+    "link",
+    "symlink",
+    "unlink",
+    "remove",
+    "rmdir",
+    "chmod",
+    "fchmod",
+    "fsync",
+)
 WRITES = ("write", "pwrite", "sendfile", "ftruncate")
-AUDITED = ("os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.truncate", "os.chmod")
+AUDITED = (
+    "os.mkdir",
+    "os.rename",
+    "os.link",
+    "os.symlink",
+    "os.remove",
+    "os.rmdir",
+    "os.truncate",
+    "os.chmod",
+)
 WRITABLE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -35,7 +58,8 @@ class Op:
 
 
 class Disk:
-    """Patches `os` while it is entered. `meet(n, op)` is called before each call below `root`, from n = 1."""
+    """Patches `os` while it is entered. `meet(n, op)` is called before each call below `root`, from
+    n = 1."""
 
     active: "Disk | None" = None
 
@@ -121,14 +145,25 @@ class Disk:
                 module = os.path.relpath(frame.f_code.co_filename, CODE)
                 lines.append(f"{module}:{frame.f_lineno} {frame.f_code.co_name}")
             frame = frame.f_back  # type: ignore[assignment]
-        above = next((index for index, line in enumerate(lines) if not line.startswith("spool/durable_io.py")), 0)
+        above = next(
+            (
+                index
+                for index, line in enumerate(lines)
+                if not line.startswith("spool/durable_io.py")
+            ),
+            0,
+        )
         return " > ".join(reversed(lines[: above + 1]))
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Raise if Python changes what lies below the root by a call that we have not seen."""
-        if self._is_inside or not (event in AUDITED or (event == "open" and (arguments[2] or 0) & WRITABLE)):
+        if self._is_inside or not (
+            event in AUDITED or (event == "open" and (arguments[2] or 0) & WRITABLE)
+        ):
             return
-        if isinstance(arguments[0], int) or not self._path(arguments[0]).startswith(f"{self._root}/"):
+        if isinstance(arguments[0], int) or not self._path(arguments[0]).startswith(
+            f"{self._root}/"
+        ):
             return
         raise AssertionError(f"{event} of {arguments[0]} has not been seen")
 

@@ -1,7 +1,8 @@
 """What happens to jobs, as pieces of which each may be cut short anywhere.
 
-A life is a generator: what it does before its `yield` is durable and over; what it does after may be struck. Whatever
-it says in `promised` must hold afterwards: how a job may end once the service has been started again.
+A life is a generator: what it does before its `yield` is durable and over; what it does after may
+be struck. Whatever it says in `promised` must hold afterwards: how a job may end once the service
+has been started again.
 """
 
 import os
@@ -15,9 +16,8 @@ from i2ii_spool.errors import EngineError
 from i2ii_spool.jobs.folder import JOB, PROMPT
 from i2ii_spool.jobs.records import Progress
 from i2ii_spool.jobs.request import Job
-from i2ii_spool.spool import actions, retention
-from i2ii_spool.spool import durable_io as durable
-from i2ii_spool.spool.admission import Doorkeeper
+from i2ii_spool.spool import actions, durable_io, retention
+from i2ii_spool.spool.admission import Admission
 from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.recovery import recover
@@ -90,7 +90,7 @@ def make_a_spool(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.stay(f"srv/pictures/spool/incoming/{id}/{JOB}")
 
 
-# --- in --------------------------------------------------------------------------------------------------------------
+# --- in -------------------------------------------------------------------------------------------
 
 
 @life
@@ -135,8 +135,8 @@ def put_guest(spool: Spool, name: str, *, prompt: str | None) -> None:
         write_upload(f"{folder}/{PROMPT}", prompt.encode())
 
 
-def doorkeeper(spool: Spool) -> Doorkeeper:
-    return Doorkeeper(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
+def doorkeeper(spool: Spool) -> Admission:
+    return Admission(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
 
 
 @life
@@ -144,14 +144,14 @@ def admit(spool: Spool, promised: Promises) -> Iterator[None]:
     put_guest(spool, "holiday", prompt="sepia")
     promised.end("holiday", "done")
     yield
-    assert doorkeeper(spool).look()
+    assert doorkeeper(spool).run_once()
 
 
 @life
 def admit_what_has_just_been_copied(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     put_guest(spool, "holiday", prompt="sepia")
-    (id,) = doorkeeper(spool).look()
+    (id,) = doorkeeper(spool).run_once()
     promised.end(id, "done")
 
 
@@ -160,7 +160,7 @@ def admit_what_came_with_a_request(spool: Spool, promised: Promises) -> Iterator
     yield
     put_guest(spool, "holiday", prompt=None)
     write_upload(f"{spool.incoming}/holiday/{JOB}", Job(prompt="sepia").to_json())
-    (id,) = doorkeeper(spool).look()
+    (id,) = doorkeeper(spool).run_once()
     promised.end(id, "done")
 
 
@@ -169,11 +169,11 @@ def refuse(spool: Spool, promised: Promises) -> Iterator[None]:
     put_guest(spool, "nonsense", prompt=None)
     promised.end("nonsense", "failed:invalid_request")
     yield
-    doorkeeper(spool).look()
+    doorkeeper(spool).run_once()
     assert not list(spool.incoming.iterdir())
 
 
-# --- through ---------------------------------------------------------------------------------------------------------
+# --- through --------------------------------------------------------------------------------------
 
 
 @life
@@ -200,7 +200,7 @@ def claim_and_fail(spool: Spool, promised: Promises) -> Iterator[None]:
 def claim_and_give_back(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     yield
-    claim_one(spool).give_back(forget_attempt=True)
+    claim_one(spool).release(uncount_attempt=True)
     promised.count_attempts(id, 0)
     assert (spool.incoming / id).is_dir()
 
@@ -209,7 +209,7 @@ def claim_and_give_back(spool: Spool, promised: Promises) -> Iterator[None]:
 def claim_for_the_last_time(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     for _ in range(MAX_ATTEMPTS - 1):
-        claim_one(spool).give_back(forget_attempt=False)
+        claim_one(spool).release(uncount_attempt=False)
     promised.begun(id, MAX_ATTEMPTS - 1)
     promised.end(id, "done", "failed:crashed")
     yield
@@ -223,14 +223,14 @@ def claim_for_the_last_time(spool: Spool, promised: Promises) -> Iterator[None]:
 def claim_what_was_begun_too_often(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     for _ in range(MAX_ATTEMPTS):
-        claim_one(spool).give_back(forget_attempt=False)
+        claim_one(spool).release(uncount_attempt=False)
     promised.begun(id, MAX_ATTEMPTS)
     promised.end(id, "failed:crashed")
     yield
     assert Claims(spool, WORKER, max_attempts=MAX_ATTEMPTS).next() is None
 
 
-# --- what people do --------------------------------------------------------------------------------------------------
+# --- what people do -------------------------------------------------------------------------------
 
 
 @life
@@ -272,7 +272,10 @@ def finish_what_was_retried(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     claim = claim_one(spool)
     claim.save("result.png", OUTPUT)
-    with suppress(InterruptedError), mock.patch("i2ii_spool.spool.claim.leave", side_effect=InterruptedError):
+    with (
+        suppress(InterruptedError),
+        mock.patch("i2ii_spool.spool.claim.leave", side_effect=InterruptedError),
+    ):
         claim.commit(result_of(claim))  # dies when the result counts, and before it is moved
     promised.finished(id)
 
@@ -282,17 +285,17 @@ def remove(spool: Spool, promised: Promises) -> Iterator[None]:
     id = fail(spool, promised)
     promised.end(id, "failed:engine_error", "gone")
     yield
-    actions.remove(spool, id)
+    actions.delete_job(spool, id)
     promised.end(id, "gone")
 
 
 @life
-def collect(spool: Spool, promised: Promises) -> Iterator[None]:
+def prune(spool: Spool, promised: Promises) -> Iterator[None]:
     ids = [fail(spool, promised) for _ in range(2)]
     for id in ids:
         promised.end(id, "failed:engine_error", "gone")
     yield
-    retention.collect(spool, retention.Keep(jobs=0))
+    retention.prune(spool, retention.RetentionPolicy(jobs=0))
     for id in ids:
         promised.end(id, "gone")
 
@@ -306,7 +309,7 @@ def sweep_what_a_deletion_left(spool: Spool, promised: Promises) -> Iterator[Non
     retention.sweep(spool)
 
 
-# --- recovery --------------------------------------------------------------------------------------------------------
+# --- recovery -------------------------------------------------------------------------------------
 
 
 def recovered(spool: Spool) -> None:
@@ -333,12 +336,17 @@ def recover_what_was_finished(spool: Spool, promised: Promises) -> Iterator[None
 
 
 @life
-def recover_what_was_finished_and_not_yet_synced(spool: Spool, promised: Promises) -> Iterator[None]:
+def recover_what_was_finished_and_not_yet_synced(
+    spool: Spool, promised: Promises
+) -> Iterator[None]:
     id = submit_one(spool, promised)
     yield
     claim = claim_one(spool)
     claim.save("result.png", OUTPUT)
-    with suppress(InterruptedError), mock.patch.object(durable, "sync_folder", side_effect=InterruptedError):
+    with (
+        suppress(InterruptedError),
+        mock.patch.object(durable_io, "sync_folder", side_effect=InterruptedError),
+    ):
         claim.commit(result_of(claim))  # dies before that
     recovered(spool)
     promised.finished(id)
@@ -366,7 +374,7 @@ def recover_what_was_cancelled(spool: Spool, promised: Promises) -> Iterator[Non
 def recover_what_was_begun_too_often(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     for _ in range(MAX_ATTEMPTS - 1):
-        claim_one(spool).give_back(forget_attempt=False)
+        claim_one(spool).release(uncount_attempt=False)
     claim_one(spool)
     promised.begun(id, MAX_ATTEMPTS)
     promised.end(id, "failed:crashed")

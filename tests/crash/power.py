@@ -1,4 +1,5 @@
-"""What a disk may hold after power was lost: every state that the recorded calls allow, under three kinds of disk.
+"""What a disk may hold after power was lost: every state that the recorded calls allow, under three
+kinds of disk.
 
 ordered   like ext4 and xfs: changes of names last in the order in which they were made, any fsync makes all earlier
           ones last, a rename is one change. The bytes of a file last once the file is synced.
@@ -27,7 +28,8 @@ class Model(StrEnum):
 
 @dataclass(eq=False)
 class Change:
-    """One change of names that lasts as a whole or not at all: folder, name, and the inode that it means now."""
+    """One change of names that lasts as a whole or not at all: folder, name, and the inode that it
+    means now."""
 
     at: int
     names: list[tuple[int, str, int | None]]
@@ -80,12 +82,14 @@ class History:
             if path.is_dir():
                 history._make(0, name, is_folder=True)
             else:
-                history.files[history._make(0, name, is_folder=False)] = File(path.read_bytes(), path.read_bytes())
+                history.files[history._make(0, name, is_folder=False)] = File(
+                    path.read_bytes(), path.read_bytes()
+                )
         for change in history.changes:
             change.lasts = True
         return history
 
-    # --- the calls ---------------------------------------------------------------------------------------------------
+    # --- the calls --------------------------------------------------------------------------------
 
     def do(self, at: int, op: Op, model: Model) -> None:
         """Take in the call number `at`."""
@@ -143,7 +147,7 @@ class History:
             inode = self.now[inode, name]
         return inode
 
-    # --- the blow ----------------------------------------------------------------------------------------------------
+    # --- the blow ---------------------------------------------------------------------------------
 
     def states(self, model: Model) -> Iterator[State]:
         """All that the disk may hold if the power goes now."""
@@ -152,7 +156,11 @@ class History:
             for change in self.changes:
                 if change.lasts or change in lasting:
                     _apply(names, change.names)
-            torn = [inode for inode, file in self.files.items() if file.synced != file.data and inode in names.values()]
+            torn = [
+                inode
+                for inode, file in self.files.items()
+                if file.synced != file.data and inode in names.values()
+            ]
             for lost in _subsets(torn):
                 yield self._state(names, set(lost))
 
@@ -180,7 +188,9 @@ class History:
                 if child in self.folders:
                     walk(child, below)
                 else:
-                    files[below] = self.files[child].synced if child in lost else self.files[child].data
+                    files[below] = (
+                        self.files[child].synced if child in lost else self.files[child].data
+                    )
 
         walk(ROOT, "")
         return State(folders, files, tuple(doubled))

@@ -18,7 +18,7 @@ from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.jobs.records import Result, Timings
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool import retention
-from i2ii_spool.spool.admission import Doorkeeper
+from i2ii_spool.spool.admission import Admission
 from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.durable_io import create_file
 from i2ii_spool.spool.layout import Spool
@@ -74,7 +74,8 @@ def result_of(claim: Claim) -> Result:
 
 
 class Promises:
-    """What has been promised so far. `tell` hears of each change, since whoever promises may die the next moment."""
+    """What has been promised so far. `tell` hears of each change, since whoever promises may die
+    the next moment."""
 
     def __init__(self, tell: Callable[[bytes], object] | None = None) -> None:
         self._tell = tell
@@ -123,12 +124,14 @@ class Promises:
         self.end(id, "done")
 
     def copy(self, id: str) -> None:
-        """Somebody has copied the job under its own id: it lies in two places until both have ended."""
+        """Somebody has copied the job under its own id: it lies in two places until both have
+        ended."""
         self.copied.add(id)
         self._say()
 
     def send_again(self, key: str) -> None:
-        """Whoever has sent a job with this key, and did not hear whether it was accepted, will send it again."""
+        """Whoever has sent a job with this key, and did not hear whether it was accepted, will send
+        it again."""
         self.key = key
         self.count(1)
 
@@ -143,18 +146,19 @@ class Promises:
         self._say()
 
 
-# --- after the blow --------------------------------------------------------------------------------------------------
+# --- after the blow -------------------------------------------------------------------------------
 
 
 def start_again(spool: Spool) -> Counter[str]:
-    """Do what servers and workers do until nothing is left to do; return how often each job was begun."""
+    """Do what servers and workers do until nothing is left to do; return how often each job was
+    begun."""
     spool.create()
     say_that_a_worker_lives(spool)
     recover(spool, WORKER, max_attempts=MAX_ATTEMPTS)
-    with mock.patch.object(retention, "STALE_SUBMISSION", -1.0):  # an hour later
+    with mock.patch.object(retention, "STALE_SUBMISSION_SECONDS", -1.0):  # an hour later
         retention.sweep(spool)
-    doorkeeper = Doorkeeper(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
-    doorkeeper.look()
+    doorkeeper = Admission(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
+    doorkeeper.run_once()
     begun: Counter[str] = Counter()
     claims = Claims(spool, WORKER, max_attempts=MAX_ATTEMPTS)
     while (claim := claims.next()) is not None:
@@ -162,7 +166,7 @@ def start_again(spool: Spool) -> Counter[str]:
         for name in claim.job().inputs:
             assert (claim.folder / name).read_bytes() == PICTURE, "an accepted picture is torn"
         commit(claim)
-    doorkeeper.look()
+    doorkeeper.run_once()
     return begun
 
 
@@ -173,11 +177,18 @@ def places(spool: Spool) -> Counter[str]:
 
 
 def check(spool: Spool, promised: Promises) -> None:
-    """Raise `AssertionError` unless the service, started again, keeps what was promised and what always holds."""
-    doubled = [name for name, places in places(spool).items() if places > 1 and name not in promised.copied]
+    """Raise `AssertionError` unless the service, started again, keeps what was promised and what
+    always holds."""
+    doubled = [
+        name for name, places in places(spool).items() if places > 1 and name not in promised.copied
+    ]
     assert not doubled, f"in two states: {doubled}"
     for id, attempts in promised.counted.items():
-        on_record = [path for path in spool.root.rglob(f"{id}/attempt-*.json") if json.loads(path.read_text())]
+        on_record = [
+            path
+            for path in spool.root.rglob(f"{id}/attempt-*.json")
+            if json.loads(path.read_text())
+        ]
         assert len(on_record) == attempts, f"{len(on_record)} attempts on record, not {attempts}"
     begun = start_again(spool)
     if promised.key is not None:
@@ -191,7 +202,9 @@ def check(spool: Spool, promised: Promises) -> None:
     for name, ends in promised.ends.items():
         assert (end := how_it_ended(spool, name)) in ends, f"{name} is {end}, not one of {ends}"
     for id, attempts in promised.attempts.items():
-        assert attempts + begun[id] <= MAX_ATTEMPTS, f"{id} was begun {attempts} and {begun[id]} times"
+        assert attempts + begun[id] <= MAX_ATTEMPTS, (
+            f"{id} was begun {attempts} and {begun[id]} times"
+        )
     for id in promised.done:
         assert not begun[id], f"{id} was done, and begun again"
     for path in promised.paths:
@@ -203,7 +216,9 @@ def check(spool: Spool, promised: Promises) -> None:
 def check_ended(folder: Path) -> None:
     if folder.parent.name == "done":
         result = json.loads((folder / RESULT).read_text())
-        assert all((folder / name).read_bytes() == OUTPUT for name in result["outputs"]), "a result is torn"
+        assert all((folder / name).read_bytes() == OUTPUT for name in result["outputs"]), (
+            "a result is torn"
+        )
         assert (folder / "input.png").exists() or (folder / "photo.png").exists()
         assert not (folder / ERROR).exists(), "both done and failed"
     else:
@@ -216,7 +231,8 @@ def check_ended(folder: Path) -> None:
 
 
 def how_it_ended(spool: Spool, name: str) -> str:
-    """`done`, `failed:CODE`, `failed` without a record, `gone` or `lost`; `name` is an id, or that of a guest."""
+    """`done`, `failed:CODE`, `failed` without a record, `gone` or `lost`; `name` is an id, or that
+    of a guest."""
     ids = [name] if is_id(name) else [id for id in places(spool) if id.endswith(f"_{name}")]
     if len(ids) != 1:
         return f"{len(ids)} times"

@@ -1,4 +1,5 @@
-"""Die before, and in the middle of, each call that changes the file system; start again: all promises hold."""
+"""Die before, and in the middle of, each call that changes the file system; start again: all
+promises hold."""
 
 import os
 import signal
@@ -39,8 +40,14 @@ def test_death_at_any_call_breaks_no_promise(name: str, tmp_path: Path) -> None:
         said = os.memfd_create("promises")
         if (child := os.fork()) == 0:
             try:
-                disk = Disk(spool.root, lambda number, op, n=n, root=spool.root: die_at(n, number, op, root=root))
-                end(begin(name, spool, Promises(lambda text, said=said: os.pwrite(said, text, 0))), disk)
+                disk = Disk(
+                    spool.root,
+                    lambda number, op, n=n, root=spool.root: die_at(n, number, op, root=root),
+                )
+                end(
+                    begin(name, spool, Promises(lambda text, said=said: os.pwrite(said, text, 0))),
+                    disk,
+                )
             finally:
                 os._exit(1)
         _, status = os.waitpid(child, 0)
@@ -48,6 +55,8 @@ def test_death_at_any_call_breaks_no_promise(name: str, tmp_path: Path) -> None:
         try:
             check(spool, Promises.told(os.pread(said, 2**20, 0)))
         except AssertionError as error:
-            raise AssertionError(f"death at call {n} of {len(ops)}, {ops[n - 1]}: {error}") from error
+            raise AssertionError(
+                f"death at call {n} of {len(ops)}, {ops[n - 1]}: {error}"
+            ) from error
         finally:
             os.close(said)

@@ -1,4 +1,5 @@
-"""The disk fails at any call, once or from then on: the caller hears of it, and all promises hold once it works."""
+"""The disk fails at any call, once or from then on: the caller hears of it, and all promises hold
+once it works."""
 
 import errno
 import logging
@@ -48,7 +49,9 @@ def test_a_disk_that_fails_breaks_no_promise(
             assert heard or not for_good or is_left_to_the_sweep(ops[n - 1 :]), "nobody heard of it"
             check(spool, promised)
         except Exception as error:
-            raise AssertionError(f"call {n} of {len(ops)} failed, {ops[n - 1]}: {error!r}") from error
+            raise AssertionError(
+                f"call {n} of {len(ops)} failed, {ops[n - 1]}: {error!r}"
+            ) from error
 
 
 def is_of_the_disk(record: logging.LogRecord) -> bool:

@@ -1,4 +1,5 @@
-"""Lose the power at any moment, on three kinds of disk, in every way that each allows; each fsync is there for one."""
+"""Lose the power at any moment, on three kinds of disk, in every way that each allows; each fsync
+is there for one."""
 
 import ast
 import itertools
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from i2ii_spool.spool import durable_io as durable
+from i2ii_spool.spool import durable_io
 from i2ii_spool.spool.layout import Spool
 from tests.crash.disk import Disk, Op
 from tests.crash.lives import LIVES, begin, end
@@ -22,7 +23,8 @@ ROOTS = itertools.count()
 
 @dataclass
 class Recording:
-    """A life from its `yield` on: the calls that it made, and what was promised after how many of them."""
+    """A life from its `yield` on: the calls that it made, and what was promised after how many of
+    them."""
 
     root: Path
     """As the disk was before."""
@@ -49,7 +51,11 @@ class Recording:
 
     def _is_moving(self, calls: int) -> bool:
         """Whether a job is being moved: its rename has been made, and is not durable yet."""
-        return calls < len(self.ops) and self.ops[calls].call == "fsync" and " move" in self.ops[calls].site
+        return (
+            calls < len(self.ops)
+            and self.ops[calls].call == "fsync"
+            and " move" in self.ops[calls].site
+        )
 
 
 def record(name: str, root: Path) -> Recording:
@@ -85,7 +91,9 @@ def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("model", Model)
 @pytest.mark.parametrize("name", LIVES)
-def test_power_loss_at_any_moment_breaks_no_promise(name: str, model: Model, tmp_path: Path) -> None:
+def test_power_loss_at_any_moment_breaks_no_promise(
+    name: str, model: Model, tmp_path: Path
+) -> None:
     recording = record(name, tmp_path)
     assert not list(itertools.islice(violations(recording, tmp_path / "after", model), 3))
 
@@ -101,18 +109,35 @@ def test_without_any_one_fsync_a_promise_would_break(tmp_path: Path) -> None:
 
 def places_in_the_code() -> set[str]:
     """Where the protocol asks for an fsync."""
-    asking = {"fsync", "sync_file", "sync_folder", "write_file", "write_new", "write_mark", "move"}
+    asking = {
+        "fsync",
+        "sync_file",
+        "sync_folder",
+        "write_file",
+        "write_new",
+        "write_marker",
+        "move",
+    }
     places = set()
-    for module in Path(durable.__file__).parent.glob("*.py"):
-        calls = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)]
-        names = [(getattr(call.func, "attr", getattr(call.func, "id", "")), call.lineno) for call in calls]
+    for module in Path(durable_io.__file__).parent.glob("*.py"):
+        calls = [
+            node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)
+        ]
+        names = [
+            (getattr(call.func, "attr", getattr(call.func, "id", "")), call.lineno)
+            for call in calls
+        ]
         places |= {f"spool/{module.name}:{line}" for name, line in names if name in asking}
     return {place for place in places if not place.startswith("spool/durable_io.py")}
 
 
 def is_needed(site: str, recordings: dict[str, Recording], root: Path) -> bool:
     """Whether a promise breaks in some life, on some disk, where no fsync is made at that place."""
-    where = [name for name, recording in recordings.items() if any(op.site == site for op in recording.ops)]
+    where = [
+        name
+        for name, recording in recordings.items()
+        if any(op.site == site for op in recording.ops)
+    ]
     return any(
         next(violations(recordings[name], root / str(next(ROOTS)), model, without=site), None)
         for name in where

@@ -1,4 +1,5 @@
-"""The same on a real ext4, whose power is cut under the process: what was not synced really is gone."""
+"""The same on a real ext4, whose power is cut under the process: what was not synced really is
+gone."""
 
 import os
 from contextlib import suppress
@@ -36,7 +37,9 @@ def test_a_real_disk_that_loses_power_breaks_no_promise(name: str, tmp_path: Pat
                 raise AssertionError(f"power lost at call {n} of {count}: {error!r}") from error
 
 
-def test_such_a_disk_does_lose_what_was_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_such_a_disk_does_lose_what_was_not_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with RealDisk(tmp_path) as disk:
         monkeypatch.setattr(os, "fsync", lambda _: None)
         told = live_until_the_power_goes("submit", disk, -1)

@@ -1,8 +1,9 @@
 """NVIDIA's library as it would be on a machine with the cards that `FAKE_GPUS` lists.
 
-`FAKE_GPUS` is a JSON list of cards; a card is {"minor", "uuid"} and may have "slices", a list of UUIDs. Without it,
-there is no driver; `{"error": N}` is a driver that answers with this error. As the real one does in a unit that may use
-one card alone, it shows none that `FAKE_FENCE`, a minor number, keeps out.
+`FAKE_GPUS` is a JSON list of cards; a card is {"minor", "uuid"} and may have "slices", a list of
+UUIDs. Without it, there is no driver; `{"error": N}` is a driver that answers with this error. As
+the real one does in a unit that may use one card alone, it shows none that `FAKE_FENCE`, a minor
+number, keeps out.
 """
 
 import importlib.util
@@ -15,7 +16,9 @@ from typing import Any
 
 _here = Path(__file__).resolve().parent
 _found = (Path(folder, "pynvml.py") for folder in sys.path if Path(folder).resolve() != _here)
-_spec = importlib.util.spec_from_file_location("real_pynvml", next(path for path in _found if path.exists()))
+_spec = importlib.util.spec_from_file_location(
+    "real_pynvml", next(path for path in _found if path.exists())
+)
 assert _spec is not None
 assert _spec.loader is not None
 _real = importlib.util.module_from_spec(_spec)

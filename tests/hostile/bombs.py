@@ -1,4 +1,5 @@
-"""Pictures that mean harm, and what the door says to each: small files that would be large, slow or strange."""
+"""Pictures that mean harm, and what the door says to each: small files that would be large, slow or
+strange."""
 
 import io
 import random
@@ -49,11 +50,15 @@ def png_of_all_the_pixels_there_may_be() -> bytes:
 
 
 def png_with_a_text_of_100_megabytes() -> bytes:
-    return png(64, 64, chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(10**8), 9)), rows=bytes(9 * 64))
+    return png(
+        64, 64, chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(10**8), 9)), rows=bytes(9 * 64)
+    )
 
 
 def png_with_a_profile_of_100_megabytes() -> bytes:
-    return png(64, 64, chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(10**8), 9)), rows=bytes(9 * 64))
+    return png(
+        64, 64, chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(10**8), 9)), rows=bytes(9 * 64)
+    )
 
 
 def png_that_ends_early_within() -> bytes:
@@ -66,7 +71,9 @@ def webp_of_16_383_squared() -> bytes:
     small = bytearray(saved(gradient(), "WEBP", lossless=True))
     at = small.index(b"VP8L") + 9
     sides = 16_382 | 16_382 << 14
-    small[at : at + 4] = struct.pack("<I", sides | struct.unpack("<I", small[at : at + 4])[0] & 0xF0000000)
+    small[at : at + 4] = struct.pack(
+        "<I", sides | struct.unpack("<I", small[at : at + 4])[0] & 0xF0000000
+    )
     return bytes(small)
 
 
@@ -90,8 +97,17 @@ def tiff(**tags: int) -> bytes:
     """A TIFF of 8-bit grey whose tags say what they like."""
     said = {256: 64, 257: 64, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 64, 279: 4096}
     said |= {int(name[1:]): value for name, value in tags.items()}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(said.items()))
-    return b"II*\0" + struct.pack("<I", 8 + 4096) + bytes(4096) + struct.pack("<H", len(said)) + entries + bytes(4)
+    entries = b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(said.items())
+    )
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + 4096)
+        + bytes(4096)
+        + struct.pack("<H", len(said))
+        + entries
+        + bytes(4)
+    )
 
 
 def tiff_of_65_535_squared() -> bytes:

@@ -1,4 +1,5 @@
-"""Random requests at a live server: each is answered, or hung up on; none is our fault, and all errors look alike."""
+"""Random requests at a live server: each is answered, or hung up on; none is our fault, and all
+errors look alike."""
 
 import http.client
 import time
@@ -16,7 +17,17 @@ from tests.hostile.wire import END, GOOD, PICTURE, Wire, error_of, head, length,
 ID = "20260101-000000-000-aaaaaa"
 FIELDS = ["image", *EditRequest.model_fields]
 METHODS = ["GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "get", "X"]
-PATHS = ["/edit", "/status/{}", "/result/{}", "/jobs/{}", "/jobs/{}/retry", "/jobs", "/system/status", "/health", "/{}"]
+PATHS = [
+    "/edit",
+    "/status/{}",
+    "/result/{}",
+    "/jobs/{}",
+    "/jobs/{}/retry",
+    "/jobs",
+    "/system/status",
+    "/health",
+    "/{}",
+]
 TELLING = [
     b"\r\n",
     b"\r\n\r\n",
@@ -32,18 +43,30 @@ TELLING = [
     b"%",
 ]
 
-ids = st.one_of(st.just(ID), st.text(max_size=40), st.from_regex(r"[0-9-]{19}-[a-z2-7]{6}(_.{0,10})?", fullmatch=True))
+ids = st.one_of(
+    st.just(ID),
+    st.text(max_size=40),
+    st.from_regex(r"[0-9-]{19}-[a-z2-7]{6}(_.{0,10})?", fullmatch=True),
+)
 numbers = st.one_of(st.integers(), st.floats()).map(str)
-values = st.one_of(st.text(max_size=50), numbers, st.sampled_from(["auto", "input", "10x10", "png", ID, "true"]))
+values = st.one_of(
+    st.text(max_size=50), numbers, st.sampled_from(["auto", "input", "10x10", "png", ID, "true"])
+)
 
 
 @st.composite
 def forms(draw: st.DrawFn) -> bytes:
     """Forms with fields of ours and others, of all kinds of values, with and without an end."""
     body = b""
-    for name in draw(st.lists(st.one_of(st.sampled_from(FIELDS), st.text(max_size=10)), max_size=6)):
+    for name in draw(
+        st.lists(st.one_of(st.sampled_from(FIELDS), st.text(max_size=10)), max_size=6)
+    ):
         value = draw(st.one_of(st.just(PICTURE), st.binary(max_size=200), values.map(str.encode)))
-        more = draw(st.sampled_from(["X: y", "Content-Type: image/png", "Content-Length: 5", "Content-Encoding: gzip"]))
+        more = draw(
+            st.sampled_from(
+                ["X: y", "Content-Type: image/png", "Content-Length: 5", "Content-Encoding: gzip"]
+            )
+        )
         body += part(quote(name), value, more)
     body += draw(st.sampled_from([END, b"", b"--b\r\n"]))
     return head(length(body)) + body
@@ -52,8 +75,12 @@ def forms(draw: st.DrawFn) -> bytes:
 @st.composite
 def calls(draw: st.DrawFn) -> bytes:
     """Calls of every route and of none, with all kinds of ids and parameters."""
-    path = draw(st.sampled_from(PATHS)).format(quote(draw(ids), safe=draw(st.sampled_from(["", "/", "/."]))))
-    names = st.one_of(st.sampled_from(["wait", "n", "state", "limit", "after"]), st.text(max_size=5))
+    path = draw(st.sampled_from(PATHS)).format(
+        quote(draw(ids), safe=draw(st.sampled_from(["", "/", "/."])))
+    )
+    names = st.one_of(
+        st.sampled_from(["wait", "n", "state", "limit", "after"]), st.text(max_size=5)
+    )
     query = urlencode(draw(st.dictionaries(names, values, max_size=3)))
     method = draw(st.sampled_from(METHODS))
     return f"{method} {path}?{query} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode()
@@ -67,7 +94,14 @@ def spoilt(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, len(data)))
         upto = at + draw(st.integers(0, 20))
-        put = draw(st.one_of(st.just(b""), st.sampled_from(TELLING), st.binary(max_size=8), st.just(data[at:upto] * 2)))
+        put = draw(
+            st.one_of(
+                st.just(b""),
+                st.sampled_from(TELLING),
+                st.binary(max_size=8),
+                st.just(data[at:upto] * 2),
+            )
+        )
         data = data[:at] + put + data[upto:]
     return data
 

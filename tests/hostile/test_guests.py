@@ -1,4 +1,5 @@
-"""Folders that mean harm, put into a live service by hand: refused with a reason, never followed, and nothing hangs.
+"""Folders that mean harm, put into a live service by hand: refused with a reason, never followed,
+and nothing hangs.
 
 What is outside the spool stays as it was; what comes after them is edited.
 """
@@ -19,8 +20,8 @@ import pytest
 
 from i2ii_spool.jobs.ids import new_id
 from i2ii_spool.jobs.request import Job
-from i2ii_spool.spool import admission as guests
-from i2ii_spool.spool.admission import Doorkeeper
+from i2ii_spool.spool import admission
+from i2ii_spool.spool.admission import Admission
 from i2ii_spool.spool.layout import Spool
 from tests.conftest import MEMORY, Service, cli, get_json, make_picture, wait_until
 from tests.disks import why_not
@@ -44,11 +45,13 @@ class Live(Service):
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    """A server and a worker, and beside the spool what is nobody's business. All is as it was at the end, and after all
-    that came a good guest is edited by the same worker."""
-    root = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))  # a hundred thousand files take their time
+    """A server and a worker, and beside the spool what is nobody's business. All is as it was at
+    the end, and after all that came a good guest is edited by the same worker."""
+    root = Path(
+        tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None)
+    )  # a hundred thousand files take their time
     service = Live(root)
-    service.environment |= {"I2II_GUEST_PATIENCE": "0.5", "I2II_MAX_UPLOAD_MIB": "1"}
+    service.environment |= {"I2II_GUEST_PATIENCE_SECONDS": "0.5", "I2II_MAX_UPLOAD_MIB": "1"}
     service.url = service.serve()
     worker = service.work()
     outside = service.outside
@@ -62,7 +65,9 @@ def live() -> Iterator[Live]:
     wait_until(lambda: list(service.spool.done.glob("*_neighbour")), seconds=60)
     assert service.workers()[0]["pid"] == worker.pid
     assert state_of(outside) == before
-    assert all(line.isprintable() for line in service.read_log().splitlines()), "the log can be forged"
+    assert all(line.isprintable() for line in service.read_log().splitlines()), (
+        "the log can be forged"
+    )
     service.stop_all()
     subprocess.run(["rm", "-rf", str(root)], check=True)  # which goes as deep as need be
 
@@ -90,11 +95,14 @@ def why_refused(live: Live, name: str) -> str:
     folder = wait_until(lambda: next(live.spool.failed.glob(f"*_{name}"), None), seconds=30)
     text = (folder / "error.txt").read_text()
     assert SECRET not in text
-    assert json.loads((folder / "error.json").read_text())["code"] in ("invalid_request", "too_large")
+    assert json.loads((folder / "error.json").read_text())["code"] in (
+        "invalid_request",
+        "too_large",
+    )
     return text
 
 
-# --- what lies in them -----------------------------------------------------------------------------------------------
+# --- what lies in them ----------------------------------------------------------------------------
 
 
 def with_a_link(guest: Path, outside: Path) -> None:
@@ -267,19 +275,34 @@ def test_what_was_refused_can_be_deleted_however_deep_or_full(crowd: Live, spoil
     assert not [path for path in crowd.spool.trash.iterdir() if path.is_dir()]
 
 
-# --- what they are ---------------------------------------------------------------------------------------------------
+# --- what they are --------------------------------------------------------------------------------
 
-NAMES = ["two\nlines", "\x1b[31mred", "\u202eevil", " ", "-rf", "x" * 255, "图" * 85, "a;b&c$(d)`e`"]
+NAMES = [
+    "two\nlines",
+    "\x1b[31mred",
+    "\u202eevil",
+    " ",
+    "-rf",
+    "x" * 255,
+    "图" * 85,
+    "a;b&c$(d)`e`",
+]
 
 
 def test_a_strange_name_is_no_obstacle_and_no_trick(live: Live) -> None:
     for number, name in enumerate(NAMES):
-        guest_of(live, f"strange-{number}", prompt_txt=f"sepia, strange {number}").rename(live.spool.incoming / name)
+        guest_of(live, f"strange-{number}", prompt_txt=f"sepia, strange {number}").rename(
+            live.spool.incoming / name
+        )
     wait_until(lambda: len(jobs_asking_for(live, "strange")) == len(NAMES), seconds=40)
 
 
 def jobs_asking_for(live: Live, words: str) -> list[Path]:
-    return [record.parent for record in live.spool.done.glob("*/job.json") if words in record.read_text()]
+    return [
+        record.parent
+        for record in live.spool.done.glob("*/job.json")
+        if words in record.read_text()
+    ]
 
 
 @pytest.mark.parametrize("name", ["linked", new_id()], ids=["linked", "as-an-id"])
@@ -302,7 +325,10 @@ def test_a_mount_is_not_looked_into(live: Live, where: str) -> None:
     name = f"mounted-{len(where)}"
     move_in(live, guest_of(live, name))
     place = live.spool.incoming / name / where
-    subprocess.run(["mount", "--bind", live.outside if where == "." else live.outside / "photo.png", place], check=True)
+    subprocess.run(
+        ["mount", "--bind", live.outside if where == "." else live.outside / "photo.png", place],
+        check=True,
+    )
     try:
         note = live.spool.incoming / f"{name}.rejected"
         wait_until(note.exists)
@@ -335,7 +361,7 @@ def test_a_tree_that_never_settles_is_never_taken_until_it_does(live: Live) -> N
     wait_until(lambda: list(live.spool.done.glob("*_restless")))
 
 
-# --- swapped between check and use -----------------------------------------------------------------------------------
+# --- swapped between check and use ----------------------------------------------------------------
 
 
 SWAP = """
@@ -349,7 +375,9 @@ while True:
 """
 
 
-def test_a_folder_that_is_now_a_folder_and_now_a_link_is_not_followed(spool: Spool, tmp_path: Path) -> None:
+def test_a_folder_that_is_now_a_folder_and_now_a_link_is_not_followed(
+    spool: Spool, tmp_path: Path
+) -> None:
     """Another process swaps them as fast as it can, while we look."""
     (outside := tmp_path / "outside").mkdir()
     (outside / "prompt.txt").write_text(SECRET)
@@ -357,11 +385,11 @@ def test_a_folder_that_is_now_a_folder_and_now_a_link_is_not_followed(spool: Spo
     (place := spool.incoming / "swapped").mkdir()
     (place / "job.json").write_text("{")
     (place / "ready").touch()
-    doorkeeper = Doorkeeper(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
+    doorkeeper = Admission(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
     command = [sys.executable, "-c", SWAP, place, spool.root / "kept", outside]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as swapper:
         for _ in range(2000):
-            doorkeeper.look()
+            doorkeeper.run_once()
             if os.listdir(spool.failed):  # it has been refused, and the swapper has lost it
                 break
         swapper.kill()
@@ -371,28 +399,30 @@ def test_a_folder_that_is_now_a_folder_and_now_a_link_is_not_followed(spool: Spo
 
 
 @pytest.mark.parametrize("at", ["_check_access", "new_id"])
-def test_a_guest_swapped_for_another_is_not_admitted_in_its_place(spool: Spool, tmp_path: Path, at: str) -> None:
+def test_a_guest_swapped_for_another_is_not_admitted_in_its_place(
+    spool: Spool, tmp_path: Path, at: str
+) -> None:
     (good := spool.incoming / "holiday").mkdir()
     make_picture(good / "photo.png")
     (good / "prompt.txt").write_text("sepia")
     (bad := tmp_path / "bad").mkdir()
     (bad / "photo.png").symlink_to("/etc/passwd")
-    real = getattr(guests, at)
+    real = getattr(admission, at)
 
     def swap(*arguments: object) -> object:
         good.rename(tmp_path / "good")
         bad.rename(good)
         return real(*arguments)
 
-    doorkeeper = Doorkeeper(spool, settle=0, patience=100, max_bytes=10**6, max_pixels=10**6)
-    with mock.patch.object(guests, at, side_effect=swap):
-        assert doorkeeper.look() == []
+    doorkeeper = Admission(spool, settle=0, patience=100, max_bytes=10**6, max_pixels=10**6)
+    with mock.patch.object(admission, at, side_effect=swap):
+        assert doorkeeper.run_once() == []
     assert os.listdir(spool.incoming) == ["holiday"]
     assert (spool.incoming / "holiday" / "photo.png").is_symlink()
-    assert doorkeeper.look() == []
+    assert doorkeeper.run_once() == []
 
 
-# --- put among the jobs ----------------------------------------------------------------------------------------------
+# --- put among the jobs ---------------------------------------------------------------------------
 
 
 def a_job(live: Live, state: str) -> Path:
@@ -404,7 +434,16 @@ def a_job(live: Live, state: str) -> Path:
     return folder
 
 
-ODD = ["attempt-1.json", "error.json", "error.txt", "result.png", "result.json", "progress.json", "input-2.png", "more"]
+ODD = [
+    "attempt-1.json",
+    "error.json",
+    "error.txt",
+    "result.png",
+    "result.json",
+    "progress.json",
+    "input-2.png",
+    "more",
+]
 
 
 KINDS = ["folder", "fifo", "link"]

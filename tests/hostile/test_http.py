@@ -28,14 +28,17 @@ class Live(Service):
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     service = Live(tmp_path_factory.mktemp("live"))
-    service.url = serve_with(service, "server.LINGER = 0.5", max_upload_mib="1", max_connections="200")
+    service.url = serve_with(
+        service, "server.LINGER = 0.5", max_upload_mib="1", max_connections="200"
+    )
     yield service
     service.stop_all()
 
 
 @pytest.fixture
 def url(live: Live) -> Iterator[str]:
-    """A server that answers before and after, has never said that something is its own fault, and keeps nothing."""
+    """A server that answers before and after, has never said that something is its own fault, and
+    keeps nothing."""
     url = live.url
     yield url
     assert get_json(f"{url}/livez") == {"status": "alive"}
@@ -50,7 +53,7 @@ def wire(url: str) -> Iterator[Wire]:
         yield wire
 
 
-# --- requests that are none ------------------------------------------------------------------------------------------
+# --- requests that are none -----------------------------------------------------------------------
 
 NONSENSE = {
     "words": b"hello\r\n\r\n",
@@ -119,7 +122,7 @@ def test_other_methods_are_refused(wire: Wire, method: str) -> None:
     assert error_of(wire.answer())[0] in (400, 404, 405)
 
 
-# --- bodies ----------------------------------------------------------------------------------------------------------
+# --- bodies ---------------------------------------------------------------------------------------
 
 
 def test_a_body_that_is_said_to_be_too_long_is_refused_before_it_comes(wire: Wire) -> None:
@@ -128,7 +131,8 @@ def test_a_body_that_is_said_to_be_too_long_is_refused_before_it_comes(wire: Wir
 
 
 @pytest.mark.parametrize(
-    "where", ["in a picture", "before the first part", "in a part's head", "in a prompt", "after the last"]
+    "where",
+    ["in a picture", "before the first part", "in a part's head", "in a prompt", "after the last"],
 )
 def test_an_endless_body_is_cut_off(wire: Wire, where: str) -> None:
     begins = {
@@ -175,8 +179,13 @@ BODIES = {
     "cut-in-a-head": part("image", PICTURE) + b"--b\r\nContent-Disp",
     "no-disposition": b"--b\r\n\r\nhello\r\n" + END,
     "no-name": b"--b\r\nContent-Disposition: form-data\r\n\r\nhello\r\n" + END,
-    "nested": part("image", b"--c\r\n\r\nx\r\n--c--\r\n", "Content-Type: multipart/mixed; boundary=c") + END,
-    "base64": part("image", b"aGVsbG8=", "Content-Transfer-Encoding: base64") + part("prompt", b"sepia") + END,
+    "nested": part(
+        "image", b"--c\r\n\r\nx\r\n--c--\r\n", "Content-Type: multipart/mixed; boundary=c"
+    )
+    + END,
+    "base64": part("image", b"aGVsbG8=", "Content-Transfer-Encoding: base64")
+    + part("prompt", b"sepia")
+    + END,
     "gzip": part("image", PICTURE, "Content-Encoding: gzip") + part("prompt", b"\xff\xfe") + END,
     "many-headers": b"--b\r\n" + b"X: a\r\n" * 1000 + b"\r\nhello\r\n" + END,
     "long-header": b"--b\r\nX: " + b"a" * 100_000 + b"\r\n\r\nhello\r\n" + END,
@@ -184,12 +193,16 @@ BODIES = {
     "prompt-not-utf-8": part("image", PICTURE) + part("prompt", b"\xff\xfe\xfd") + END,
     "prompt-of-nulls": part("image", PICTURE) + part("prompt", b"") + END,
     "a-mask": part("mask", PICTURE) + GOOD,
-    "wrong-length-of-part": part("image", PICTURE, "Content-Length: 99999999") + part("prompt", b"") + END,
+    "wrong-length-of-part": part("image", PICTURE, "Content-Length: 99999999")
+    + part("prompt", b"")
+    + END,
 }
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_a_form_that_is_none_is_refused_and_leaves_nothing(wire: Wire, live: Live, body: str) -> None:
+def test_a_form_that_is_none_is_refused_and_leaves_nothing(
+    wire: Wire, live: Live, body: str
+) -> None:
     before = len(list(live.spool.incoming.iterdir()))
     wire.send(head(length(BODIES[body])) + BODIES[body])
     assert error_of(wire.answer())[0] in (400, 413, 415)
@@ -217,11 +230,21 @@ def test_a_client_that_goes_away_leaves_nothing(url: str, live: Live) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a\r\nSet-Cookie: x=1", '"; filename="../../x', "\x1b]0;x\x07", "../../etc/passwd", "名" * 60, "<script>"]
+    "name",
+    [
+        "a\r\nSet-Cookie: x=1",
+        '"; filename="../../x',
+        "\x1b]0;x\x07",
+        "../../etc/passwd",
+        "名" * 60,
+        "<script>",
+    ],
 )
 def test_no_name_gets_into_a_header(url: str, name: str) -> None:
     boundary = secrets.token_hex(8)
-    fields = part("name", name.encode(), boundary=boundary) + part("prompt", b"sepia", boundary=boundary)
+    fields = part("name", name.encode(), boundary=boundary) + part(
+        "prompt", b"sepia", boundary=boundary
+    )
     body = fields + part("image", PICTURE, boundary=boundary) + f"--{boundary}--\r\n".encode()
     with Wire(url) as wire:
         wire.send(head(length(body), boundary=boundary) + body)
@@ -232,7 +255,7 @@ def test_no_name_gets_into_a_header(url: str, name: str) -> None:
         assert re.fullmatch(r"/status/[0-9A-Za-z._-]+", response.headers["Location"])
 
 
-# --- slowness --------------------------------------------------------------------------------------------------------
+# --- slowness -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +303,7 @@ def test_many_slow_clients_hold_up_nobody(impatient: str) -> None:
         assert quick.answer()[0] == 202
 
 
-# --- floods ----------------------------------------------------------------------------------------------------------
+# --- floods ---------------------------------------------------------------------------------------
 
 
 def test_too_many_connections_are_told_so_and_the_rest_are_served(url: str) -> None:
@@ -300,7 +323,7 @@ def answers_again(url: str) -> bool:
 
 
 def test_one_client_makes_so_many_uploads_at_a_time_and_no_more(service: Service) -> None:
-    url = service.serve(client_uploads="3")
+    url = service.serve(client_max_uploads="3")
     with ExitStack() as stack:
         slow = [stack.enter_context(Wire(url)) for _ in range(3)]
         for wire in slow:
@@ -317,11 +340,13 @@ def test_one_client_makes_so_many_uploads_at_a_time_and_no_more(service: Service
 
 
 def test_one_client_makes_so_many_submits_a_minute_and_no_more(service: Service) -> None:
-    url = service.serve(client_rate="3")
+    url = service.serve(client_submits_per_minute="3")
     answers = []
     for _ in range(4):
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
-        connection.request("POST", "/edit", GOOD, {"Content-Type": "multipart/form-data; boundary=b"})
+        connection.request(
+            "POST", "/edit", GOOD, {"Content-Type": "multipart/form-data; boundary=b"}
+        )
         answer = connection.getresponse()
         answers.append((answer.status, answer.headers.get("Retry-After")))
         connection.close()

@@ -1,4 +1,5 @@
-"""Pictures that mean harm, or are merely odd: the right answer or a clear error, and little memory for either."""
+"""Pictures that mean harm, or are merely odd: the right answer or a clear error, and little memory
+for either."""
 
 import http.client
 import io
@@ -42,7 +43,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def peak_memory(pid: int) -> int:
     """The most that a process has had resident, in MiB."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) // 1024
 
 
@@ -65,10 +70,12 @@ def test_a_bomb_is_refused_at_the_door(url: str, bomb: Bomb) -> None:
 def test_what_is_merely_odd_is_edited_or_fails_with_the_reason(url: str, bomb: Bomb) -> None:
     end = ended(url, post(url, bomb()))
     error = end.get("error")
-    assert end["status"] == "completed" or (isinstance(error, dict) and error["code"] == "unsupported_picture")
+    assert end["status"] == "completed" or (
+        isinstance(error, dict) and error["code"] == "unsupported_picture"
+    )
 
 
-# --- damaged ---------------------------------------------------------------------------------------------------------
+# --- damaged --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -84,7 +91,10 @@ def test_no_truncated_picture_is_taken(tmp_path: Path, kind: str) -> None:
     ("death", "said"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
-        ("print('WEBP', 64, 48, flush=True); import os; os.kill(os.getpid(), 9)", "died of SIGKILL"),
+        (
+            "print('WEBP', 64, 48, flush=True); import os; os.kill(os.getpid(), 9)",
+            "died of SIGKILL",
+        ),
         ("import sys; sys.exit('it takes too much memory')", "too much memory"),
         ("while True: pass", "too long"),
     ],
@@ -102,7 +112,7 @@ def test_a_picture_that_kills_its_decoder_kills_nobody_else(
         inspect(tmp_path / "a.webp", max_pixels=MANY)
 
 
-# --- odd -------------------------------------------------------------------------------------------------------------
+# --- odd ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -121,7 +131,9 @@ def test_every_orientation_is_applied(tmp_path: Path, kind: str, orientation: in
     stored = upright.transpose(undo[orientation]) if orientation in undo else upright
     exif = Image.Exif()
     exif[274] = orientation
-    (tmp_path / "a").write_bytes(saved(stored, kind, exif=exif, **({} if kind == "PNG" else {"quality": 95})))
+    (tmp_path / "a").write_bytes(
+        saved(stored, kind, exif=exif, **({} if kind == "PNG" else {"quality": 95}))
+    )
     inspect(tmp_path / "a", max_pixels=MANY)
     image = read(tmp_path / "a", max_pixels=MANY)
     assert image.size == (48, 32)
@@ -130,7 +142,11 @@ def test_every_orientation_is_applied(tmp_path: Path, kind: str, orientation: in
         assert image.getpixel(corner) == pytest.approx(upright.getpixel(corner), abs=24)
 
 
-UNREADABLE = [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 60]
+UNREADABLE = [
+    b"Exif\0\0",
+    b"Exif\0\0MM\0*\xff\xff\xff\xff",
+    b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 60,
+]
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -150,10 +166,18 @@ MODES = {
     "16-bit TIFF": saved(Image.new("I;16", (64, 48), 32_768), "TIFF"),
     "float TIFF": saved(Image.new("F", (64, 48), 0.5), "TIFF"),
     "LAB TIFF": saved(gradient().convert("LAB"), "TIFF"),
-    "animated GIF": saved(gradient(), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 48), "red")]),
-    "animated PNG": saved(gradient(), "PNG", save_all=True, append_images=[Image.new("RGB", (64, 48), "red")]),
-    "animated WebP": saved(gradient(), "WEBP", save_all=True, append_images=[Image.new("RGB", (64, 48), "red")]),
-    "two pages": saved(gradient(), "TIFF", save_all=True, append_images=[Image.new("RGB", (64, 48), "red")]),
+    "animated GIF": saved(
+        gradient(), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 48), "red")]
+    ),
+    "animated PNG": saved(
+        gradient(), "PNG", save_all=True, append_images=[Image.new("RGB", (64, 48), "red")]
+    ),
+    "animated WebP": saved(
+        gradient(), "WEBP", save_all=True, append_images=[Image.new("RGB", (64, 48), "red")]
+    ),
+    "two pages": saved(
+        gradient(), "TIFF", save_all=True, append_images=[Image.new("RGB", (64, 48), "red")]
+    ),
 }
 
 
@@ -188,13 +212,17 @@ PROFILES = {
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_profile_that_does_not_fit_changes_nothing(tmp_path: Path, mode: str, profile: str) -> None:
+def test_a_profile_that_does_not_fit_changes_nothing(
+    tmp_path: Path, mode: str, profile: str
+) -> None:
     plain, profiled = gradient().convert(mode), tmp_path / "profiled.jpg"
     profiled.write_bytes(saved(plain, "JPEG", icc_profile=PROFILES[profile], quality=95))
     (tmp_path / "plain.jpg").write_bytes(saved(plain, "JPEG", quality=95))
     inspect(profiled, max_pixels=MANY)
     difference = zip(
-        read(profiled, max_pixels=MANY).tobytes(), read(tmp_path / "plain.jpg", max_pixels=MANY).tobytes(), strict=True
+        read(profiled, max_pixels=MANY).tobytes(),
+        read(tmp_path / "plain.jpg", max_pixels=MANY).tobytes(),
+        strict=True,
     )
     assert max(abs(a - b) for a, b in difference) <= 2
 
@@ -202,7 +230,9 @@ def test_a_profile_that_does_not_fit_changes_nothing(tmp_path: Path, mode: str, 
 @pytest.mark.parametrize("size", [(1, 1), (7, 100), (8, 129), (1000, 62)])
 def test_sides_that_no_engine_can_use_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     (tmp_path / "a.png").write_bytes(saved(Image.new("RGB", size), "PNG"))
-    with pytest.raises(InvalidRequest, match="both sides must be at least 8, and the longer at most 16 times"):
+    with pytest.raises(
+        InvalidRequest, match="both sides must be at least 8, and the longer at most 16 times"
+    ):
         inspect(tmp_path / "a.png", max_pixels=MANY)
 
 
@@ -231,7 +261,10 @@ def test_a_name_says_nothing_about_a_picture(tmp_path: Path, name: str) -> None:
 
 def test_of_a_picture_that_is_something_else_as_well_only_the_picture_comes_back(url: str) -> None:
     payload = b"PK\x03\x04<script>alert(document.cookie)</script>"
-    for picture in (saved(gradient(), "JPEG") + payload, saved(gradient(), "GIF", comment=payload[:200])):
+    for picture in (
+        saved(gradient(), "JPEG") + payload,
+        saved(gradient(), "GIF", comment=payload[:200]),
+    ):
         id = ended(url, post(url, picture))["request_id"]
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
         connection.request("GET", f"/result/{id}")

@@ -76,7 +76,12 @@ def error_of(answer: tuple[int, dict[str, object]]) -> tuple[int, str]:
 
 
 def head(*more: str, method: str = "POST", path: str = "/edit", boundary: str = "b") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: a", f"Content-Type: multipart/form-data; boundary={boundary}", *more]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "Host: a",
+        f"Content-Type: multipart/form-data; boundary={boundary}",
+        *more,
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 

@@ -26,7 +26,9 @@ def photo(width: int = 96, height: int = 64, *, at: float = -2.0) -> Image.Image
 
 
 def ask(**fields: Any) -> EditRequest:
-    return EditRequest(**{"prompt": "turn this into a watercolour", "num_inference_steps": 10, "seed": 1} | fields)
+    return EditRequest(
+        **{"prompt": "turn this into a watercolour", "num_inference_steps": 10, "seed": 1} | fields
+    )
 
 
 def edit(engine: "QwenEngine", *images: Image.Image, **fields: Any) -> list[Image.Image]:
@@ -42,11 +44,20 @@ def are_equal(one: Image.Image, other: Image.Image) -> bool:
 
 
 def write_lora(
-    file: Path, *, features: int = 64, outputs: int | None = None, layer: str = "transformer_blocks.0.attn.to_q"
+    file: Path,
+    *,
+    features: int = 64,
+    outputs: int | None = None,
+    layer: str = "transformer_blocks.0.attn.to_q",
 ) -> None:
     """Write a LoRA for a layer of so many `features`, and as many outputs if nothing else is said."""
     import torch
     from safetensors.torch import save_file
 
-    matrices = {"lora_A": torch.full((4, features), 0.05), "lora_B": torch.full((outputs or features, 4), 0.05)}
-    save_file({f"transformer.{layer}.{name}.weight": matrix for name, matrix in matrices.items()}, file)
+    matrices = {
+        "lora_A": torch.full((4, features), 0.05),
+        "lora_B": torch.full((outputs or features, 4), 0.05),
+    }
+    save_file(
+        {f"transformer.{layer}.{name}.weight": matrix for name, matrix in matrices.items()}, file
+    )

@@ -1,4 +1,5 @@
-"""A hub on this machine that serves folders in the ways of Hugging Face and ModelScope, as their clients ask."""
+"""A hub on this machine that serves folders in the ways of Hugging Face and ModelScope, as their
+clients ask."""
 
 import asyncio
 import hashlib
@@ -52,7 +53,9 @@ class Hub:
 
     def _run(self) -> None:
         app = web.Application()
-        app.router.add_get("/api/models/{repository:[^/]+/[^/]+}/revision/{revision}", self._revision)
+        app.router.add_get(
+            "/api/models/{repository:[^/]+/[^/]+}/revision/{revision}", self._revision
+        )
         app.router.add_get("/api/models/{repository:[^/]+/[^/]+}/tree/{revision}", self._tree)
         app.router.add_get("/{repository:[^/]+/[^/]+}/resolve/{revision}/{path:.*}", self._file)
         app.router.add_get("/api/v1/models/{repository:[^/]+/[^/]+}/repo/files", self._files)
@@ -72,23 +75,40 @@ class Hub:
         folder = self._folders.get(request.match_info["repository"])
         if folder is None:
             raise web.HTTPNotFound
-        return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        return {
+            str(path.relative_to(folder)): path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
 
     async def _revision(self, request: web.Request) -> web.Response:
         siblings = [{"rfilename": name} for name in self._all(request)]
-        return web.json_response({"id": request.match_info["repository"], "sha": REVISION, "siblings": siblings})
+        return web.json_response(
+            {"id": request.match_info["repository"], "sha": REVISION, "siblings": siblings}
+        )
 
     async def _tree(self, request: web.Request) -> web.Response:
         return web.json_response(
             [
-                {"type": "file", "path": name, "size": path.stat().st_size, "oid": _digest(path)[:40]}
+                {
+                    "type": "file",
+                    "path": name,
+                    "size": path.stat().st_size,
+                    "oid": _digest(path)[:40],
+                }
                 for name, path in self._all(request).items()
             ]
         )
 
     async def _files(self, request: web.Request) -> web.Response:
         files = [
-            {"Path": name, "Name": path.name, "Type": "blob", "Size": path.stat().st_size, "Sha256": _digest(path)}
+            {
+                "Path": name,
+                "Name": path.name,
+                "Type": "blob",
+                "Size": path.stat().st_size,
+                "Sha256": _digest(path),
+            }
             for name, path in self._all(request).items()
         ]
         return web.json_response({"Code": 200, "Success": True, "Data": {"Files": files}})
@@ -104,7 +124,9 @@ class Hub:
             return await self._half(request, path, headers)
         return web.FileResponse(path, headers=headers)
 
-    async def _half(self, request: web.Request, path: Path, headers: dict[str, Any]) -> web.StreamResponse:
+    async def _half(
+        self, request: web.Request, path: Path, headers: dict[str, Any]
+    ) -> web.StreamResponse:
         data = path.read_bytes()
         response = web.StreamResponse(headers=headers | {"Content-Length": str(len(data))})
         await response.prepare(request)

@@ -51,7 +51,9 @@ def fetch(hub: Hub, cache: Path, source: str) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def test_what_was_fetched_edits_and_has_the_preset_fast(hub: Hub, tmp_path: Path, source: str) -> None:
+def test_what_was_fetched_edits_and_has_the_preset_fast(
+    hub: Hub, tmp_path: Path, source: str
+) -> None:
     fetched = fetch(hub, tmp_path, source)
     assert fetched.returncode == 0, fetched.stderr
     folder, lora = fetched.stdout.strip().splitlines()
@@ -62,7 +64,12 @@ def test_what_was_fetched_edits_and_has_the_preset_fast(hub: Hub, tmp_path: Path
     # As a worker does it, which fetches nothing itself.
     ran = subprocess.run(
         [sys.executable, "-c", EDIT, source],
-        env={**os.environ, **hub.environment(tmp_path), "HF_ENDPOINT": "", "MODELSCOPE_ENDPOINT": ""},
+        env={
+            **os.environ,
+            **hub.environment(tmp_path),
+            "HF_ENDPOINT": "",
+            "MODELSCOPE_ENDPOINT": "",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -84,7 +91,9 @@ print(engine.info.details)
 """
 
 
-def test_a_fetch_that_was_killed_goes_on_with_what_is_missing(hub: Hub, tmp_path: Path, source: str) -> None:
+def test_a_fetch_that_was_killed_goes_on_with_what_is_missing(
+    hub: Hub, tmp_path: Path, source: str
+) -> None:
     hub.stalls = True
     killed = fetching(hub, tmp_path, source)
     assert hub.has_stalled.wait(60)
@@ -98,7 +107,9 @@ def test_a_fetch_that_was_killed_goes_on_with_what_is_missing(hub: Hub, tmp_path
     assert before - hub.asked, "what had come is not fetched again"
 
 
-def test_where_there_is_no_lora_the_model_is_fetched_and_that_is_said(hub: Hub, tmp_path: Path, source: str) -> None:
+def test_where_there_is_no_lora_the_model_is_fetched_and_that_is_said(
+    hub: Hub, tmp_path: Path, source: str
+) -> None:
     (tmp_path / "lightning" / LORA).unlink()
     fetched = fetch(hub, tmp_path, source)
     assert fetched.returncode == 0

@@ -18,9 +18,7 @@ pytest.importorskip("torch", reason=REASON)
 import numpy as np
 import torch
 
-from i2ii_spool.engines.diffusers import loading
-from i2ii_spool.engines.diffusers import offload as memory
-from i2ii_spool.engines.diffusers import resolution as sizes
+from i2ii_spool.engines.diffusers import loading, offload, resolution
 from i2ii_spool.engines.diffusers.engine import QwenEngine
 from i2ii_spool.engines.diffusers.speed import lossy
 from i2ii_spool.errors import Cancelled, SettingsError
@@ -28,7 +26,12 @@ from i2ii_spool.images.codec import on_white
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
-OFF: dict[str, Any] = {"attention": "native", "prompt_cache": 0, "modulation_cache": False, "frame_vae": False}
+OFF: dict[str, Any] = {
+    "attention": "native",
+    "prompt_cache": 0,
+    "modulation_cache": False,
+    "frame_vae": False,
+}
 CPU = torch.device("cpu")
 OWN = """
 [own]
@@ -41,12 +44,13 @@ lora_version = "2511"
 
 @pytest.fixture(scope="module")
 def plain(models: dict[str, Path]) -> Callable[[str], Image.Image]:
-    """What diffusers' own pipeline makes of `photo()` and `ask()`, and nothing of ours but its reference's size."""
+    """What diffusers' own pipeline makes of `photo()` and `ask()`, and nothing of ours but its
+    reference's size."""
 
     def made_by(kind: str) -> Image.Image:
         pipeline = loading.load(models[kind], CPU)
         if kind != "2.1":
-            sizes.limit_references(pipeline, 128)
+            resolution.limit_references(pipeline, 128)
         pixels = pipeline(
             image=photo(),
             prompt=ask().prompt,
@@ -90,7 +94,7 @@ def counting(owner: Any, name: str) -> Iterator[list[Any]]:
         yield calls
 
 
-# --- exact -----------------------------------------------------------------------------------------------------------
+# --- exact ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,10 +129,13 @@ def test_the_levers_that_are_on_by_default_are_equal_but_for_rounding(
 
 
 @pytest.mark.skipif(
-    shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU: apt install g++"
+    shutil.which("g++") is None,
+    reason="torch.compile needs a C++ compiler on the CPU: apt install g++",
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_compiled_it_is_equal_but_for_rounding(models: dict[str, Path], plain: Callable[[str], Image.Image]) -> None:
+def test_compiled_it_is_equal_but_for_rounding(
+    models: dict[str, Path], plain: Callable[[str], Image.Image]
+) -> None:
     engine = load(models["2511"], compile=True, modulation_cache=True)
     assert distance(edit(engine)[0], plain("2511")) <= 1
     assert engine._pipeline.transformer.transformer_blocks[0]._compiled_call_impl is not None
@@ -149,7 +156,9 @@ def test_the_language_model_reads_pictures_and_prompt_once(models: dict[str, Pat
 
 def test_modulations_are_computed_once_for_each_step_of_a_schedule(models: dict[str, Path]) -> None:
     engine = load(models["2511"], modulation_cache=True)
-    with counting(engine._pipeline.transformer.transformer_blocks[0].img_mod.layers, "forward") as computed:
+    with counting(
+        engine._pipeline.transformer.transformer_blocks[0].img_mod.layers, "forward"
+    ) as computed:
         edit(engine, n=2)
         assert len(computed) == 10
         edit(engine, prompt="another one")
@@ -164,8 +173,8 @@ def test_modulations_are_computed_once_for_each_step_of_a_schedule(models: dict[
         {},
         {"modulation_cache": True},
         {"fp8": True},
-        {"memory": "fp8"},
-        {"memory": "group-offload"},
+        {"offload": "fp8"},
+        {"offload": "group-offload"},
         {"step_cache": "first-block"},
     ],
 )
@@ -193,12 +202,16 @@ def test_a_single_frame_takes_less_than_half_of_the_vae_s_work(models: dict[str,
 
 
 @pytest.mark.parametrize("name", ["flash", "_flash_3", "no-such-kernel"])
-def test_an_attention_kernel_that_is_not_there_is_one_line(models: dict[str, Path], name: str) -> None:
-    with pytest.raises(SettingsError, match=f"{name} cannot be used.*diffusers knows flash.*native"):
+def test_an_attention_kernel_that_is_not_there_is_one_line(
+    models: dict[str, Path], name: str
+) -> None:
+    with pytest.raises(
+        SettingsError, match=f"{name} cannot be used.*diffusers knows flash.*native"
+    ):
         load(models["2511"], attention=name)
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 PUBLISHED = {"text_encoder": 16.6e9, "transformer": 40.9e9, "vae": 0.25e9}
 """The bytes of Qwen-Image-Edit-2511."""
@@ -209,13 +222,15 @@ PUBLISHED = {"text_encoder": 16.6e9, "transformer": 40.9e9, "vae": 0.25e9}
 def test_weights_that_wait_in_the_host_s_memory_change_nothing(
     models: dict[str, Path], plain: Callable[[str], Image.Image], mode: str, kind: str
 ) -> None:
-    engine = QwenEngine(settings(models[kind], memory=mode))
+    engine = QwenEngine(settings(models[kind], offload=mode))
     engine.load()
     made = edit(engine)[0]
     assert distance(made, plain(kind)) <= 1
     with pytest.raises(Cancelled):
         engine.edit([photo(at=-1.0)], ask(), cancel_at_step_4)
-    assert are_equal(edit(engine)[0], made), "a cancelled edit leaves every part where the next one looks for it"
+    assert are_equal(edit(engine)[0], made), (
+        "a cancelled edit leaves every part where the next one looks for it"
+    )
     assert engine.info.details["lossy"] == []
 
 
@@ -232,22 +247,25 @@ def test_auto_takes_the_fastest_exact_mode_that_fits_and_says_so(
     card: str, free: float, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    assert memory.choose(PUBLISHED, 1024, free * 2**30) == mode, card
+    assert offload.choose(PUBLISHED, 1024, free * 2**30) == mode, card
     assert f"memory: {mode}, " in caplog.text
     assert f"of the {free:.1f} GiB that are free" in caplog.text
 
 
 def test_a_card_that_is_too_small_for_any_mode_is_one_line_with_the_cure() -> None:
     with pytest.raises(
-        SettingsError, match=r"about 20\.5 GiB .* with group-offload, and 12\.0 GiB are free: stop what"
+        SettingsError,
+        match=r"about 20\.5 GiB .* with group-offload, and 12\.0 GiB are free: stop what",
     ):
-        memory.choose(PUBLISHED, 1024, 12 * 2**30)
+        offload.choose(PUBLISHED, 1024, 12 * 2**30)
 
 
 def test_what_weights_take_is_read_from_their_files(models: dict[str, Path]) -> None:
-    sizes = memory.weights(models["2511"])
+    sizes = offload.weights(models["2511"])
     assert sorted(sizes) == ["text_encoder", "transformer", "vae"]
-    assert sizes["vae"] == (models["2511"] / "vae/diffusion_pytorch_model.safetensors").stat().st_size
+    assert (
+        sizes["vae"] == (models["2511"] / "vae/diffusion_pytorch_model.safetensors").stat().st_size
+    )
 
 
 def cancel_at_step_4(step: int, _steps: int) -> None:
@@ -255,13 +273,19 @@ def cancel_at_step_4(step: int, _steps: int) -> None:
         raise Cancelled("while it ran")
 
 
-# --- lossy -----------------------------------------------------------------------------------------------------------
+# --- lossy ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["2511", "2.1"])
-@pytest.mark.parametrize(("lever", "name"), [({"fp8": True}, "fp8"), ({"memory": "fp8"}, "memory fp8")])
+@pytest.mark.parametrize(
+    ("lever", "name"), [({"fp8": True}, "fp8"), ({"offload": "fp8"}, "offload fp8")]
+)
 def test_eight_bits_are_near_and_on_record(
-    models: dict[str, Path], plain: Callable[[str], Image.Image], lever: dict[str, Any], name: str, kind: str
+    models: dict[str, Path],
+    plain: Callable[[str], Image.Image],
+    lever: dict[str, Any],
+    name: str,
+    kind: str,
 ) -> None:
     engine = load(models[kind], **lever)
     difference = np.asarray(edit(engine)[0], dtype=float) - np.asarray(plain(kind), dtype=float)
@@ -271,9 +295,13 @@ def test_eight_bits_are_near_and_on_record(
 
 @pytest.mark.parametrize("kind", ["first-block", "dbcache"])
 def test_a_step_cache_skips_blocks_where_steps_are_alike_and_forgets_a_cancelled_edit(
-    models: dict[str, Path], plain: Callable[[str], Image.Image], kind: str, monkeypatch: pytest.MonkeyPatch
+    models: dict[str, Path],
+    plain: Callable[[str], Image.Image],
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Steps of random weights are never alike by the thresholds for real ones: nothing may be skipped there."""
+    """Steps of random weights are never alike by the thresholds for real ones: nothing may be
+    skipped there."""
     if kind == "dbcache":
         pytest.importorskip("cache_dit", reason="pip install cache-dit")
     careful = load(models["2511"], step_cache=kind)
@@ -282,7 +310,11 @@ def test_a_step_cache_skips_blocks_where_steps_are_alike_and_forgets_a_cancelled
     monkeypatch.setattr(lossy, "FIRST_BLOCK_THRESHOLD", 5.0)
     monkeypatch.setattr(lossy, "DBCACHE_THRESHOLD", 5.0)
     engine = load(models["2511"], step_cache=kind)
-    layers = [layer for name, layer in engine._pipeline.transformer.named_modules() if name.endswith(".1.attn.to_q")]
+    layers = [
+        layer
+        for name, layer in engine._pipeline.transformer.named_modules()
+        if name.endswith(".1.attn.to_q")
+    ]
     with counting(layers[0], "forward") as calls:
         made = edit(engine)[0]
     assert 0 < len(calls) < 20, "of 10 steps with two passes each"
@@ -292,17 +324,23 @@ def test_a_step_cache_skips_blocks_where_steps_are_alike_and_forgets_a_cancelled
     assert are_equal(edit(engine)[0], made)
 
 
-def test_a_model_that_keeps_what_steps_share_by_itself_has_no_step_cache(models: dict[str, Path]) -> None:
+def test_a_model_that_keeps_what_steps_share_by_itself_has_no_step_cache(
+    models: dict[str, Path],
+) -> None:
     with pytest.raises(SettingsError, match="keeps what steps share by itself"):
         load(models["2.1"], step_cache="first-block")
 
 
-def test_taylorseer_guesses_two_steps_of_three_and_forgets_a_cancelled_edit(models: dict[str, Path]) -> None:
+def test_taylorseer_guesses_two_steps_of_three_and_forgets_a_cancelled_edit(
+    models: dict[str, Path],
+) -> None:
     engine = load(models["2511"], step_cache="taylorseer")
     layer = engine._pipeline.transformer.transformer_blocks[1].attn.to_q
     with counting(layer, "forward") as calls:
         made = edit(engine)[0]
-    assert len(calls) == 2 * (4 + 2), "in 10 steps with two passes: the first four, and two of the other six"
+    assert len(calls) == 2 * (4 + 2), (
+        "in 10 steps with two passes: the first four, and two of the other six"
+    )
     assert engine.info.details["lossy"] == ["step_cache taylorseer"]
     with pytest.raises(Cancelled):
         engine.edit([photo(at=-1.0)], ask(), cancel_at_step_4)
@@ -313,6 +351,8 @@ def test_a_step_cache_whose_package_is_missing_is_one_line(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cache_dit" else find_spec(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "cache_dit" else find_spec(name)
+    )
     with pytest.raises(SettingsError, match=r"needs cache_dit: pip install 'i2ii\[dbcache\]'"):
         load(models["2511"], step_cache="dbcache")

@@ -34,15 +34,23 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def running(kind: str, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def running(
+    kind: str, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """A spool with one worker, which has loaded the tiny model of this kind."""
     service = Service(tmp_path_factory.mktemp("service"))
     presets = service.spool.root.parent / "presets.toml"
     presets.write_text(PRESETS)
-    service.environment |= {"I2II_ENGINE": "qwen", "I2II_MODEL": str(models[kind]), "I2II_MAX_SIDE": str(SIDE)}
+    service.environment |= {
+        "I2II_ENGINE": "qwen",
+        "I2II_MODEL": str(models[kind]),
+        "I2II_MAX_SIDE": str(SIDE),
+    }
     service.environment["I2II_PRESETS"] = str(presets)
     service.start(sys.executable, "-m", "i2ii_spool", "gpu", "0")
-    wait_until(lambda: any(worker["state"] != "loading" for worker in service.workers()), seconds=120)
+    wait_until(
+        lambda: any(worker["state"] != "loading" for worker in service.workers()), seconds=120
+    )
     yield service
     service.stop_all()
 
@@ -104,11 +112,17 @@ def test_size_input_is_the_size_of_the_first_picture(edit: Edit) -> None:
     assert edit(photo(75, 101), size="input").size == (75, 101)
 
 
-def test_a_preset_decides_what_a_request_leaves_open(client: Client, url: str, tmp_path: Path) -> None:
+def test_a_preset_decides_what_a_request_leaves_open(
+    client: Client, url: str, tmp_path: Path
+) -> None:
     id = client.submit(saved(tmp_path, photo()), EditRequest(prompt="anything", preset="draft"))
     assert client.wait(id).status == "completed"
     details = get_json(f"{url}/status/{id}")["details"]
-    assert (details["preset"], details["num_inference_steps"], details["true_cfg_scale"]) == ("draft", 4, 1.0)
+    assert (details["preset"], details["num_inference_steps"], details["true_cfg_scale"]) == (
+        "draft",
+        4,
+        1.0,
+    )
     id = client.submit(saved(tmp_path, photo()), EditRequest(prompt="anything", preset="no-such"))
     error = client.wait(id).error or {}
     assert error["field"] == "preset"

@@ -1,4 +1,5 @@
-"""The classic engine: Pillow alone, no model, and a fixed list of instructions in English and Chinese.
+"""The classic engine: Pillow alone, no model, and a fixed list of instructions in English and
+Chinese.
 
 language       reads the prompt: which instructions, in which order, how strongly
 instructions   the table of all that it knows
@@ -23,7 +24,8 @@ from i2ii_spool.engines.classic.materials import Size, Stage, Touch
 from i2ii_spool.errors import InvalidRequest
 from i2ii_spool.jobs.request import EditRequest
 
-# The largest side of an `auto` picture: every effect is done with one in seconds, and it fills a large screen.
+# The largest side of an `auto` picture: every effect is done with one in seconds, and it fills a
+# large screen.
 MAX_AUTO_SIDE = 2048
 
 # A prompt has room for hundreds, which would keep a worker busy for minutes.
@@ -31,19 +33,28 @@ MAX_INSTRUCTIONS = 12
 
 
 class ClassicEngine:
-    """Edits pictures as a prompt's instructions say, one after another in the order in which they stand.
+    """Edits pictures as a prompt's instructions say, one after another in the order in which they
+    stand.
 
-    `negative_prompt`, `num_inference_steps` and `true_cfg_scale` steer a diffusion model; here they are accepted and
-    mean nothing. The same picture, request and seed give the same bytes. The seed decides what is random: paper, grain,
-    brushes, flakes; effects of pure colour or geometry have nothing random in them.
+    `negative_prompt`, `num_inference_steps` and `true_cfg_scale` steer a diffusion model; here they
+    are accepted and mean nothing. The same picture, request and seed give the same bytes. The seed
+    decides what is random: paper, grain, brushes, flakes; effects of pure colour or geometry have
+    nothing random in them.
     """
 
-    info = EngineInfo(engine="classic", model="classic", revision=__version__, versions={"pillow": PIL.__version__})
+    info = EngineInfo(
+        engine="classic",
+        model="classic",
+        revision=__version__,
+        versions={"pillow": PIL.__version__},
+    )
 
     def load(self) -> None:
         """There is nothing to load."""
 
-    def edit(self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep) -> list[Image.Image]:
+    def edit(
+        self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep
+    ) -> list[Image.Image]:
         """See `Engine.edit`. Steps are the stages of all effects, over all pictures."""
         wishes = _wishes(request)
         picture = _only(images)
@@ -65,7 +76,10 @@ class ClassicEngine:
 def _wishes(request: EditRequest) -> list[Wish]:
     """What the prompt asks for, or `InvalidRequest` with the list of what is known."""
     if request.preset:
-        raise InvalidRequest(f"the classic engine has no presets, got {request.preset!r}; leave it out", field="preset")
+        raise InvalidRequest(
+            f"the classic engine has no presets, got {request.preset!r}; leave it out",
+            field="preset",
+        )
     wishes = understand(request.prompt)
     if not wishes:
         raise InvalidRequest(_unknown(), code="unknown_instruction", field="prompt")
@@ -87,12 +101,15 @@ def _unknown() -> str:
 
 def _only(images: Sequence[Image.Image]) -> Image.Image:
     if len(images) != 1:
-        raise InvalidRequest(f"the classic engine edits one picture, {len(images)} were given", field="image")
+        raise InvalidRequest(
+            f"the classic engine edits one picture, {len(images)} were given", field="image"
+        )
     return images[0]
 
 
 def _sized(image: Image.Image, sides: Size | None) -> Image.Image:
-    """Return `image` with these sides, cropped about its centre; without sides, within `MAX_AUTO_SIDE`."""
+    """Return `image` with these sides, cropped about its centre; without sides, within
+    `MAX_AUTO_SIDE`."""
     return _within(image, MAX_AUTO_SIDE) if sides is None else ImageOps.fit(image, sides)
 
 
@@ -101,7 +118,9 @@ def _within(image: Image.Image, side: int) -> Image.Image:
     return image if max(image.size) <= side else ImageOps.contain(image, (side, side))
 
 
-def _edited(image: Image.Image, wishes: list[Wish], chance: Random, tell: Callable[[], None]) -> Image.Image:
+def _edited(
+    image: Image.Image, wishes: list[Wish], chance: Random, tell: Callable[[], None]
+) -> Image.Image:
     """Return `image` with every wish granted, in their order; `tell` is called after each stage."""
     limit = max(MAX_AUTO_SIDE, *image.size)
     for wish in wishes:

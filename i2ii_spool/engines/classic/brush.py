@@ -9,7 +9,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter
 from i2ii_spool.engines.classic.materials import Effect, Size, Touch, blurred, paper, textured, unit
 
 Dab = tuple[float, float, float]
-"""Where the brush comes down, and the direction in which the form runs there: x and y in pixels, radians."""
+"""Where the brush comes down, and the direction in which the form runs there: x and y in pixels,
+radians."""
 
 
 def prime(image: Image.Image, _: Touch) -> Image.Image:
@@ -33,14 +34,16 @@ def fine_strokes(image: Image.Image, touch: Touch) -> Image.Image:
 
 
 def ridges(image: Image.Image, touch: Touch) -> Image.Image:
-    """Light the ridges that the brush has left, and the weave of the canvas where the paint is thin."""
+    """Light the ridges that the brush has left, and the weave of the canvas where the paint is
+    thin."""
     thick = blurred(image.convert("L"), 0.6).filter(ImageFilter.EMBOSS)
     lit = textured(image, thick, min(0.6, 0.35 * touch.strength))
     return textured(lit, paper(image.size, touch.chance), 0.12)
 
 
 def _brushed(image: Image.Image, touch: Touch, width: float, detail: int) -> Image.Image:
-    """Return `image` painted over where the original has `detail` levels of it, with a brush of `width` units."""
+    """Return `image` painted over where the original has `detail` levels of it, with a brush of
+    `width` units."""
     brush = width * unit(image) * (0.4 + 0.6 * touch.strength)
 
     def stroke(draw: ImageDraw.ImageDraw, dab: Dab, colour: tuple[int, ...]) -> None:
@@ -54,7 +57,7 @@ def _brushed(image: Image.Image, touch: Touch, width: float, detail: int) -> Ima
     return _dabbed(image, colours, _dabs(touch, brush, detail), touch.chance, stroke)
 
 
-# --- pointillism -----------------------------------------------------------------------------------------------------
+# --- pointillism ----------------------------------------------------------------------------------
 
 
 def tone_ground(image: Image.Image, _: Touch) -> Image.Image:
@@ -85,16 +88,21 @@ def _dotted(image: Image.Image, touch: Touch, width: float, spread: float) -> Im
     return _dabbed(image, colours, _dabs(touch, size, detail=0), touch.chance, dot)
 
 
-# --- dabs ------------------------------------------------------------------------------------------------------------
+# --- dabs -----------------------------------------------------------------------------------------
 
 
 def _dabs(touch: Touch, spacing: float, detail: int) -> list[Dab]:
-    """Places about `spacing` pixels apart, in no order, where the original has `detail` levels of detail or more."""
+    """Places about `spacing` pixels apart, in no order, where the original has `detail` levels of
+    detail or more."""
     image, chance = touch.original, touch.chance
     columns, rows = (max(1, round(side / spacing)) for side in image.size)
     directions, busy = _directions(image, (columns, rows)), _busyness(image, (columns, rows))
     dabs = [
-        ((column + chance.random()) * image.width / columns, (row + chance.random()) * image.height / rows, direction)
+        (
+            (column + chance.random()) * image.width / columns,
+            (row + chance.random()) * image.height / rows,
+            direction,
+        )
         for row in range(rows)
         for column in range(columns)
         if busy[row * columns + column] >= detail
@@ -108,13 +116,16 @@ def _directions(image: Image.Image, grid: Size) -> list[float]:
     """For each cell of `grid`, the direction along the edge that runs through it."""
     grey = blurred(image.convert("L"), 6).resize(grid, Image.Resampling.BOX)
     # Sobel's slopes, halved and about 128.
-    across = grey.filter(ImageFilter.Kernel((3, 3), (-1, 0, 1, -2, 0, 2, -1, 0, 1), 2, 128)).tobytes()
+    across = grey.filter(
+        ImageFilter.Kernel((3, 3), (-1, 0, 1, -2, 0, 2, -1, 0, 1), 2, 128)
+    ).tobytes()
     down = grey.filter(ImageFilter.Kernel((3, 3), (-1, -2, -1, 0, 0, 0, 1, 2, 1), 2, 128)).tobytes()
     return [math.atan2(y - 128, x - 128) + math.pi / 2 for x, y in zip(across, down, strict=True)]
 
 
 def _busyness(image: Image.Image, grid: Size) -> bytes:
-    """For each cell of `grid`, how many levels its brightest and its darkest detail are from their surroundings."""
+    """For each cell of `grid`, how many levels its brightest and its darkest detail are from their
+    surroundings."""
     grey = image.convert("L")
     detail = ImageChops.difference(grey, blurred(grey, 5))
     return blurred(detail, 2).resize(grid, Image.Resampling.BOX).tobytes()
@@ -127,7 +138,8 @@ def _dabbed(
     chance: Random,
     put: Callable[[ImageDraw.ImageDraw, Dab, tuple[int, ...]], None],
 ) -> Image.Image:
-    """Return `image` with every dab put down in the colour that `colours` has there, a little lighter or darker."""
+    """Return `image` with every dab put down in the colour that `colours` has there, a little
+    lighter or darker."""
     canvas = image.copy()
     draw = ImageDraw.Draw(canvas)
     for x, y, direction in dabs:

@@ -23,7 +23,7 @@ def by_strength(image: Image.Image, touch: Touch) -> Image.Image:
     return Image.blend(touch.original, image, min(touch.strength, 1))
 
 
-# --- light and colour ------------------------------------------------------------------------------------------------
+# --- light and colour -----------------------------------------------------------------------------
 
 
 def brighten(image: Image.Image, touch: Touch) -> Image.Image:
@@ -42,12 +42,16 @@ def _bent(image: Image.Image, gamma: float) -> Image.Image:
 
 def warm(image: Image.Image, touch: Touch) -> Image.Image:
     """Shift white towards candle light."""
-    return Image.blend(image, graded(image, (0, 142, 255), (0, 128, 246), (0, 105, 208)), touch.strength)
+    return Image.blend(
+        image, graded(image, (0, 142, 255), (0, 128, 246), (0, 105, 208)), touch.strength
+    )
 
 
 def cool(image: Image.Image, touch: Touch) -> Image.Image:
     """Shift white towards an overcast sky."""
-    return Image.blend(image, graded(image, (0, 105, 212), (0, 126, 246), (0, 146, 255)), touch.strength)
+    return Image.blend(
+        image, graded(image, (0, 105, 212), (0, 126, 246), (0, 146, 255)), touch.strength
+    )
 
 
 def add_contrast(image: Image.Image, touch: Touch) -> Image.Image:
@@ -87,7 +91,7 @@ def invert(image: Image.Image, touch: Touch) -> Image.Image:
     return Image.blend(image, ImageOps.invert(image), 1 if touch.strength >= 1 else 0.75)
 
 
-# --- sharpness -------------------------------------------------------------------------------------------------------
+# --- sharpness ------------------------------------------------------------------------------------
 
 
 def blur(image: Image.Image, touch: Touch) -> Image.Image:
@@ -109,7 +113,9 @@ def emboss(image: Image.Image, touch: Touch) -> Image.Image:
     lit = ImageChops.offset(grey, step, step)
     relief = ImageChops.subtract(grey, lit, scale=1, offset=128)
     gain = 2.4 * touch.strength
-    return relief.point([round(max(0, min(255, 128 + gain * (level - 128)))) for level in range(256)]).convert("RGB")
+    return relief.point(
+        [round(max(0, min(255, 128 + gain * (level - 128)))) for level in range(256)]
+    ).convert("RGB")
 
 
 def outline(image: Image.Image, touch: Touch) -> Image.Image:
@@ -118,7 +124,7 @@ def outline(image: Image.Image, touch: Touch) -> Image.Image:
     return by_strength(lines.convert("RGB"), touch)
 
 
-# --- film ------------------------------------------------------------------------------------------------------------
+# --- film -----------------------------------------------------------------------------------------
 
 
 def vignette(image: Image.Image, touch: Touch) -> Image.Image:
@@ -159,7 +165,9 @@ def soften(image: Image.Image, touch: Touch) -> Image.Image:
 
 def dream(image: Image.Image, touch: Touch) -> Image.Image:
     """Lift the shadows towards rose."""
-    return Image.blend(image, graded(image, (26, 145, 255), (14, 132, 250), (28, 142, 250)), touch.strength)
+    return Image.blend(
+        image, graded(image, (26, 145, 255), (14, 132, 250), (28, 142, 250)), touch.strength
+    )
 
 
 GLOW: Effect = (soften, bloom, dream)

@@ -19,14 +19,16 @@ from i2ii_spool.engines.classic.materials import (
     textured,
 )
 
-# --- pencil ----------------------------------------------------------------------------------------------------------
+# --- pencil ---------------------------------------------------------------------------------------
 
 
 def draw_edges(image: Image.Image, touch: Touch) -> Image.Image:
     """Dodge the greys with their own blur: flat areas turn to paper, edges stay."""
     grey = image.convert("L")
     light: Image.Image = ImageMath.lambda_eval(
-        lambda its: its["min"](its["grey"] * 255 / (its["soft"] + 1), 255), grey=grey, soft=blurred(grey, 8)
+        lambda its: its["min"](its["grey"] * 255 / (its["soft"] + 1), 255),
+        grey=grey,
+        soft=blurred(grey, 8),
     )
     deep = light.convert("L").point(
         [round(255 * (level / 255) ** (1.7 * max(1, touch.strength))) for level in range(256)]
@@ -37,7 +39,11 @@ def draw_edges(image: Image.Image, touch: Touch) -> Image.Image:
 def shade(image: Image.Image, touch: Touch) -> Image.Image:
     """Hatch the shadows: the darker a place, the more of the strokes there are seen."""
     shadow = ImageOps.autocontrast(blurred(touch.original.convert("L"), 3), cutoff=1)
-    for slant, tone in ((48, (70, 255, 255, 255)), (42, (120, 165, 255, 255)), (-30, (90, 255, 255, 255))):
+    for slant, tone in (
+        (48, (70, 255, 255, 255)),
+        (42, (120, 165, 255, 255)),
+        (-30, (90, 255, 255, 255)),
+    ):
         dark = shadow.point(curve(tone))
         strokes = _hatching(image.size, touch, slant).point(curve((0, 40, 200, 255)))
         image = inked(image, ImageChops.screen(dark, strokes))
@@ -63,7 +69,9 @@ def _hatching(size: Size, touch: Touch, slant: float) -> Image.Image:
     scale = max(size) / 1000
     streaks = (max(2, round(side / (45 * scale))), max(2, round(side / (2.2 * scale))))
     drawn = Image.frombytes("L", streaks, touch.chance.randbytes(streaks[0] * streaks[1]))
-    turned = drawn.resize((side, side), Image.Resampling.BICUBIC).rotate(slant, Image.Resampling.BILINEAR)
+    turned = drawn.resize((side, side), Image.Resampling.BICUBIC).rotate(
+        slant, Image.Resampling.BILINEAR
+    )
     left, top = (side - size[0]) // 2, (side - size[1]) // 2
     return turned.crop((left, top, left + size[0], top + size[1]))
 
@@ -76,7 +84,7 @@ def colour_in(image: Image.Image, touch: Touch) -> Image.Image:
     return ImageChops.multiply(image, ImageChops.screen(pale, gaps.convert("RGB")))
 
 
-# --- cartoon ---------------------------------------------------------------------------------------------------------
+# --- cartoon --------------------------------------------------------------------------------------
 
 
 def flatten(image: Image.Image, touch: Touch) -> Image.Image:
@@ -103,14 +111,18 @@ def ink(image: Image.Image, touch: Touch) -> Image.Image:
     return inked(image, contours(forms, 1.3, floor=4, gain=22 * touch.strength))
 
 
-# --- comic -----------------------------------------------------------------------------------------------------------
+# --- comic ----------------------------------------------------------------------------------------
 
 
 def flat_print(image: Image.Image, _: Touch) -> Image.Image:
     """Print in the four levels of each ink that cheap paper takes."""
     flat = simplified(image, 640, passes=2)
     light = ImageOps.autocontrast(flat, cutoff=1).point(curve((20, 110, 185, 235, 255)) * 3)
-    return ImageEnhance.Color(light).enhance(2).point([round(level / 85) * 85 for level in range(256)] * 3)
+    return (
+        ImageEnhance.Color(light)
+        .enhance(2)
+        .point([round(level / 85) * 85 for level in range(256)] * 3)
+    )
 
 
 def halftone(image: Image.Image, touch: Touch) -> Image.Image:

@@ -14,13 +14,16 @@ QUARTER_TURNS = {
 
 
 def turn_right(image: Image.Image, touch: Touch) -> Image.Image:
-    """Rotate clockwise by the strength, in degrees. The picture grows to hold its corners; what is left is white."""
+    """Rotate clockwise by the strength, in degrees. The picture grows to hold its corners; what is
+    left is white."""
     degrees = touch.strength % 360
     if degrees == 0:
         return image.copy()
     if degrees in QUARTER_TURNS:
         return image.transpose(QUARTER_TURNS[int(degrees)])
-    blank = "white" if image.mode == "RGB" else 0  # 0: the corners of an alpha channel are transparent
+    blank = (
+        "white" if image.mode == "RGB" else 0
+    )  # 0: the corners of an alpha channel are transparent
     return image.rotate(-degrees, Image.Resampling.BICUBIC, expand=True, fillcolor=blank)
 
 

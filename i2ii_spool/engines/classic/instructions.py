@@ -1,4 +1,5 @@
-"""Every instruction that the classic engine knows: how it is said in English and in Chinese, and what it does."""
+"""Every instruction that the classic engine knows: how it is said in English and in Chinese, and
+what it does."""
 
 from dataclasses import dataclass
 
@@ -11,8 +12,8 @@ class Instruction:
     """One thing that can be asked for."""
 
     english: str
-    """Its phrases, with ` | ` between, the best-known first: in lower case and British spelling. `N°` stands for a
-    number of degrees, which takes the place of `angle`."""
+    """Its phrases, with ` | ` between, the best-known first: in lower case and British spelling.
+    `N°` stands for a number of degrees, which takes the place of `angle`."""
     chinese: str
     effect: Effect
     does: str

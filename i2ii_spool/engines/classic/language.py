@@ -1,9 +1,10 @@
 """Reads a prompt: which instructions are in it, in which order, and how strongly each is meant.
 
-A prompt is cut into clauses at punctuation and at words like "but". In a clause, nothing that follows a negation
-counts ("don't blur or sharpen it, just make it warmer" is warmer alone), and a complaint is a negation ("it is too
-dark, make it brighter"). Clauses are cut into parts at words like "and"; in a part, a word of degree is about the
-instruction that follows it, or else about the one before it. Everything else in a prompt is passed over.
+A prompt is cut into clauses at punctuation and at words like "but". In a clause, nothing that
+follows a negation counts ("don't blur or sharpen it, just make it warmer" is warmer alone), and a
+complaint is a negation ("it is too dark, make it brighter"). Clauses are cut into parts at words
+like "and"; in a part, a word of degree is about the instruction that follows it, or else about the
+one before it. Everything else in a prompt is passed over.
 """
 
 import re
@@ -82,7 +83,8 @@ def understand(prompt: str) -> list[Wish]:
 
 
 def _once(wishes: list[Wish]) -> list[Wish]:
-    """Drop what is said again ("a watercolour, in soft watercolours"), but not rotations, which add up."""
+    """Drop what is said again ("a watercolour, in soft watercolours"), but not rotations, which add
+    up."""
     first: dict[object, Wish] = {}
     for position, wish in enumerate(wishes):
         first.setdefault(wish.instruction if wish.instruction.angle is None else position, wish)
@@ -123,7 +125,7 @@ def _scaled(wish: Wish, degree: float) -> Wish:
     return wish if wish.instruction.angle is not None else Wish(wish.instruction, degree)
 
 
-# --- from text to words ----------------------------------------------------------------------------------------------
+# --- from text to words ---------------------------------------------------------------------------
 
 
 def _words(prompt: str) -> Iterator[Word]:
@@ -139,7 +141,8 @@ def _word(meaning: Kind | Instruction, text: str) -> Word:
 
 
 def _plain(prompt: str) -> str:
-    """Return `prompt` in lower case and British spelling, with single spaces for hyphens and line breaks."""
+    """Return `prompt` in lower case and British spelling, with single spaces for hyphens and line
+    breaks."""
     text = unicodedata.normalize("NFKC", prompt).casefold()
     for spelling, ours in SPELLINGS:
         text = re.sub(spelling, ours, text)
@@ -156,18 +159,27 @@ def _meanings() -> Iterator[tuple[str, Kind | Instruction]]:
             yield phrase, kind
 
 
-# The first alternative that fits wins, so the longest stand first: "less contrast" is not "less", then "contrast".
+# The first alternative that fits wins, so the longest stand first: "less contrast" is not "less",
+# then "contrast".
 _LONGEST_FIRST = sorted(_meanings(), key=lambda meaning: -len(meaning[0]))
 MEANINGS = [meaning for _, meaning in _LONGEST_FIRST]
 
 
 def _any(which: Callable[[str], bool]) -> str:
-    """A pattern for all phrases that begin with `which`; the group p7 is the phrase of the seventh meaning."""
-    return "|".join(f"(?P<p{i}>{_pattern(phrase)})" for i, (phrase, _) in enumerate(_LONGEST_FIRST) if which(phrase[0]))
+    """A pattern for all phrases that begin with `which`; the group p7 is the phrase of the seventh
+    meaning."""
+    return "|".join(
+        f"(?P<p{i}>{_pattern(phrase)})"
+        for i, (phrase, _) in enumerate(_LONGEST_FIRST)
+        if which(phrase[0])
+    )
 
 
 def _pattern(phrase: str) -> str:
-    words = (NUMBER if word == "N°" else re.escape(word).replace("N°", f" ?{NUMBER}") for word in phrase.split())
+    words = (
+        NUMBER if word == "N°" else re.escape(word).replace("N°", f" ?{NUMBER}")
+        for word in phrase.split()
+    )
     return f"{FILLERS} ?".join(words)
 
 
@@ -175,5 +187,8 @@ def _latin(character: str) -> bool:
     return character.isascii() and character.isalnum()
 
 
-# An English word begins and ends where no letter is: "ink" is not in "pink". Chinese around it does not matter.
-PHRASES = re.compile(rf"(?<![a-z0-9])(?:{_any(_latin)})(?![a-z0-9])|{_any(lambda first: not _latin(first))}")
+# An English word begins and ends where no letter is: "ink" is not in "pink". Chinese around it does
+# not matter.
+PHRASES = re.compile(
+    rf"(?<![a-z0-9])(?:{_any(_latin)})(?![a-z0-9])|{_any(lambda first: not _latin(first))}"
+)

@@ -1,4 +1,5 @@
-"""What the effects are made of: the shape of a stage, and the papers, grains, curves and lines that many share."""
+"""What the effects are made of: the shape of a stage, and the papers, grains, curves and lines that
+many share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ Stage = Callable[[Image.Image, Touch], Image.Image]
 """Returns a new picture, made from the one that the stage before it has left."""
 
 Effect = tuple[Stage, ...]
-"""Stages, one after another; between two of them progress is reported, and the edit may be stopped."""
+"""Stages, one after another; between two of them progress is reported, and the edit may be stopped.
+"""
 
 
 def unit(image: Image.Image) -> float:
-    """A thousandth of the longer side, in pixels. Measured in it, an effect looks the same at every size."""
+    """A thousandth of the longer side, in pixels. Measured in it, an effect looks the same at every
+    size."""
     return max(image.size) / 1000
 
 
@@ -39,9 +42,11 @@ def blurred(image: Image.Image, radius: float) -> Image.Image:
 
 
 def simplified(image: Image.Image, detail: int, passes: int = 1) -> Image.Image:
-    """Return `image` without what is finer than its longer side / `detail`, but with its edges kept.
+    """Return `image` without what is finer than its longer side / `detail`, but with its edges
+    kept.
 
-    The median is taken of a small copy: a large window on a large picture takes seconds for the same look.
+    The median is taken of a small copy: a large window on a large picture takes seconds for the
+    same look.
     """
     small = image.copy()
     small.thumbnail((detail, detail))
@@ -50,16 +55,19 @@ def simplified(image: Image.Image, detail: int, passes: int = 1) -> Image.Image:
     return small.resize(image.size, Image.Resampling.BICUBIC)
 
 
-# --- tones -----------------------------------------------------------------------------------------------------------
+# --- tones ----------------------------------------------------------------------------------------
 
 
-def graded(image: Image.Image, red: Sequence[float], green: Sequence[float], blue: Sequence[float]) -> Image.Image:
+def graded(
+    image: Image.Image, red: Sequence[float], green: Sequence[float], blue: Sequence[float]
+) -> Image.Image:
     """Return RGB `image` through one curve for each channel; see `curve`."""
     return image.point(curve(red) + curve(green) + curve(blue))
 
 
 def curve(outputs: Sequence[float]) -> list[int]:
-    """A lookup table: straight lines between `outputs`, which stand at even distances from black to white."""
+    """A lookup table: straight lines between `outputs`, which stand at even distances from black to
+    white."""
     return [round(_between(outputs, value * (len(outputs) - 1) / 255)) for value in range(256)]
 
 
@@ -69,7 +77,8 @@ def _between(outputs: Sequence[float], position: float) -> float:
 
 
 def inked(image: Image.Image, ink: Image.Image) -> Image.Image:
-    """Return `image` printed over with the grey picture `ink`: white leaves it, black makes it black."""
+    """Return `image` printed over with the grey picture `ink`: white leaves it, black makes it
+    black."""
     return ImageChops.multiply(image, ink.convert("RGB"))
 
 
@@ -83,7 +92,7 @@ def outwards(size: Size) -> Image.Image:
     return Image.radial_gradient("L").resize(size)
 
 
-# --- textures: grey pictures that waver about 128 --------------------------------------------------------------------
+# --- textures: grey pictures that waver about 128 -------------------------------------------------
 
 
 def noise(size: Size, chance: Random, cell: float = 1) -> Image.Image:
@@ -110,19 +119,23 @@ def paper(size: Size, chance: Random) -> Image.Image:
 
 
 def textured(image: Image.Image, texture: Image.Image, amount: float) -> Image.Image:
-    """Return `image` lighter and darker where `texture` is; at an `amount` of 1 by all that it wavers."""
+    """Return `image` lighter and darker where `texture` is; at an `amount` of 1 by all that it
+    wavers."""
     calm = texture.point(curve((128 - 128 * min(amount, 1), 128 + 127 * min(amount, 1))))
     return ImageChops.hard_light(image, calm.convert("RGB"))
 
 
-# --- lines -----------------------------------------------------------------------------------------------------------
+# --- lines ----------------------------------------------------------------------------------------
 
 
 def contours(image: Image.Image, width: float, floor: float, gain: float) -> Image.Image:
     """Ink lines, black on white, where `image` is darker than what is around it.
 
-    `width` is in units; a difference of `floor` levels is still white, and each level beyond it is `gain` blacker.
+    `width` is in units; a difference of `floor` levels is still white, and each level beyond it is
+    `gain` blacker.
     """
     grey = image.convert("L")
     difference = ImageChops.subtract(blurred(grey, 2.2 * width), blurred(grey, width))
-    return difference.point([round(max(0, min(255, 255 - gain * (level - floor)))) for level in range(256)])
+    return difference.point(
+        [round(max(0, min(255, 255 - gain * (level - floor)))) for level in range(256)]
+    )

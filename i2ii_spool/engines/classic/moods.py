@@ -22,7 +22,7 @@ from i2ii_spool.engines.classic.materials import (
     unit,
 )
 
-# --- the hours -------------------------------------------------------------------------------------------------------
+# --- the hours ------------------------------------------------------------------------------------
 
 
 def evening_sky(image: Image.Image, touch: Touch) -> Image.Image:
@@ -71,7 +71,9 @@ def lamps(image: Image.Image, touch: Touch) -> Image.Image:
 def silver(image: Image.Image, touch: Touch) -> Image.Image:
     """Moonlight has hardly a colour: blue-black shadows, silver lights."""
     toned = ImageOps.colorize(image.convert("L"), "#02040b", "#b4c9e6", "#22344f", midpoint=150)
-    cold = Image.blend(toned, ImageChops.multiply(image, Image.new("RGB", image.size, "#6f8fbf")), 0.25)
+    cold = Image.blend(
+        toned, ImageChops.multiply(image, Image.new("RGB", image.size, "#6f8fbf")), 0.25
+    )
     return Image.blend(image, cold, min(1, 0.95 * touch.strength))
 
 
@@ -82,7 +84,8 @@ def moon(image: Image.Image, touch: Touch) -> Image.Image:
 
 
 def _lamp(size: Size, centre: tuple[float, float], reach: float) -> Image.Image:
-    """A round light that has faded to nothing at `reach` longer sides from `centre`, which is in parts of the sides."""
+    """A round light that has faded to nothing at `reach` longer sides from `centre`, which is in
+    parts of the sides."""
     width, height = size
     radius = max(1, round(reach * max(size)))
     disc = ImageOps.invert(Image.radial_gradient("L")).point(curve((0, 6, 26, 70, 140, 220, 255)))
@@ -98,14 +101,16 @@ def _add_light(image: Image.Image, light: Image.Image, colour: str, amount: floa
     return ImageChops.screen(image, beam)
 
 
-# --- the seasons -----------------------------------------------------------------------------------------------------
+# --- the seasons ----------------------------------------------------------------------------------
 
 
 def frost(image: Image.Image, touch: Touch) -> Image.Image:
     """Whiten leaves and lights, and turn the shadows blue."""
     # Green counts double: it is grass and leaves, on which snow would lie.
     snowy = image.convert("RGB", (0.3, 0.7, 0.0, 8, 0.1, 0.8, 0.1, 10, 0.05, 0.65, 0.3, 18))
-    pale = graded(ImageEnhance.Color(snowy).enhance(0.4), (24, 136, 248), (34, 148, 251), (54, 168, 255))
+    pale = graded(
+        ImageEnhance.Color(snowy).enhance(0.4), (24, 136, 248), (34, 148, 251), (54, 168, 255)
+    )
     return Image.blend(image, pale, min(1.2, 0.9 * touch.strength))
 
 
@@ -129,7 +134,9 @@ def near_flakes(image: Image.Image, touch: Touch) -> Image.Image:
     return _falling(image, touch, count=70, radius=6, blur=2.0)
 
 
-def _falling(image: Image.Image, touch: Touch, count: int, radius: float, blur: float) -> Image.Image:
+def _falling(
+    image: Image.Image, touch: Touch, count: int, radius: float, blur: float
+) -> Image.Image:
     flakes = Image.new("L", image.size)
     draw = ImageDraw.Draw(flakes)
     for _ in range(round(count * touch.strength)):
@@ -147,7 +154,11 @@ def _anywhere(chance: Random, size: Size) -> tuple[float, float, int, float]:
 
 def turning_leaves(image: Image.Image, touch: Touch) -> Image.Image:
     """Shift the greens to orange and red; sky and skin stay."""
-    return Image.blend(image, _hues(image, ((18, 10), (30, 14), (50, 18), (90, 24), (120, 50))), min(touch.strength, 1))
+    return Image.blend(
+        image,
+        _hues(image, ((18, 10), (30, 14), (50, 18), (90, 24), (120, 50))),
+        min(touch.strength, 1),
+    )
 
 
 def autumn_light(image: Image.Image, touch: Touch) -> Image.Image:
@@ -159,13 +170,17 @@ def autumn_light(image: Image.Image, touch: Touch) -> Image.Image:
 def fresh_leaves(image: Image.Image, touch: Touch) -> Image.Image:
     """Shift dull and yellowish greens to the green of young leaves."""
     return Image.blend(
-        image, _hues(image, ((24, 24), (34, 44), (60, 64), (90, 74), (120, 100))), min(touch.strength, 1)
+        image,
+        _hues(image, ((24, 24), (34, 44), (60, 64), (90, 74), (120, 100))),
+        min(touch.strength, 1),
     )
 
 
 def spring_light(image: Image.Image, touch: Touch) -> Image.Image:
     """Light the shadows, and colour the lights like blossom."""
-    fresh = graded(image, (22, 100, 172, 226, 255), (20, 104, 172, 218, 246), (20, 92, 156, 214, 250))
+    fresh = graded(
+        image, (22, 100, 172, 226, 255), (20, 104, 172, 218, 246), (20, 92, 156, 214, 250)
+    )
     return Image.blend(image, ImageEnhance.Color(fresh).enhance(1.3), touch.strength)
 
 
@@ -182,15 +197,30 @@ def petals(image: Image.Image, touch: Touch) -> Image.Image:
 
 
 def _petal(x: float, y: float, length: float, angle: float) -> list[tuple[float, float]]:
-    outline = ((-1, 0), (-0.5, 0.35), (0.3, 0.45), (0.9, 0.25), (0.75, 0), (0.9, -0.25), (0.3, -0.45), (-0.5, -0.35))
+    outline = (
+        (-1, 0),
+        (-0.5, 0.35),
+        (0.3, 0.45),
+        (0.9, 0.25),
+        (0.75, 0),
+        (0.9, -0.25),
+        (0.3, -0.45),
+        (-0.5, -0.35),
+    )
     sine, cosine = math.sin(angle) * length, math.cos(angle) * length
-    return [(x + across * cosine - down * sine, y + across * sine + down * cosine) for across, down in outline]
+    return [
+        (x + across * cosine - down * sine, y + across * sine + down * cosine)
+        for across, down in outline
+    ]
 
 
 def _hues(image: Image.Image, moves: tuple[tuple[int, int], ...]) -> Image.Image:
-    """Return `image` with its hues (0-255, green is 85) moved along straight lines between the pairs in `moves`."""
+    """Return `image` with its hues (0-255, green is 85) moved along straight lines between the
+    pairs in `moves`."""
     hue, saturation, value = image.convert("HSV").split()
-    return Image.merge("HSV", (hue.point([_moved(old, moves) for old in range(256)]), saturation, value)).convert("RGB")
+    return Image.merge(
+        "HSV", (hue.point([_moved(old, moves) for old in range(256)]), saturation, value)
+    ).convert("RGB")
 
 
 def _moved(hue: int, moves: tuple[tuple[int, int], ...]) -> int:
@@ -200,7 +230,7 @@ def _moved(hue: int, moves: tuple[tuple[int, int], ...]) -> int:
     return hue
 
 
-# --- air and water ---------------------------------------------------------------------------------------------------
+# --- air and water --------------------------------------------------------------------------------
 
 
 def haze(image: Image.Image, touch: Touch) -> Image.Image:
@@ -214,7 +244,9 @@ def drifts(image: Image.Image, touch: Touch) -> Image.Image:
     """Let banks of fog lie across the picture."""
     width, height = image.size
     banks = clouds((width, height * 3), touch.chance).resize(image.size)  # squeezed: fog lies flat
-    return _into(image, "#e4e8eb", banks.point(curve((0, 20, 110, 210, 255))), 0.75 * touch.strength)
+    return _into(
+        image, "#e4e8eb", banks.point(curve((0, 20, 110, 210, 255))), 0.75 * touch.strength
+    )
 
 
 def _into(image: Image.Image, colour: str, cover: Image.Image, amount: float) -> Image.Image:
@@ -225,8 +257,12 @@ def _into(image: Image.Image, colour: str, cover: Image.Image, amount: float) ->
 
 def water(image: Image.Image, touch: Touch) -> Image.Image:
     """Take the red out, as a few metres of sea do, and the light with depth."""
-    sea = graded(blurred(image, 0.8), (0, 20, 46, 84, 150), (18, 66, 116, 172, 226), (44, 98, 146, 196, 238))
-    deep = ImageChops.multiply(sea, ImageOps.colorize(downwards(image.size), "#ffffff", "#1f5a86", "#a6d8e6"))
+    sea = graded(
+        blurred(image, 0.8), (0, 20, 46, 84, 150), (18, 66, 116, 172, 226), (44, 98, 146, 196, 238)
+    )
+    deep = ImageChops.multiply(
+        sea, ImageOps.colorize(downwards(image.size), "#ffffff", "#1f5a86", "#a6d8e6")
+    )
     return Image.blend(image, deep, min(1, 0.92 * touch.strength))
 
 
@@ -249,13 +285,17 @@ def bubbles(image: Image.Image, touch: Touch) -> Image.Image:
     for _ in range(round(45 * touch.strength)):
         x, y, light, size = _anywhere(touch.chance, image.size)
         reach = 6 * size * size * unit(image)
-        draw.ellipse((x - reach, y - reach, x + reach, y + reach), outline=light, width=max(1, round(unit(image))))
+        draw.ellipse(
+            (x - reach, y - reach, x + reach, y + reach),
+            outline=light,
+            width=max(1, round(unit(image))),
+        )
         glint = reach / 4
         draw.ellipse((x - 2 * glint, y - 2 * glint, x - glint, y - glint), fill=255)
     return _add_light(image, blurred(layer, 0.6), "#d8fbff", 0.7)
 
 
-# --- the city --------------------------------------------------------------------------------------------------------
+# --- the city -------------------------------------------------------------------------------------
 
 
 def city_night(image: Image.Image, touch: Touch) -> Image.Image:
@@ -267,7 +307,8 @@ def city_night(image: Image.Image, touch: Touch) -> Image.Image:
 
 
 def neon_tubes(image: Image.Image, touch: Touch) -> Image.Image:
-    """Draw the strongest edges as neon tubes, magenta on the left to cyan on the right, with their glow."""
+    """Draw the strongest edges as neon tubes, magenta on the left to cyan on the right, with their
+    glow."""
     edges = ImageOps.invert(contours(touch.original, 1.3, floor=4, gain=16))
     glow = ImageChops.add(blurred(edges, 4), blurred(edges, 14))
     across = downwards(image.size[::-1]).transpose(Image.Transpose.ROTATE_90)

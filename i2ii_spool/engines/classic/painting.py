@@ -21,7 +21,7 @@ from i2ii_spool.engines.classic.materials import (
     unit,
 )
 
-# --- watercolour -----------------------------------------------------------------------------------------------------
+# --- watercolour ----------------------------------------------------------------------------------
 
 
 def let_run(image: Image.Image, touch: Touch) -> Image.Image:
@@ -37,7 +37,9 @@ LEVELS = [round(level / 32) * 32 for level in range(256)]
 def dilute(image: Image.Image, _: Touch) -> Image.Image:
     """Thin the paint: white paper shines through the lights, and the shadows keep some colour."""
     washes = Image.blend(image, image.point(LEVELS * 3), 0.5)
-    clear = graded(washes, (34, 110, 182, 228, 252), (36, 110, 182, 228, 252), (44, 112, 184, 230, 252))
+    clear = graded(
+        washes, (34, 110, 182, 228, 252), (36, 110, 182, 228, 252), (44, 112, 184, 230, 252)
+    )
     return ImageEnhance.Color(clear).enhance(1.6)
 
 
@@ -47,7 +49,9 @@ def pool(image: Image.Image, touch: Touch) -> Image.Image:
     fine = contours(touch.original, 0.8, floor=5, gain=6).point(curve((120, 255)))
     settled = inked(inked(image, blurred(rims, 0.4)), blurred(fine, 0.4))
     backruns = clouds(image.size, touch.chance).point(curve((0, 0, 40, 110, 130)))
-    return Image.composite(Image.blend(settled, Image.new("RGB", image.size, "white"), 0.75), settled, backruns)
+    return Image.composite(
+        Image.blend(settled, Image.new("RGB", image.size, "white"), 0.75), settled, backruns
+    )
 
 
 def bare_edges(image: Image.Image, touch: Touch) -> Image.Image:
@@ -74,10 +78,15 @@ def _inset(size: Size) -> Image.Image:
 
 def _wavering(image: Image.Image, touch: Touch, cell: float, reach: float) -> Image.Image:
     """Return `image` with the corners of a mesh of `cell` units moved by up to `reach` units."""
-    across, down = (max(1, min(side // 4, round(side / (cell * unit(image))))) for side in image.size)
+    across, down = (
+        max(1, min(side // 4, round(side / (cell * unit(image))))) for side in image.size
+    )
     far = reach * unit(image)
     corners = [
-        [_shaken(image.size, column / across, row / down, far, touch) for column in range(across + 1)]
+        [
+            _shaken(image.size, column / across, row / down, far, touch)
+            for column in range(across + 1)
+        ]
         for row in range(down + 1)
     ]
     mesh = []
@@ -90,8 +99,11 @@ def _wavering(image: Image.Image, touch: Touch, cell: float, reach: float) -> Im
     return image.transform(image.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
 
 
-def _shaken(size: Size, across: float, down: float, reach: float, touch: Touch) -> tuple[float, float]:
-    """A place in the picture, moved a little; on the border, only along it, so that the picture stays whole."""
+def _shaken(
+    size: Size, across: float, down: float, reach: float, touch: Touch
+) -> tuple[float, float]:
+    """A place in the picture, moved a little; on the border, only along it, so that the picture
+    stays whole."""
     x, y = across * size[0], down * size[1]
     x += touch.chance.uniform(-reach, reach) if 0 < across < 1 else 0
     y += touch.chance.uniform(-reach, reach) if 0 < down < 1 else 0
@@ -105,11 +117,12 @@ def _cell(size: Size, column: int, row: int, across: int, down: int) -> tuple[in
     return left, top, right, bottom
 
 
-# --- ink wash --------------------------------------------------------------------------------------------------------
+# --- ink wash -------------------------------------------------------------------------------------
 
 
 def grind_ink(image: Image.Image, touch: Touch) -> Image.Image:
-    """Keep the light alone, in few and wavering shapes, and let the paper stand for all that is light."""
+    """Keep the light alone, in few and wavering shapes, and let the paper stand for all that is
+    light."""
     grey = ImageOps.autocontrast(simplified(image.convert("L"), 420, passes=3), cutoff=1)
     pale = grey.point(curve((0, 40, 112, 190, 242, 255)))
     return _wavering(pale, touch, cell=32, reach=4).convert("RGB")
@@ -141,7 +154,9 @@ def on_rice_paper(image: Image.Image, touch: Touch) -> Image.Image:
     """Lay the ink on warm, fibrous paper."""
     width, height = image.size
     fibres = (
-        noise((width, height), touch.chance, 2 * unit(image)).resize((width * 2, height)).crop((0, 0, width, height))
+        noise((width, height), touch.chance, 2 * unit(image))
+        .resize((width * 2, height))
+        .crop((0, 0, width, height))
     )
     warm = graded(image, (14, 138, 250), (13, 135, 245), (16, 128, 230))
     return textured(warm, fibres, 0.08)

@@ -1,18 +1,29 @@
-"""Pictures put together from pieces, and printed in few colours: pixel art, mosaic, poster, pop art."""
+"""Pictures put together from pieces, and printed in few colours: pixel art, mosaic, poster, pop
+art."""
 
 from PIL import Image, ImageColor, ImageDraw, ImageEnhance, ImageOps
 
 from i2ii_spool.engines.classic.darkroom import by_strength
 from i2ii_spool.engines.classic.geometry import four_panels, panels
-from i2ii_spool.engines.classic.materials import Effect, Size, Touch, inked, simplified, textured, unit
+from i2ii_spool.engines.classic.materials import (
+    Effect,
+    Size,
+    Touch,
+    inked,
+    simplified,
+    textured,
+    unit,
+)
 
-# --- pixel art -------------------------------------------------------------------------------------------------------
+# --- pixel art ------------------------------------------------------------------------------------
 
 
 def large_pixels(image: Image.Image, touch: Touch) -> Image.Image:
     """Average over blocks."""
     rich = ImageEnhance.Color(ImageEnhance.Contrast(image).enhance(1.1)).enhance(1.3)
-    blocks = rich.resize(_blocks(image.size, 10 * touch.strength * unit(image)), Image.Resampling.BOX)
+    blocks = rich.resize(
+        _blocks(image.size, 10 * touch.strength * unit(image)), Image.Resampling.BOX
+    )
     return blocks.resize(image.size, Image.Resampling.NEAREST)
 
 
@@ -26,7 +37,7 @@ def _blocks(size: Size, block: float) -> Size:
     return width, height
 
 
-# --- mosaic ----------------------------------------------------------------------------------------------------------
+# --- mosaic ---------------------------------------------------------------------------------------
 
 
 def tiles(image: Image.Image, touch: Touch) -> Image.Image:
@@ -61,7 +72,7 @@ def _tile(image: Image.Image, touch: Touch) -> float:
     return max(4, 15 * max(1, touch.strength) * unit(image))
 
 
-# --- poster and pop art ----------------------------------------------------------------------------------------------
+# --- poster and pop art ---------------------------------------------------------------------------
 
 
 def cut_out(image: Image.Image, _: Touch) -> Image.Image:
@@ -71,7 +82,9 @@ def cut_out(image: Image.Image, _: Touch) -> Image.Image:
 
 def spot_colours(image: Image.Image, touch: Touch) -> Image.Image:
     """Print in ten inks."""
-    bold = ImageEnhance.Color(ImageOps.autocontrast(image, cutoff=1)).enhance(1 + 0.9 * touch.strength)
+    bold = ImageEnhance.Color(ImageOps.autocontrast(image, cutoff=1)).enhance(
+        1 + 0.9 * touch.strength
+    )
     return bold.quantize(10, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
 
 

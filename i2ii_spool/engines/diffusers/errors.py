@@ -19,15 +19,20 @@ class OutOfMemory(EngineError):
 
 @contextmanager
 def judged() -> Iterator[None]:
-    """Raise `OutOfMemory` where memory ran out, `EngineBroken` where the device failed; let all else through.
+    """Raise `OutOfMemory` where memory ran out, `EngineBroken` where the device failed; let all
+    else through.
 
     A CUDA error poisons the process: every call after it fails as well.
     """
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY):
-            raise OutOfMemory(f"out of GPU memory; send fewer pictures, or lower max_side: {error}") from error
+        if isinstance(error, torch.OutOfMemoryError) or any(
+            words in str(error) for words in NO_MEMORY
+        ):
+            raise OutOfMemory(
+                f"out of GPU memory; send fewer pictures, or lower max_side: {error}"
+            ) from error
         if "CUDA error" in str(error):
             raise EngineBroken(f"the GPU has failed: {error}") from error
         raise

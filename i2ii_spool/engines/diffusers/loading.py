@@ -24,13 +24,16 @@ REVISION = "i2ii-revision"
 
 
 def find(model: str, source: str) -> Path:
-    """Return the folder of `model`: itself, or what has been fetched of it from `source`. Raises `SettingsError`."""
+    """Return the folder of `model`: itself, or what has been fetched of it from `source`. Raises
+    `SettingsError`."""
     check_packages(*PACKAGES)
     folder = Path(model)
     if not folder.is_dir():
         folder = _fetched(model, source)
     if not (folder / INDEX).is_file():
-        raise SettingsError(f"{folder} has no {INDEX}: it is not the folder of a diffusers pipeline", field="model")
+        raise SettingsError(
+            f"{folder} has no {INDEX}: it is not the folder of a diffusers pipeline", field="model"
+        )
     return folder
 
 
@@ -81,7 +84,8 @@ def fetch_lightning(version: Version, source: str) -> Path | None:
 
 
 def fetch(model: str, source: str) -> Path:
-    """Fetch the weights of `model`, showing progress, from where an earlier call stopped. Raises `EngineError`."""
+    """Fetch the weights of `model`, showing progress, from where an earlier call stopped. Raises
+    `EngineError`."""
     return _download(model, source)
 
 
@@ -96,7 +100,8 @@ def _download(model: str, source: str, **options: Any) -> Path:
 
 
 def _hub(source: str) -> Callable[..., str]:
-    """The function of ModelScope (cache: `MODELSCOPE_CACHE`) or Hugging Face (`HF_HOME`) that finds and fetches."""
+    """The function of ModelScope (cache: `MODELSCOPE_CACHE`) or Hugging Face (`HF_HOME`) that finds
+    and fetches."""
     if source == "modelscope":
         from modelscope import snapshot_download
     else:
@@ -122,12 +127,17 @@ def load(folder: Path, device: Any) -> Any:
 
     pipeline_class = _pipeline_class(folder)
     if device.type == "cpu":
-        log.warning("there is no CUDA device: the model runs on the CPU, which only a tiny one does in seconds")
+        log.warning(
+            "there is no CUDA device: the model runs on the CPU, which only a tiny one does in seconds"
+        )
     try:
-        pipeline = _read(pipeline_class, folder, torch.float32 if device.type == "cpu" else torch.bfloat16)
+        pipeline = _read(
+            pipeline_class, folder, torch.float32 if device.type == "cpu" else torch.bfloat16
+        )
     except (OSError, ValueError) as error:
         raise SettingsError(
-            f"{folder} is not complete: {error}; i2ii model fetch brings what is missing", field="model"
+            f"{folder} is not complete: {error}; i2ii model fetch brings what is missing",
+            field="model",
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -139,7 +149,9 @@ def _pipeline_class(folder: Path) -> Any:
     try:
         name = json.loads((folder / INDEX).read_text())["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{folder / INDEX} cannot be read ({error}); fetch it anew", field="model") from error
+        raise SettingsError(
+            f"{folder / INDEX} cannot be read ({error}); fetch it anew", field="model"
+        ) from error
     if name not in FAMILIES or not hasattr(diffusers, name):
         raise SettingsError(
             f"{folder} is for {name}; this engine runs {', '.join(FAMILIES)} "
@@ -164,7 +176,8 @@ def _read(pipeline_class: Any, folder: Path, dtype: Any) -> Any:
 
 
 def _processor(pipeline_class: Any, folder: Path) -> dict[str, Any]:
-    """The processor without its video half where torchvision is missing: only that half, never used here, needs it."""
+    """The processor without its video half where torchvision is missing: only that half, never used
+    here, needs it."""
     if importlib.util.find_spec("torchvision") is not None:
         return {}
     from i2ii_spool.engines.diffusers import processor
@@ -179,7 +192,9 @@ def revision(folder: Path) -> str:
     note = folder / REVISION
     if note.is_file():
         return note.read_text().strip()
-    return folder.name if folder.parent.name == "snapshots" else ""  # as both hubs lay out their caches
+    return (
+        folder.name if folder.parent.name == "snapshots" else ""
+    )  # as both hubs lay out their caches
 
 
 def versions() -> dict[str, str]:

@@ -10,10 +10,13 @@ PREFIX = "transformer."
 
 
 def load(pipeline: Any, name: str, file: Path) -> None:
-    """Load the LoRA in `file` under `name`, asleep. Raises `SettingsError` if it was not made for this transformer."""
+    """Load the LoRA in `file` under `name`, asleep. Raises `SettingsError` if it was not made for
+    this transformer."""
     check_packages("peft")
     try:
-        weights = pipeline.lora_state_dict(file.parent, weight_name=file.name, local_files_only=True)
+        weights = pipeline.lora_state_dict(
+            file.parent, weight_name=file.name, local_files_only=True
+        )
     except (OSError, ValueError) as error:
         raise SettingsError(f"{file} cannot be read as a LoRA: {error}", field="presets") from error
     _check(pipeline.transformer, weights, file)
@@ -22,7 +25,8 @@ def load(pipeline: Any, name: str, file: Path) -> None:
 
 
 def _check(transformer: Any, weights: dict[str, Any], file: Path) -> None:
-    """Compare each matrix with the layer it is for: diffusers leaves out what fits nowhere, with a warning at most."""
+    """Compare each matrix with the layer it is for: diffusers leaves out what fits nowhere, with a
+    warning at most."""
     layers = dict(transformer.named_modules())
     ends = {".lora_A.weight": "in_features", ".lora_B.weight": "out_features"}
     for key, matrix in weights.items():
@@ -41,8 +45,9 @@ def _check(transformer: Any, weights: dict[str, Any], file: Path) -> None:
         raise SettingsError(f"{file} holds no LoRA", field="presets")
 
 
-def wake(pipeline: Any, name: str | None) -> None:
-    """Have the LoRA `name` take part in what follows, and no other; with None the model is exactly as published."""
+def activate(pipeline: Any, name: str | None) -> None:
+    """Have the LoRA `name` take part in what follows, and no other; with None the model is exactly
+    as published."""
     if name is not None:
         pipeline.set_adapters([name])
         pipeline.enable_lora()

@@ -1,4 +1,5 @@
-"""Where the weights are while they are not needed: on the card if they fit, otherwise in the host's memory."""
+"""Where the weights are while they are not needed: on the card if they fit, otherwise in the host's
+memory."""
 
 import logging
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from i2ii_spool.errors import SettingsError
-from i2ii_spool.settings import Memory
+from i2ii_spool.settings import OffloadMode
 
 log = logging.getLogger(__name__)
 
@@ -17,9 +18,9 @@ GIB = 2**30
 FIXED = 1.5 * GIB
 AT_1024 = 3.5 * GIB
 
-EXACT: tuple[Memory, ...] = ("full", "model-offload", "group-offload")
+EXACT: tuple[OffloadMode, ...] = ("full", "model-offload", "group-offload")
 """The modes that change nothing in the result, the fastest first."""
-WORDS: dict[Memory, str] = {
+WORDS: dict[OffloadMode, str] = {
     "full": "all weights stay on the card",
     "model-offload": "one model at a time is on the card, some seconds slower for each picture",
     "group-offload": "one block of the transformer at a time is on the card, several times slower",
@@ -35,7 +36,7 @@ def weights(folder: Path) -> dict[str, int]:
     }
 
 
-def needs(sizes: Mapping[str, int], max_side: int) -> dict[Memory, float]:
+def needs(sizes: Mapping[str, int], max_side: int) -> dict[OffloadMode, float]:
     """What each mode takes on the card, in bytes, for edits of one picture."""
     work = FIXED + AT_1024 * (max_side / 1024) ** 2
     others = max((size for part, size in sizes.items() if part != "transformer"), default=0)
@@ -48,8 +49,9 @@ def needs(sizes: Mapping[str, int], max_side: int) -> dict[Memory, float]:
     }
 
 
-def choose(sizes: Mapping[str, int], max_side: int, free: float) -> Memory:
-    """Return the fastest exact mode that fits into `free` bytes, and log why. Raises `SettingsError` if none does."""
+def choose(sizes: Mapping[str, int], max_side: int, free: float) -> OffloadMode:
+    """Return the fastest exact mode that fits into `free` bytes, and log why. Raises
+    `SettingsError` if none does."""
     needed = needs(sizes, max_side)
     for mode in EXACT:
         if needed[mode] <= free:
@@ -61,22 +63,22 @@ def choose(sizes: Mapping[str, int], max_side: int, free: float) -> Memory:
     raise SettingsError(
         f"this model needs about {needed[EXACT[-1]] / GIB:.1f} GiB on the card even with {EXACT[-1]}, and "
         f"{free / GIB:.1f} GiB are free: stop what else runs on it, lower max_side, or use a larger one",
-        field="memory",
+        field="offload",
     )
 
 
-def place(pipeline: Any, mode: Memory, device: torch.device) -> None:
+def place(pipeline: Any, mode: OffloadMode, device: torch.device) -> None:
     """Bring the pipeline to `device` in this mode. Raises `SettingsError` if it does not fit."""
     try:
         _place(pipeline, mode, device)
     except torch.OutOfMemoryError as error:
         raise SettingsError(
             f"the weights do not fit with {mode} ({error}): say auto, or stop what else runs on this GPU",
-            field="memory",
+            field="offload",
         ) from error
 
 
-def _place(pipeline: Any, mode: Memory, device: torch.device) -> None:
+def _place(pipeline: Any, mode: OffloadMode, device: torch.device) -> None:
     if mode == "full":
         pipeline.to(device)
         return
@@ -84,7 +86,11 @@ def _place(pipeline: Any, mode: Memory, device: torch.device) -> None:
         streams = device.type == "cuda"
         pipeline.vae.to(device)
         pipeline.enable_group_offload(
-            device, num_blocks_per_group=1, use_stream=streams, record_stream=streams, exclude_modules=["vae"]
+            device,
+            num_blocks_per_group=1,
+            use_stream=streams,
+            record_stream=streams,
+            exclude_modules=["vae"],
         )
         return
     if mode == "fp8":

@@ -14,7 +14,8 @@ class Family:
     """Its class."""
     most_pictures: int
     multiple: int
-    """Its sides are whole multiples of so many pixels: two by two latents, of 8 pixels each or of 16."""
+    """Its sides are whole multiples of so many pixels: two by two latents, of 8 pixels each or of
+    16."""
     quality: Preset
     """Steps and guidance as they are published."""
     balanced: Preset
@@ -22,14 +23,19 @@ class Family:
     takes_resolution: bool = False
     """Whether it is told what to scale its references to; the others have it in their code."""
     has_two_streams: bool = True
-    """Whether pictures and text have layers of their own in each block, AdaLN among them, and no mask between them."""
+    """Whether pictures and text have layers of their own in each block, AdaLN among them, and no
+    mask between them."""
 
 
 GUIDED_QUALITY = Preset(num_inference_steps=50, true_cfg_scale=4.0)
 GUIDED_BALANCED = Preset(num_inference_steps=28, true_cfg_scale=4.0)
 
-EDIT = Family("QwenImageEditPipeline", 1, multiple=16, quality=GUIDED_QUALITY, balanced=GUIDED_BALANCED)
-PLUS = Family("QwenImageEditPlusPipeline", 3, multiple=16, quality=GUIDED_QUALITY, balanced=GUIDED_BALANCED)
+EDIT = Family(
+    "QwenImageEditPipeline", 1, multiple=16, quality=GUIDED_QUALITY, balanced=GUIDED_BALANCED
+)
+PLUS = Family(
+    "QwenImageEditPlusPipeline", 3, multiple=16, quality=GUIDED_QUALITY, balanced=GUIDED_BALANCED
+)
 QWEN_IMAGE_21 = Family(
     "QwenImage21Pipeline",
     3,

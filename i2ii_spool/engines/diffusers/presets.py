@@ -1,7 +1,7 @@
 """Presets: steps, guidance, LoRA and schedule that belong together, under one name.
 
-A distilled LoRA without its schedule, its few steps and its missing guidance makes a worse picture than none: they are
-chosen together, or not at all.
+A distilled LoRA without its schedule, its few steps and its missing guidance makes a worse picture
+than none: they are chosen together, or not at all.
 """
 
 import json
@@ -17,36 +17,53 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from i2ii_spool.errors import SettingsError
 
 Version = Literal["1", "2509", "2511", "2.1"]
-"""Which Qwen-Image-Edit, or Qwen-Image-2.1, a LoRA was made for: those of one shape are not interchangeable either."""
+"""Which Qwen-Image-Edit, or Qwen-Image-2.1, a LoRA was made for: those of one shape are not
+interchangeable either."""
 
 
 class Preset(BaseModel):
-    """What a request means that names this preset. Steps and guidance that the request gives itself go before."""
+    """What a request means that names this preset. Steps and guidance that the request gives itself
+    go before."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_inference_steps: Annotated[int, Field(ge=1, le=100, description="steps")]
-    true_cfg_scale: Annotated[float, Field(ge=1, le=10, description="how closely the prompt is followed; 1 is fastest")]
-    lora: Annotated[Path | None, Field(description="a file of LoRA weights, from the folder of the presets' file")] = (
-        None
-    )
-    lora_version: Annotated[Version | None, Field(description="the model that the LoRA was made for")] = None
+    true_cfg_scale: Annotated[
+        float, Field(ge=1, le=10, description="how closely the prompt is followed; 1 is fastest")
+    ]
+    lora: Annotated[
+        Path | None,
+        Field(description="a file of LoRA weights, from the folder of the presets' file"),
+    ] = None
+    lora_version: Annotated[
+        Version | None, Field(description="the model that the LoRA was made for")
+    ] = None
     shift: Annotated[
-        float | None, Field(gt=1, description="a fixed shift of the schedule, which distilled LoRAs need (3)")
+        float | None,
+        Field(gt=1, description="a fixed shift of the schedule, which distilled LoRAs need (3)"),
     ] = None
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
         if (self.lora is None) != (self.lora_version is None):
             raise ValueError("lora and lora_version come together")
-        if self.lora is not None and (named := version_in(self.lora.name)) not in (None, self.lora_version):
-            raise ValueError(f"lora is for {named} by its name, and lora_version says {self.lora_version}")
+        if self.lora is not None and (named := version_in(self.lora.name)) not in (
+            None,
+            self.lora_version,
+        ):
+            raise ValueError(
+                f"lora is for {named} by its name, and lora_version says {self.lora_version}"
+            )
         return self
 
 
-# The 4-step LoRAs of https://github.com/ModelTC/Qwen-Image-Lightning: the repository, and the file in it.
+# The 4-step LoRAs of https://github.com/ModelTC/Qwen-Image-Lightning: the repository, and the file
+# in it.
 LIGHTNING: Mapping[Version, tuple[str, str]] = {
-    "1": ("lightx2v/Qwen-Image-Lightning", "Qwen-Image-Edit-Lightning-4steps-V1.0-bf16.safetensors"),
+    "1": (
+        "lightx2v/Qwen-Image-Lightning",
+        "Qwen-Image-Edit-Lightning-4steps-V1.0-bf16.safetensors",
+    ),
     "2509": (
         "lightx2v/Qwen-Image-Lightning",
         "Qwen-Image-Edit-2509/Qwen-Image-Edit-2509-Lightning-4steps-V1.0-bf16.safetensors",
@@ -60,7 +77,9 @@ LIGHTNING: Mapping[Version, tuple[str, str]] = {
 
 def fast(lora: Path, version: Version) -> Preset:
     """The preset that Lightning's LoRA is for; its schedule is the one that it was distilled with."""
-    return Preset(num_inference_steps=4, true_cfg_scale=1.0, lora=lora, lora_version=version, shift=3.0)
+    return Preset(
+        num_inference_steps=4, true_cfg_scale=1.0, lora=lora, lora_version=version, shift=3.0
+    )
 
 
 def read(file: Path, version: Version) -> dict[str, Preset]:
@@ -79,7 +98,9 @@ def _checked(file: Path, name: str, table: Any, version: Version) -> Preset:
         first = error.errors(include_url=False)[0]
         field = ".".join([name, *map(str, first["loc"])])
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        raise SettingsError(f"{file}: {field}: {message}; its settings are {_settings()}", field="presets") from None
+        raise SettingsError(
+            f"{file}: {field}: {message}; its settings are {_settings()}", field="presets"
+        ) from None
     if preset.lora is None:
         return preset
     lora = file.parent / preset.lora
@@ -120,4 +141,6 @@ def scheduler(published: Any, shift: float | None) -> Any:
     if shift is None:
         return published
     log_shift = math.log(shift)
-    return type(published).from_config(published.config, base_shift=log_shift, max_shift=log_shift, shift_terminal=None)
+    return type(published).from_config(
+        published.config, base_shift=log_shift, max_shift=log_shift, shift_terminal=None
+    )

@@ -1,4 +1,5 @@
-"""The language models' processors for pictures alone: transformers cannot build those published without torchvision."""
+"""The language models' processors for pictures alone: transformers cannot build those published
+without torchvision."""
 
 from typing import Any
 
@@ -22,7 +23,11 @@ def pictures_only(kind: Any) -> Any:
             attributes = ["image_processor", "tokenizer"]
 
         def __init__(
-            self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **_: Any
+            self,
+            image_processor: Any = None,
+            tokenizer: Any = None,
+            chat_template: Any = None,
+            **_: Any,
         ) -> None:
             for name, token in TOKENS.items():
                 setattr(self, name, token)
@@ -39,6 +44,8 @@ def of_edit() -> Any:
 
 def of_21() -> Any:
     """The class for Qwen-Image-2.1."""
-    from transformers import Qwen3VLProcessor  # not in every transformers that Qwen-Image-Edit runs on
+    from transformers import (
+        Qwen3VLProcessor,  # not in every transformers that Qwen-Image-Edit runs on
+    )
 
     return pictures_only(Qwen3VLProcessor)

@@ -1,7 +1,9 @@
-"""How large the model works: what a request asks for, what the model computes, and what its references are scaled to.
+"""How large the model works: what a request asks for, what the model computes, and what its
+references are scaled to.
 
-The pipelines scale every reference to an area of 1024x1024, whatever was sent, and make as large a picture unless they
-are told otherwise. A limit on the input alone saves nothing: the references must follow, and the output as well.
+The pipelines scale every reference to an area of 1024x1024, whatever was sent, and make as large a
+picture unless they are told otherwise. A limit on the input alone saves nothing: the references
+must follow, and the output as well.
 """
 
 import functools
@@ -22,14 +24,16 @@ SHOWN_SIDE = 384
 
 
 def target(first: Size, request: EditRequest, max_side: int) -> Size:
-    """The size of the result; for `auto`, an area of `max_side` squared in the first picture's aspect."""
+    """The size of the result; for `auto`, an area of `max_side` squared in the first picture's
+    aspect."""
     if request.size == "input":
         return first
     return request.sides() or _fit(first, max_side, AUTO_MULTIPLE)
 
 
 def working(target: Size, max_side: int, multiple: int) -> Size:
-    """The size that is computed: the target's in whole multiples, and at most `max_side` squared in area."""
+    """The size that is computed: the target's in whole multiples, and at most `max_side` squared in
+    area."""
     width, height = target
     if width * height > max_side**2:
         return _fit(target, max_side, multiple)
@@ -49,8 +53,8 @@ def _to_multiple(side: float, multiple: int) -> int:
 def limit_references(pipeline: Any, max_side: int) -> None:
     """Have an Edit or Plus pipeline scale its references to an area of `max_side` squared.
 
-    It has no option for this: the areas are a constant of the Plus pipeline's module, and a number within the Edit
-    pipeline's code, which reaches `calculate_dimensions`.
+    It has no option for this: the areas are a constant of the Plus pipeline's module, and a number
+    within the Edit pipeline's code, which reaches `calculate_dimensions`.
     """
     module: Any = sys.modules[type(pipeline).__module__]
     area = max_side**2

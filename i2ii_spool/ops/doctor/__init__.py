@@ -48,4 +48,8 @@ def _made(check: Check, settings: Settings) -> Iterator[Finding]:
     try:
         yield from check(settings)
     except OSError as problem:
-        yield error(check.__name__, f"cannot be checked: {problem}", "run it as the user of the daemons, or as root")
+        yield error(
+            check.__name__,
+            f"cannot be checked: {problem}",
+            "run it as the user of the daemons, or as root",
+        )

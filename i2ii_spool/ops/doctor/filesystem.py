@@ -26,11 +26,22 @@ MIB = 2**20
 SKEW = 2.0
 LEAST_LEASE = 30.0
 LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs"}
-OVERLAYS = {"overlay", "aufs", "unionfs", "fuse.unionfs", "fuse.mergerfs", "fuse-overlayfs", "fuse.fuse-overlayfs"}
+OVERLAYS = {
+    "overlay",
+    "aufs",
+    "unionfs",
+    "fuse.unionfs",
+    "fuse.mergerfs",
+    "fuse-overlayfs",
+    "fuse.fuse-overlayfs",
+}
 IN_MEMORY = {"tmpfs", "ramfs"}
-# Seen on two mounts: flock and hard links are not shared (the README of the protocol says what it rests on).
+# WorkerView on two mounts: flock and hard links are not shared (the README of the protocol says
+# what it rests on).
 WITHOUT_LOCKS = {"fuse.seaweedfs"}
-NETWORK = re.compile(r"nfs4?|cifs|smb3|lustre|beegfs|ceph|9p|virtiofs|glusterfs|gpfs|afs|fuse\.(?!unionfs|mergerfs).*")
+NETWORK = re.compile(
+    r"nfs4?|cifs|smb3|lustre|beegfs|ceph|9p|virtiofs|glusterfs|gpfs|afs|fuse\.(?!unionfs|mergerfs).*"
+)
 
 
 def folders(settings: Settings) -> Iterator[Finding]:
@@ -45,7 +56,11 @@ def folders(settings: Settings) -> Iterator[Finding]:
     device = spool.root.stat().st_dev
     apart = [str(folder) for folder in spool.folders() if folder.stat().st_dev != device]
     if apart:
-        yield error("spool", f"on another file system than {spool.root}: {', '.join(apart)}", f"umount {apart[0]}")
+        yield error(
+            "spool",
+            f"on another file system than {spool.root}: {', '.join(apart)}",
+            f"umount {apart[0]}",
+        )
     else:
         yield ok("spool", str(spool.root))
 
@@ -59,7 +74,9 @@ def ownership(settings: Settings) -> Iterator[Finding]:
         for folder in spool.folders()
         if _owner(folder) != (owner, group) or stat.S_IMODE(folder.stat().st_mode) != FOLDER_MODE
     ]
-    if spool.root.stat().st_mode & stat.S_IWOTH:  # it may be looked at: it holds no names but those of the states
+    if (
+        spool.root.stat().st_mode & stat.S_IWOTH
+    ):  # it may be looked at: it holds no names but those of the states
         wrong.insert(0, spool.root)
     if wrong:
         names = " ".join(map(str, wrong))
@@ -96,7 +113,11 @@ def writing(settings: Settings) -> Iterator[Finding]:
     except OSError as problem:
         who = pwd.getpwuid(os.geteuid()).pw_name
         group = _owner(spool.root)[1]
-        yield error("writing", f"{who} cannot write: {problem}", f"usermod -aG {group} {who}, and log in again")
+        yield error(
+            "writing",
+            f"{who} cannot write: {problem}",
+            f"usermod -aG {group} {who}, and log in again",
+        )
     else:
         yield ok("writing", "a file can be written, synced and moved")
 
@@ -106,13 +127,25 @@ def kind(settings: Settings) -> Iterator[Finding]:
     name = mounted(Path("/proc/self/mountinfo").read_text(), Spool(settings.spool).root.resolve())
     move_it = "move the spool (docs/operations.md), and set I2II_SPOOL"
     if name in OVERLAYS:
-        yield error("file system", f"{name} does not promise what a queue needs", f"{move_it} to ext4 or xfs")
+        yield error(
+            "file system",
+            f"{name} does not promise what a queue needs",
+            f"{move_it} to ext4 or xfs",
+        )
     elif name in WITHOUT_LOCKS:
-        yield error("file system", f"{name} does not share locks between its mounts", f"{move_it} to another one")
+        yield error(
+            "file system",
+            f"{name} does not share locks between its mounts",
+            f"{move_it} to another one",
+        )
     elif name in IN_MEMORY:
-        yield warning("file system", f"{name} lies in memory: a reboot loses every job", f"{move_it} to ext4 or xfs")
+        yield warning(
+            "file system",
+            f"{name} lies in memory: a reboot loses every job",
+            f"{move_it} to ext4 or xfs",
+        )
     elif NETWORK.fullmatch(name):
-        yield from _network(name, settings.lease)
+        yield from _network(name, settings.lease_seconds)
     elif name in LOCAL:
         yield ok("file system", name)
     else:
@@ -121,11 +154,21 @@ def kind(settings: Settings) -> Iterator[Finding]:
 
 def _network(name: str, lease: float) -> Iterator[Finding]:
     if lease < LEAST_LEASE:
-        message = f"{name} may show a heartbeat {LEAST_LEASE:.0f} s late, and the lease is {lease:.0f} s"
-        yield error("file system", message, f"set I2II_LEASE to more than {LEAST_LEASE:.0f}, on every host")
+        message = (
+            f"{name} may show a heartbeat {LEAST_LEASE:.0f} s late, and the lease is {lease:.0f} s"
+        )
+        yield error(
+            "file system",
+            message,
+            f"set I2II_LEASE_SECONDS to more than {LEAST_LEASE:.0f}, on every host",
+        )
     else:
         message = f"{name}: hosts know one another by heartbeats, and take one for dead after {lease:.0f} s"
-        yield warning("file system", message, "keep I2II_LEASE the same on every host, and their clocks in step")
+        yield warning(
+            "file system",
+            message,
+            "keep I2II_LEASE_SECONDS the same on every host, and their clocks in step",
+        )
 
 
 def mounted(mountinfo: str, path: Path) -> str:
@@ -135,7 +178,9 @@ def mounted(mountinfo: str, path: Path) -> str:
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         point = Path(re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), before.split()[4]))
-        if path.is_relative_to(point) and len(point.parts) >= longest:  # of two on one point, the later lies above
+        if (
+            path.is_relative_to(point) and len(point.parts) >= longest
+        ):  # of two on one point, the later lies above
             longest, found = len(point.parts), after.split()[0]
     return found
 
@@ -145,10 +190,14 @@ def locks(settings: Settings) -> Iterator[Finding]:
     with _probe(Spool(settings.spool).locks) as path, path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         script = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-        other = subprocess.run([sys.executable, "-c", script, path], capture_output=True, timeout=20, check=False)
+        other = subprocess.run(
+            [sys.executable, "-c", script, path], capture_output=True, timeout=20, check=False
+        )
     if other.returncode == 0:
         cure = "mount the file system with locks (NFS: without nolock), or move the spool"
-        yield error("locks", "two processes hold the same lock: two workers could live under one name", cure)
+        yield error(
+            "locks", "two processes hold the same lock: two workers could live under one name", cure
+        )
     else:
         yield ok("locks", "a lock keeps a second process out")
 
@@ -171,7 +220,8 @@ def space(settings: Settings) -> Iterator[Finding]:
 
 
 def clock(settings: Settings) -> Iterator[Finding]:
-    """Our clock, the file system's and that of those who submitted agree: the queue's order is that of clocks."""
+    """Our clock, the file system's and that of those who submitted agree: the queue's order is that
+    of clocks."""
     spool = Spool(settings.spool)
     with _probe(spool.staging) as path:
         path.touch()
@@ -183,6 +233,8 @@ def clock(settings: Settings) -> Iterator[Finding]:
         yield warning("clock", f"the file system's clock differs by {skew:+.1f} s from ours", cure)
     elif early:
         cure = "check `date -u` on every host that submits; these jobs come last until then"
-        yield warning("clock", f"{len(early)} jobs wait that come from the future, like {early[0]}", cure)
+        yield warning(
+            "clock", f"{len(early)} jobs wait that come from the future, like {early[0]}", cure
+        )
     else:
         yield ok("clock", datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"))

@@ -23,7 +23,7 @@ class Finding:
     message: str
     cure: str | None = None
 
-    def shown(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str]:
         """As a JSON object."""
         shown = {"check": self.check, "verdict": str(self.verdict), "message": self.message}
         return shown if self.cure is None else {**shown, "cure": self.cure}

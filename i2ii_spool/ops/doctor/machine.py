@@ -18,7 +18,7 @@ from i2ii_spool.ops.doctor.finding import Finding, error, ok, warning
 from i2ii_spool.server.auth import tokens
 from i2ii_spool.settings import LOOPBACK, Settings
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.liveness import WorkerState, see_workers
+from i2ii_spool.spool.liveness import WorkerState, list_workers
 
 SYSTEMD = Path("/run/systemd/system")
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
@@ -29,17 +29,24 @@ INSTALL = f"{sys.prefix}/bin/pip install 'i2ii[qwen]'"
 
 def workers(settings: Settings) -> Iterator[Finding]:
     """Somebody works."""
-    seen = see_workers(Spool(settings.spool), lease=settings.lease)
+    seen = list_workers(Spool(settings.spool), lease=settings.lease_seconds)
     for worker in seen:
         name, state, note = worker.status.worker, worker.status.state, worker.status.note
         if not worker.alive:
             yield warning("workers", f"{name} is dead", f"journalctl I2II_WORKER={name} -n 20")
         elif state is WorkerState.DEGRADED:
-            yield warning("workers", f"{name} is degraded: {note}", "i2ii ls failed, then i2ii show ID")
+            yield warning(
+                "workers", f"{name} is degraded: {note}", "i2ii ls failed, then i2ii show ID"
+            )
     if any(worker.alive for worker in seen):
-        yield ok("workers", ", ".join(f"{seen.status.worker} {seen.status.state}" for seen in seen if seen.alive))
+        yield ok(
+            "workers",
+            ", ".join(f"{seen.status.worker} {seen.status.state}" for seen in seen if seen.alive),
+        )
     else:
-        yield warning("workers", "none lives: jobs wait", "systemctl start i2ii-gpu@0, or i2ii gpu 0")
+        yield warning(
+            "workers", "none lives: jobs wait", "systemctl start i2ii-gpu@0, or i2ii gpu 0"
+        )
 
 
 def synchronised(_settings: Settings) -> Iterator[Finding]:
@@ -48,7 +55,9 @@ def synchronised(_settings: Settings) -> Iterator[Finding]:
     if state == TIME_ERROR:
         yield warning("time service", "this clock is not synchronised", "timedatectl set-ntp true")
     else:
-        yield ok("time service", "this clock is synchronised" if state >= 0 else "cannot be asked here")
+        yield ok(
+            "time service", "this clock is synchronised" if state >= 0 else "cannot be asked here"
+        )
 
 
 def units(_settings: Settings) -> Iterator[Finding]:
@@ -59,18 +68,29 @@ def units(_settings: Settings) -> Iterator[Finding]:
     listed = _systemctl("list-units", "--all", "--plain", "--no-legend", "i2ii*").splitlines()
     failed = [line.split()[0] for line in listed if line.split()[2] == "failed"]
     for unit in failed:
-        result, said = (_systemctl("show", "--value", "-p", name, unit).strip() for name in ("Result", "StatusText"))
+        result, said = (
+            _systemctl("show", "--value", "-p", name, unit).strip()
+            for name in ("Result", "StatusText")
+        )
         cure = f"journalctl -u {unit} -n 20; then systemctl reset-failed {unit} && systemctl start {unit}"
         yield error("units", f"{unit} has failed ({result}): {said or 'it has said nothing'}", cure)
     if not _systemctl("list-unit-files", "--no-legend", "i2ii*"):
-        yield warning("units", "not installed: nothing starts after a reboot", f"{sys.prefix}/bin/i2ii units install")
+        yield warning(
+            "units",
+            "not installed: nothing starts after a reboot",
+            f"{sys.prefix}/bin/i2ii units install",
+        )
     elif not failed:
         active = [line.split()[0] for line in listed if line.split()[2] == "active"]
-        yield ok("units", ", ".join(active) or "installed, not started: systemctl start i2ii.target")
+        yield ok(
+            "units", ", ".join(active) or "installed, not started: systemctl start i2ii.target"
+        )
 
 
 def _systemctl(*arguments: str) -> str:
-    asked = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    asked = subprocess.run(
+        ["systemctl", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     return asked.stdout
 
 
@@ -79,7 +99,11 @@ def gpus(settings: Settings) -> Iterator[Finding]:
     try:
         found, versions = driver.devices(), driver.driver_versions()
     except EngineBroken as problem:
-        yield error("gpus", str(problem), "reboot after an upgrade of the driver; else look for `Xid` in dmesg")
+        yield error(
+            "gpus",
+            str(problem),
+            "reboot after an upgrade of the driver; else look for `Xid` in dmesg",
+        )
         return
     if found and versions is not None:
         names = ", ".join(f"{device.minor} {device.name} {device.uuid}" for device in found)
@@ -88,7 +112,11 @@ def gpus(settings: Settings) -> Iterator[Finding]:
         yield ok("gpus", "none, and the classic engine needs none")
     else:
         cure = "install NVIDIA's driver, or set I2II_ENGINE=classic"
-        what = "the classic engine edits" if settings.engine == "auto" else "on a CPU, Qwen-Image-Edit takes hours"
+        what = (
+            "the classic engine edits"
+            if settings.engine == "auto"
+            else "on a CPU, Qwen-Image-Edit takes hours"
+        )
         yield warning("gpus", f"none: {what}", cure)
 
 
@@ -99,7 +127,9 @@ def torch(settings: Settings) -> Iterator[Finding]:
     if importlib.util.find_spec("torch") is None:
         yield error("torch", "not installed, and the qwen engine needs it", INSTALL)
         return
-    asked = subprocess.run([sys.executable, "-c", ASK_TORCH], capture_output=True, text=True, timeout=300, check=False)
+    asked = subprocess.run(
+        [sys.executable, "-c", ASK_TORCH], capture_output=True, text=True, timeout=300, check=False
+    )
     if asked.returncode:
         yield error("torch", f"cannot be loaded: {asked.stderr.strip().splitlines()[-1]}", INSTALL)
         return
@@ -117,7 +147,11 @@ def _matched(version: str, built_for: str | None, *, is_available: bool) -> Find
     if built_for is None or int(built_for.split(".")[0]) > int(served[1].split(".")[0]):
         return error("torch", f"{what}; the driver serves CUDA up to {served[1]}", cure)
     if not is_available:
-        return error("torch", f"{what}; it sees no GPU", "ls -l /dev/nvidia*, nvidia-smi, echo $CUDA_VISIBLE_DEVICES")
+        return error(
+            "torch",
+            f"{what}; it sees no GPU",
+            "ls -l /dev/nvidia*, nvidia-smi, echo $CUDA_VISIBLE_DEVICES",
+        )
     return ok("torch", what)
 
 
@@ -157,7 +191,11 @@ def port(settings: Settings) -> Iterator[Finding]:
     if is_ours:
         yield ok("port", f"the server answers on {where}")
     else:
-        yield error("port", f"another program answers on {where}", f"ss -ltnp 'sport = {settings.port}'; or I2II_PORT")
+        yield error(
+            "port",
+            f"another program answers on {where}",
+            f"ss -ltnp 'sport = {settings.port}'; or I2II_PORT",
+        )
 
 
 def _bound(settings: Settings, where: str) -> Finding:
@@ -175,25 +213,33 @@ def _bound(settings: Settings, where: str) -> Finding:
 
 def access(settings: Settings) -> Iterator[Finding]:
     """Nobody from outside may submit unasked."""
-    if settings.tokens is not None:
-        yield from _tokens(settings.tokens)
-    elif settings.token is not None:
+    if settings.tokens_file is not None:
+        yield from _tokens(settings.tokens_file)
+    elif settings.api_token is not None:
         yield ok("access", "the token of the environment is required, and no other is valid")
     elif settings.host in LOOPBACK:
         yield ok("access", f"{settings.host} is reachable from this machine alone")
     else:
-        cure = "i2ii token add NAME --tokens /etc/i2ii/tokens, and I2II_TOKENS=/etc/i2ii/tokens"
-        yield warning("access", f"whoever reaches {settings.host} may submit, look and delete", cure)
+        cure = "i2ii token add NAME --tokens-file /etc/i2ii/tokens, and I2II_TOKENS_FILE=/etc/i2ii/tokens"
+        yield warning(
+            "access", f"whoever reaches {settings.host} may submit, look and delete", cure
+        )
 
 
 def _tokens(file: Path) -> Iterator[Finding]:
     try:
         valid = tokens.read(file)
     except SettingsError as problem:
-        yield error("access", str(problem), f"mend it: i2ii token names --tokens {file}")
+        yield error("access", str(problem), f"mend it: i2ii token names --tokens-file {file}")
         return
     if valid:
         operators = sum(token.is_operator for token in valid)
-        yield ok("access", f"a token is required; {file} has {len(valid)}, {operators} of operators")
+        yield ok(
+            "access", f"a token is required; {file} has {len(valid)}, {operators} of operators"
+        )
     else:
-        yield warning("access", f"{file} holds no token: nobody gets in", f"i2ii token add NAME --tokens {file}")
+        yield warning(
+            "access",
+            f"{file} holds no token: nobody gets in",
+            f"i2ii token add NAME --tokens-file {file}",
+        )

@@ -12,7 +12,8 @@ SIZES = ((1024, 768), (768, 1024), (880, 880), (1120, 630))
 
 
 def photograph(width: int, height: int, *, seed: int, quality: int = 85) -> bytes:
-    """Return a JPEG that costs what a photograph costs to send and decode: 0.18 bytes per pixel at quality 85.
+    """Return a JPEG that costs what a photograph costs to send and decode: 0.18 bytes per pixel at
+    quality 85.
 
     `width` and `height` are in pixels; the same arguments make the same picture.
     """

@@ -15,8 +15,8 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one job went: when it was submitted and had ended (monotonic seconds), and its last status, or the code of
-    the error that ended it."""
+    """How one job went: when it was submitted and had ended (monotonic seconds), and its last
+    status, or the code of the error that ended it."""
 
     started: float
     ended: float
@@ -41,7 +41,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """What one worker did: jobs and their share in per cent, seconds of load and edit and what that is of the run."""
+    """What one worker did: jobs and their share in per cent, seconds of load and edit and what that
+    is of the run."""
 
     jobs: int
     share_percent: float
@@ -73,12 +74,18 @@ class Report:
     @property
     def errors(self) -> dict[str, int]:
         """How many jobs failed, by error code, the most frequent first."""
-        return dict(Counter(outcome.error for outcome in self.outcomes if outcome.error is not None).most_common())
+        return dict(
+            Counter(
+                outcome.error for outcome in self.outcomes if outcome.error is not None
+            ).most_common()
+        )
 
     @property
     def makespan(self) -> float:
         """Seconds from the first submit to the last end."""
-        return max(each.ended for each in self.outcomes) - min(each.started for each in self.outcomes)
+        return max(each.ended for each in self.outcomes) - min(
+            each.started for each in self.outcomes
+        )
 
     @property
     def throughput(self) -> float:
@@ -89,24 +96,38 @@ class Report:
     def latency(self) -> dict[str, float]:
         """Percentiles of the good jobs' latency in seconds; empty if there is none."""
         ordered = sorted(self._seconds)
-        return {name: percentile(ordered, share) for name, share in PERCENTILES.items()} if ordered else {}
+        return (
+            {name: percentile(ordered, share) for name, share in PERCENTILES.items()}
+            if ordered
+            else {}
+        )
 
     @property
     def means(self) -> dict[str, float]:
         """Mean seconds of each stage, as the workers have measured them; empty if they have not."""
         timings = [outcome.timings.model_dump() for outcome in self._good if outcome.timings]
-        return {stage: _mean(each[stage] for each in timings) for stage in Timings.model_fields} if timings else {}
+        return (
+            {stage: _mean(each[stage] for each in timings) for stage in Timings.model_fields}
+            if timings
+            else {}
+        )
 
     @property
     def workers(self) -> dict[str, WorkerShare]:
         """Each worker's part, by name."""
-        return {name: self._share(name) for name in sorted(self.ready | {_worker(good) for good in self._good})}
+        return {
+            name: self._share(name)
+            for name in sorted(self.ready | {_worker(good) for good in self._good})
+        }
 
     @property
     def parallel_efficiency(self) -> float:
-        """Seconds that the workers spent on load and edit, of all those that they had: 1.0 is a perfect queue."""
+        """Seconds that the workers spent on load and edit, of all those that they had: 1.0 is a
+        perfect queue."""
         workers = self.workers.values()
-        return sum(worker.busy_seconds for worker in workers) / (self.makespan * max(1, len(workers)))
+        return sum(worker.busy_seconds for worker in workers) / (
+            self.makespan * max(1, len(workers))
+        )
 
     @property
     def _good(self) -> list[Outcome]:
@@ -118,7 +139,9 @@ class Report:
 
     def _share(self, name: str) -> WorkerShare:
         own = [outcome for outcome in self._good if _worker(outcome) == name]
-        busy = sum(outcome.timings.load + outcome.timings.edit for outcome in own if outcome.timings)
+        busy = sum(
+            outcome.timings.load + outcome.timings.edit for outcome in own if outcome.timings
+        )
         return WorkerShare(
             jobs=len(own),
             share_percent=round(100 * len(own) / max(1, self.succeeded), 2),
@@ -126,8 +149,9 @@ class Report:
             utilisation_percent=round(100 * busy / self.makespan, 1),
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """All figures, for a machine. Seconds, jobs per second; `parallel_efficiency` is a share of 1."""
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, for a machine. Seconds, jobs per second; `parallel_efficiency` is a share of
+        1."""
         return {
             "url": self.url,
             "jobs": self.jobs,
@@ -143,14 +167,16 @@ class Report:
             "parallel_efficiency": round(self.parallel_efficiency, 4),
         }
 
-    def as_text(self) -> str:
+    def to_text(self) -> str:
         """All figures, for people."""
         return "\n".join([*self._summary(), *_table(self.workers), *histogram(self._seconds)])
 
     def _summary(self) -> Iterator[str]:
         yield f"{self.jobs} jobs, {self.concurrency} at a time, to {self.url}"
         yield ""
-        yield f"succeeded   {self.succeeded}" + (f", {self.jobs - self.succeeded} failed" if self.errors else "")
+        yield f"succeeded   {self.succeeded}" + (
+            f", {self.jobs - self.succeeded} failed" if self.errors else ""
+        )
         yield from (f"            {count} x {code}" for code, count in self.errors.items())
         yield f"throughput  {self.throughput:.2f} jobs/s over {self.makespan:.1f} s"
         yield f"latency     {_stated(self.latency)}"

@@ -1,7 +1,9 @@
-"""The load test: submit pictures to a running service, follow each to its end, and say where the time went.
+"""The load test: submit pictures to a running service, follow each to its end, and say where the
+time went.
 
-A job counts as succeeded when it has completed and its picture has come back and can be decoded. Latency is what a
-caller feels: from the first byte of the submit to the answer that says that the job has ended.
+A job counts as succeeded when it has completed and its picture has come back and can be decoded.
+Latency is what a caller feels: from the first byte of the submit to the answer that says that the
+job has ended.
 """
 
 import asyncio
@@ -22,17 +24,19 @@ from i2ii_spool.ops.loadtest.photo import SIZES, photograph
 from i2ii_spool.ops.loadtest.report import Outcome, Report
 from i2ii_spool.spool.status import JobStatus
 
-POLL = 1.0
+POLL_SECONDS = 1.0
 
 
 def _check_picture(data: bytes) -> None:
     try:
         Image.open(io.BytesIO(data)).load()
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError...
+    except (
+        Exception
+    ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError...
         raise I2iiError(f"the result is not a picture: {error}", code="bad_result") from error
 
 
-class Load:
+class LoadTest:
     """One load test."""
 
     def __init__(self, client: AsyncClient, display: "Display", *, prompt: str) -> None:
@@ -47,7 +51,9 @@ class Load:
         """Run all jobs to their ends. Raises `I2iiError` if there is no server, or no worker."""
         system = await self._client.system()
         if not system["alive_processes"]:
-            raise I2iiError("no worker lives, so no job would ever end; start one: i2ii gpu 0", code="no_worker")
+            raise I2iiError(
+                "no worker lives, so no job would ever end; start one: i2ii gpu 0", code="no_worker"
+            )
         self._see(system)
         watch = asyncio.create_task(self._watch())
         try:
@@ -70,7 +76,9 @@ class Load:
             status = await self._run_one(picture)
             ended = time.monotonic()
             if status.status != "completed":
-                return Outcome(started, ended, status, (status.error or {}).get("code", status.status))
+                return Outcome(
+                    started, ended, status, (status.error or {}).get("code", status.status)
+                )
             result = await self._client.result(status.request_id)
             await asyncio.to_thread(_check_picture, result)
         except I2iiError as error:
@@ -88,13 +96,15 @@ class Load:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_SECONDS)
             with suppress(I2iiError):  # whoever waits for a job hears of it
                 self._see(await self._client.system())
 
     def _see(self, system: dict[str, Any]) -> None:
         alive = [worker for worker in system["workers"] if worker["alive"]]
-        self.ready |= {worker["worker"] for worker in alive if worker["state"] in ("ready", "running")}
+        self.ready |= {
+            worker["worker"] for worker in alive if worker["state"] in ("ready", "running")
+        }
         self._display.show(alive)
 
 
@@ -111,15 +121,23 @@ class Display:
     def count(self) -> None:
         """One more job has ended."""
         self._ended += 1
-        self._progress.update(self._all, completed=self._ended, detail=f"{self._ended} of {self._jobs}")
+        self._progress.update(
+            self._all, completed=self._ended, detail=f"{self._ended} of {self._jobs}"
+        )
 
     def show(self, workers: Iterable[dict[str, Any]]) -> None:
         """Show what `/system/status` says of the workers."""
         for worker in workers:
             line, done_before = self._line(worker)
-            doing = f"step {worker['step']} of {worker['steps']}" if worker["steps"] else worker["state"]
+            doing = (
+                f"step {worker['step']} of {worker['steps']}"
+                if worker["steps"]
+                else worker["state"]
+            )
             detail = f"{worker['jobs_done'] - done_before} done, {doing}"
-            self._progress.update(line, total=worker["steps"] or 1, completed=worker["step"], detail=detail)
+            self._progress.update(
+                line, total=worker["steps"] or 1, completed=worker["step"], detail=detail
+            )
 
     def _line(self, worker: dict[str, Any]) -> tuple[TaskID, int]:
         """The worker's line, and how many jobs it had done before this load test."""
@@ -132,7 +150,12 @@ class Display:
 @contextmanager
 def _display(jobs: int) -> Iterator[Display]:
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield Display(progress, jobs)
 
@@ -140,7 +163,8 @@ def _display(jobs: int) -> Iterator[Display]:
 def run(url: str, token: str | None = None, *, jobs: int, concurrency: int, prompt: str) -> Report:
     """Submit `jobs` pictures, `concurrency` at a time, and wait for each to end.
 
-    Raises `I2iiError` if no server answers at `url`, or if no worker lives there; what fails later is in the report.
+    Raises `I2iiError` if no server answers at `url`, or if no worker lives there; what fails later
+    is in the report.
     """
     return asyncio.run(_run(url, token, jobs, concurrency, prompt))
 
@@ -148,6 +172,6 @@ def run(url: str, token: str | None = None, *, jobs: int, concurrency: int, prom
 async def _run(url: str, token: str | None, jobs: int, concurrency: int, prompt: str) -> Report:
     async with AsyncClient(url, token) as client:
         with _display(jobs) as display:
-            load = Load(client, display, prompt=prompt)
+            load = LoadTest(client, display, prompt=prompt)
             await load.run(jobs=jobs, concurrency=concurrency)
     return Report(url, jobs, concurrency, load.outcomes, frozenset(load.ready))

@@ -1,7 +1,8 @@
 """Who is asking, and what they may see.
 
-Without tokens the server listens to this machine alone, and whoever is on it may do everything. With tokens, each
-request but a probe must bear one (RFC 6750), and sees the jobs submitted with it; an operator's token sees all.
+Without tokens the server listens to this machine alone, and whoever is on it may do everything.
+With tokens, each request but a probe must bear one (RFC 6750), and may_see the jobs submitted with
+it; an operator's token may_see all.
 """
 
 import asyncio
@@ -21,59 +22,65 @@ from i2ii_spool.settings import Settings
 
 log = logging.getLogger(__name__)
 
-OPEN_TO_ALL = {"/livez", "/health"}
-READ_AGAIN = 1.0
-FROM_ENVIRONMENT = "environment"
+PUBLIC_PATHS = {"/livez", "/health"}
+TOKENS_POLL_SECONDS = 1.0
+API_TOKEN_NAME = "environment"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Print = tuple[int, int, int]
+FileStamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Client:
+class Caller:
     """Who is asking: a token's name, or an address where there are no tokens."""
 
     name: str
     address: str
-    sees_all: bool
+    may_see_all: bool
     owner: str
     """What is written into the jobs that it submits."""
 
     def __str__(self) -> str:
         return self.address if self.name == self.address else f"{self.name} ({self.address})"
 
-    def sees(self, owner: str | None) -> bool:
+    def may_see(self, owner: str | None) -> bool:
         """Whether the jobs of this owner are shown to it."""
-        return self.sees_all or owner == self.owner
+        return self.may_see_all or owner == self.owner
 
-    def check_sees(self, id: str, owner: str | None) -> None:
+    def check_may_see(self, id: str, owner: str | None) -> None:
         """Raise `NotFound`, as for a job that is not there, if this one is somebody else's."""
-        if not self.sees(owner):
+        if not self.may_see(owner):
             raise NotFound(f"there is no job {id}")
 
 
-class Access:
+class TokenAuth:
     """The tokens in force. A file of them is read again when it changes."""
 
     def __init__(self, settings: Settings) -> None:
-        self._private = settings.private_jobs
-        self._file = settings.tokens
+        self._private_jobs = settings.private_jobs
+        self._file = settings.tokens_file
         self._fixed = []
-        if settings.token is not None:
-            self._fixed = [Token(FROM_ENVIRONMENT, digest_of(settings.token.get_secret_value()), is_operator=True)]
-        self._print = _print_of(self._file)
+        if settings.api_token is not None:
+            self._fixed = [
+                Token(
+                    API_TOKEN_NAME,
+                    digest_of(settings.api_token.get_secret_value()),
+                    is_operator=True,
+                )
+            ]
+        self._stamp = _file_stamp(self._file)
         self._tokens = [*self._fixed, *([] if self._file is None else tokens.read(self._file))]
-        self.is_open = settings.tokens is None and settings.token is None
+        self.is_open = settings.tokens_file is None and settings.api_token is None
 
-    def identify(self, request: web.Request) -> Client:
+    def identify(self, request: web.Request) -> Caller:
         """Return who is asking. Raises `Unauthorized`, or `Forbidden` for a page of another site."""
         address = request.remote or "this machine"
         if not self.is_open:
             return self._bearer(request.headers.get(hdrs.AUTHORIZATION), address)
         _check_origin(request)
-        return Client(address, address, sees_all=True, owner="")
+        return Caller(address, address, may_see_all=True, owner="")
 
-    def _bearer(self, header: str | None, address: str) -> Client:
+    def _bearer(self, header: str | None, address: str) -> Caller:
         scheme, _, credentials = (header or "").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthorized("a token is required: send `Authorization: Bearer TOKEN`")
@@ -83,19 +90,25 @@ class Access:
         if not matches:
             raise Unauthorized("this token is not valid, or no longer; ask an operator for another")
         token = matches[0]
-        return Client(token.name, address, sees_all=token.is_operator or not self._private, owner=token.name)
+        return Caller(
+            token.name,
+            address,
+            may_see_all=token.is_operator or not self._private_jobs,
+            owner=token.name,
+        )
 
-    async def keep_up(self) -> None:
-        """Read the file again whenever it has changed, for ever. One that cannot be used changes nothing."""
+    async def watch_tokens_file(self) -> None:
+        """Read the file again whenever it has changed, for ever. One that cannot be used changes
+        nothing."""
         while self._file is not None:
-            await asyncio.sleep(READ_AGAIN)
+            await asyncio.sleep(TOKENS_POLL_SECONDS)
             await asyncio.to_thread(self._read_if_changed, self._file)
 
     def _read_if_changed(self, file: Path) -> None:
-        now = _print_of(file)
-        if now == self._print:
+        now = _file_stamp(file)
+        if now == self._stamp:
             return
-        self._print = now
+        self._stamp = now
         try:
             self._tokens = [*self._fixed, *tokens.read(file)]
         except SettingsError as error:
@@ -104,7 +117,7 @@ class Access:
             log.info("tokens read again: %d", len(self._tokens))
 
 
-def _print_of(file: Path | None) -> Print | None:
+def _file_stamp(file: Path | None) -> FileStamp | None:
     """What changes when the file does."""
     if file is None:
         return None
@@ -115,33 +128,36 @@ def _print_of(file: Path | None) -> Print | None:
 
 
 def _check_origin(request: web.Request) -> None:
-    """A page of another site must not act in the name of whoever looks at it: browsers say whence they come."""
+    """A page of another site must not act in the name of whoever looks at it: browsers say whence
+    they come."""
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is None or request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
         return
     if origin not in (f"http://{request.host}", f"https://{request.host}"):
-        raise Forbidden(f"a page of {origin[:200]} may not do this; use the service's own address, or a token")
+        raise Forbidden(
+            f"a page of {origin[:200]} may not do this; use the service's own address, or a token"
+        )
 
 
-ACCESS = web.AppKey("access", Access)
+AUTH = web.AppKey("access", TokenAuth)
 
 
-def client_of(request: web.Request) -> Client:
-    """Who makes this request. Raises as `Access.identify` does."""
-    return request.app[ACCESS].identify(request)
+def caller_of(request: web.Request) -> Caller:
+    """Who makes this request. Raises as `TokenAuth.identify` does."""
+    return request.app[AUTH].identify(request)
 
 
 @web.middleware
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let nobody in who may not, before anything else is done."""
-    if request.path not in OPEN_TO_ALL:
-        client_of(request)
+    if request.path not in PUBLIC_PATHS:
+        caller_of(request)
     return await handler(request)
 
 
-async def keep_up(app: web.Application) -> AsyncIterator[None]:
+async def watch_tokens_file(app: web.Application) -> AsyncIterator[None]:
     """Follow the file of tokens while the server runs."""
-    task = asyncio.create_task(app[ACCESS].keep_up())
+    task = asyncio.create_task(app[AUTH].watch_tokens_file())
     yield
     task.cancel()
     with suppress(asyncio.CancelledError):

@@ -1,13 +1,15 @@
 """Tokens: who may use the service over HTTP.
 
-A file has a line for each: a name, the token's SHA-256, and `operator` if it may see and do everything.
+A file has a line for each: a name, the token's SHA-256, and `operator` if it may see and do
+everything.
 
     # alice asked for this on Tuesday
     alice  2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b
     ops    5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8  operator
 
-The tokens themselves are nowhere on the disk: `i2ii token add alice` prints one, once. It is 256 random bits long, so
-that nobody can find it by trying, however fast the hash. A file that others may read or change is not used.
+The tokens themselves are nowhere on the disk: `i2ii token add alice` prints one, once. It is 256
+random bits long, so that nobody can find it by trying, however fast the hash. A file that others
+may read or change is not used.
 """
 
 import grp
@@ -24,15 +26,17 @@ from pathlib import Path
 from i2ii_spool.errors import InvalidRequest, NotFound, SettingsError
 from i2ii_spool.jobs.folder import open_regular
 
-PREFIX = "i2ii_"
-OPERATOR = "operator"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-LINE = re.compile(rf"({NAME.pattern})\s+([0-9a-f]{{64}})(?:\s+({OPERATOR}))?", re.ASCII)
-FILE_MODE = 0o640
-GROUP = "i2ii"
+TOKEN_PREFIX = "i2ii_"
+OPERATOR_WORD = "operator"
+TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+TOKEN_LINE = re.compile(
+    rf"({TOKEN_NAME.pattern})\s+([0-9a-f]{{64}})(?:\s+({OPERATOR_WORD}))?", re.ASCII
+)
+TOKENS_FILE_MODE = 0o640
+SERVICE_GROUP = "i2ii"
 """Of the server's unit, which must be able to read a file that root has made."""
 NOT_ALLOWED = stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO
-LARGEST = 2**20
+MAX_TOKENS_FILE = 2**20
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,9 @@ class Token:
     digest: str
     is_operator: bool = False
 
-    def line(self) -> str:
+    def to_line(self) -> str:
         """As it stands in the file."""
-        return f"{self.name}  {self.digest}{'  ' + OPERATOR if self.is_operator else ''}\n"
+        return f"{self.name}  {self.digest}{'  ' + OPERATOR_WORD if self.is_operator else ''}\n"
 
 
 def digest_of(token: str) -> str:
@@ -60,7 +64,9 @@ def read(path: Path) -> list[Token]:
     names = [token.name for token in tokens]
     for name in names:
         if names.count(name) > 1:
-            raise SettingsError(f"{path} names {name} twice; each name has one token", field="tokens")
+            raise SettingsError(
+                f"{path} names {name} twice; each name has one token", field="tokens_file"
+            )
     return tokens
 
 
@@ -70,41 +76,52 @@ def _text(path: Path) -> str:
             status = os.fstat(file.fileno())
             if status.st_mode & NOT_ALLOWED:
                 mode = stat.S_IMODE(status.st_mode)
-                raise SettingsError(f"{path} has mode {mode:o}, so that others may use it: chmod 640 {path}")
+                raise SettingsError(
+                    f"{path} has mode {mode:o}, so that others may use it: chmod 640 {path}"
+                )
             if status.st_uid not in (0, os.geteuid()):
-                raise SettingsError(f"{path} belongs to another user, who may change it: chown root {path}")
-            return file.read(LARGEST).decode()
+                raise SettingsError(
+                    f"{path} belongs to another user, who may change it: chown root {path}"
+                )
+            return file.read(MAX_TOKENS_FILE).decode()
     except (OSError, InvalidRequest, UnicodeDecodeError) as error:
-        raise SettingsError(f"the tokens in {path} cannot be read: {error}", field="tokens") from error
+        raise SettingsError(
+            f"the tokens in {path} cannot be read: {error}", field="tokens_file"
+        ) from error
 
 
 def _parse(path: Path, number: int, line: str) -> Token:
-    match = LINE.fullmatch(line)
+    match = TOKEN_LINE.fullmatch(line)
     if match is None:  # and it is not quoted: somebody may have written a token here
         raise SettingsError(
-            f"line {number} of {path} is not `NAME SHA256`, or `NAME SHA256 {OPERATOR}`; i2ii token add makes one",
-            field="tokens",
+            f"line {number} of {path} is not `NAME SHA256`, or `NAME SHA256 {OPERATOR_WORD}`; i2ii token add makes one",
+            field="tokens_file",
         )
     return Token(match[1], match[2], is_operator=match[3] is not None)
 
 
-# --- i2ii token ------------------------------------------------------------------------------------------------------
+# --- i2ii token -----------------------------------------------------------------------------------
 
 
 def add(path: Path, name: str, *, is_operator: bool) -> str:
-    """Add a token to a file, which is made if need be; return it. Raises `InvalidRequest` for a name that is taken."""
-    if not NAME.fullmatch(name):
-        raise InvalidRequest(f"{name!r} is no name for a token; take letters, digits, dots, dashes", field="name")
+    """Add a token to a file, which is made if need be; return it. Raises `InvalidRequest` for a
+    name that is taken."""
+    if not TOKEN_NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{name!r} is no name for a token; take letters, digits, dots, dashes", field="name"
+        )
     before = read(path) if path.exists() else []
     if any(token.name == name for token in before):
-        raise InvalidRequest(f"{path} has a token called {name}; remove it first, or take another name", field="name")
-    token = PREFIX + secrets.token_urlsafe(32)
+        raise InvalidRequest(
+            f"{path} has a token called {name}; remove it first, or take another name", field="name"
+        )
+    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     with _replacing(path) as lines:
-        lines.append(Token(name, digest_of(token), is_operator=is_operator).line())
+        lines.append(Token(name, digest_of(token), is_operator=is_operator).to_line())
     return token
 
 
-def remove(path: Path, name: str) -> None:
+def revoke(path: Path, name: str) -> None:
     """Take a token out of a file; a running server knows within two seconds. Raises `NotFound`."""
     if all(token.name != name for token in read(path)):
         raise NotFound(f"{path} has no token called {name}")
@@ -114,12 +131,15 @@ def remove(path: Path, name: str) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[list[str]]:
-    """Yield the lines of a file, to be changed; then put the new ones in its place, at once, for the same readers."""
+    """Yield the lines of a file, to be changed; then put the new ones in its place, at once, for
+    the same readers."""
     lines = _text(path).splitlines(keepends=True) if path.exists() else []
     yield lines
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with open(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "w") as file:
+        with open(
+            os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, TOKENS_FILE_MODE), "w"
+        ) as file:
             _give_to_readers(file.fileno(), path)
             file.writelines(lines)
             file.flush()
@@ -128,7 +148,9 @@ def _replacing(path: Path) -> Iterator[list[str]]:
     except OSError as error:
         with suppress(FileNotFoundError):
             temp.unlink()
-        raise SettingsError(f"the tokens in {path} cannot be written: {error}", field="tokens") from error
+        raise SettingsError(
+            f"the tokens in {path} cannot be written: {error}", field="tokens_file"
+        ) from error
 
 
 def _give_to_readers(descriptor: int, path: Path) -> None:
@@ -137,4 +159,4 @@ def _give_to_readers(descriptor: int, path: Path) -> None:
         os.fchown(descriptor, before.st_uid, before.st_gid)
     elif os.geteuid() == 0:
         with suppress(KeyError):  # there is no such group: then nobody's unit reads it
-            os.fchown(descriptor, 0, grp.getgrnam(GROUP).gr_gid)
+            os.fchown(descriptor, 0, grp.getgrnam(SERVICE_GROUP).gr_gid)

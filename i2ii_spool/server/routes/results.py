@@ -13,7 +13,7 @@ from i2ii_spool.jobs.folder import open_regular
 from i2ii_spool.jobs.ids import check_id
 from i2ii_spool.server.errors import json_response
 from i2ii_spool.server.query import _number, _query
-from i2ii_spool.server.routes.jobs import _status
+from i2ii_spool.server.routes.jobs import _load_authorized
 from i2ii_spool.server.state import SPOOL
 from i2ii_spool.spool.lookup import find
 from i2ii_spool.spool.status import no_result, no_such_picture
@@ -28,9 +28,9 @@ async def result(request: web.Request) -> web.StreamResponse:
     """The picture; `?n=2` for the second of several. 202 with the status while there is none yet."""
     n = _number(_query(request, "n"), "n", 1, least=1, most=4)
     id = check_id(request.match_info["id"])
-    now = await _status(request, id)
+    now = await _load_authorized(request, id)
     if not now.has_ended:
-        return json_response(now.shown(), status=202, headers={"Retry-After": "1"})
+        return json_response(now.to_dict(), status=202, headers={"Retry-After": "1"})
     if now.status != "completed":
         raise no_result(now)
     outputs = now.outputs or ()

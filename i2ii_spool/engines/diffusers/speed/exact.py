@@ -1,5 +1,5 @@
-"""Levers that make an edit faster and change nothing but the rounding of its numbers. Each has a setting, on by default
-where it always helps. What each gains is in docs/models.md.
+"""Levers that make an edit faster and change nothing but the rounding of its numbers. Each has a
+setting, on by default where it always helps. What each gains is in docs/models.md.
 """
 
 import hashlib
@@ -10,7 +10,11 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    attention_backend,
+    dispatch_attention_fn,
+)
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
 from torch import Tensor, nn
 
@@ -19,7 +23,8 @@ from i2ii_spool.errors import SettingsError
 log = logging.getLogger(__name__)
 
 EXACT = ("native", "_native_cudnn", "flash", "_flash_3")
-"""diffusers' names of attention kernels that compute the same: PyTorch's own choice, cuDNN's, flash-attn 2 and 3."""
+"""diffusers' names of attention kernels that compute the same: PyTorch's own choice, cuDNN's,
+flash-attn 2 and 3."""
 
 
 def drop_head(pipeline: Any) -> None:
@@ -33,7 +38,8 @@ def keep_prompts(pipeline: Any, size: int) -> None:
 
 
 class PromptCache:
-    """`encode_prompt` that remembers what the language model made of the last few (pictures, prompt)."""
+    """`encode_prompt` that remembers what the language model made of the last few (pictures,
+    prompt)."""
 
     def __init__(self, encode: Any, size: int) -> None:
         self._encode = encode
@@ -41,7 +47,8 @@ class PromptCache:
         self._known: OrderedDict[tuple[bytes, str], Any] = OrderedDict()
 
     def __call__(self, *, image: Any, prompt: str, **options: Any) -> Any:
-        """Return the embeddings (1, tokens, width) and their mask, or None where there is nothing to mask."""
+        """Return the embeddings (1, tokens, width) and their mask, or None where there is nothing
+        to mask."""
         key = _digest(image if isinstance(image, list) else [image]), prompt
         if key not in self._known:
             self._known[key] = self._encode(image=image, prompt=prompt, **options)
@@ -59,18 +66,23 @@ def _digest(images: list[Any]) -> bytes:
     return digest.digest()
 
 
-class Modulations:
-    """The blocks' AdaLN modulations, a third of the transformer's weights, computed once for each step of a schedule.
+class ModulationCache:
+    """The blocks' AdaLN modulations, a third of the transformer's weights, computed once for each
+    step of a schedule.
 
-    They depend on the timestep alone: the second pass of the guidance, further pictures and further jobs with the same
-    schedule need none of it. What is kept takes 4 MiB a step, and 7 for a model with `zero_cond_t`.
+    They depend on the timestep alone: the second pass of the guidance, further pictures and further
+    jobs with the same schedule need none of it. What is kept takes 4 MiB a step, and 7 for a model
+    with `zero_cond_t`.
     """
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
         self._blocks = list(pipeline.transformer.transformer_blocks)
         for block in self._blocks:
-            block.img_mod, block.txt_mod = Held(block.img_mod), Held(block.txt_mod)
+            block.img_mod, block.txt_mod = (
+                CachedModulation(block.img_mod),
+                CachedModulation(block.txt_mod),
+            )
         self._timesteps: Tensor | None = None
         self._schedule: list[float] = []
         self._known: dict[float, list[tuple[Tensor, Tensor]]] = {}
@@ -89,9 +101,13 @@ class Modulations:
             block.img_mod.modulation, block.txt_mod.modulation = image, text
 
     def _compute(self, embedding: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Both modulations of each block; with `zero_cond_t` the second half of `embedding` is for references alone."""
+        """Both modulations of each block; with `zero_cond_t` the second half of `embedding` is for
+        references alone."""
         of_text = embedding.chunk(2)[0] if self._pipeline.transformer.zero_cond_t else embedding
-        return [(block.img_mod.layers(embedding), block.txt_mod.layers(of_text)) for block in self._blocks]
+        return [
+            (block.img_mod.layers(embedding), block.txt_mod.layers(of_text))
+            for block in self._blocks
+        ]
 
     def _timestep(self) -> float:
         scheduler = self._pipeline.scheduler
@@ -103,8 +119,9 @@ class Modulations:
         return self._schedule[scheduler.step_index or 0]
 
 
-class Held(nn.Module):  # type: ignore[misc]
-    """Stands where a block has its modulation layers, and returns what they made of this step's embedding."""
+class CachedModulation(nn.Module):  # type: ignore[misc]
+    """Stands where a block has its modulation layers, and returns what they made of this step's
+    embedding."""
 
     modulation: Tensor
     """Of the step under way: (1 or 2, 6 widths)."""
@@ -119,7 +136,8 @@ class Held(nn.Module):  # type: ignore[misc]
 
 
 class FrameConv(QwenImageCausalConv3d):  # type: ignore[misc]
-    """The VAE's convolution over time, for a video of one frame: all but one slice of its kernel meets padding."""
+    """The VAE's convolution over time, for a video of one frame: all but one slice of its kernel
+    meets padding."""
 
     def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
         """Convolve (batch, channels, frames, height, width)."""
@@ -127,22 +145,28 @@ class FrameConv(QwenImageCausalConv3d):  # type: ignore[misc]
         if cache_x is not None or x.shape[2] > 1 or earlier != self.kernel_size[0] - 1:
             return super().forward(x, cache_x)
         frame = nn.functional.pad(x[:, :, 0], (left, right, top, bottom))
-        return nn.functional.conv2d(frame, self.weight[:, :, -1], self.bias, stride=self.stride[1:]).unsqueeze(2)
+        return nn.functional.conv2d(
+            frame, self.weight[:, :, -1], self.bias, stride=self.stride[1:]
+        ).unsqueeze(2)
 
 
 def use_frames(vae: nn.Module) -> None:
     """Have the VAE convolve single frames in two dimensions: 40 % of the multiplications."""
     for module in vae.modules():
         if isinstance(module, QwenImageCausalConv3d):
-            module.__class__ = FrameConv  # its weights, and whoever looks for its kind, stay as they are
+            module.__class__ = (
+                FrameConv  # its weights, and whoever looks for its kind, stay as they are
+            )
 
 
 TOKENS = 8192 + 237
-"""What the transformer sees of an edit at 1024x1024 with some text: no round number, which a kernel might insist on."""
+"""What the transformer sees of an edit at 1024x1024 with some text: no round number, which a kernel
+might insist on."""
 
 
 def choose_attention(transformer: Any, name: str, device: torch.device) -> None:
-    """Set the attention kernel called `name`; `auto` takes the exact one that is fastest on this device.
+    """Set the attention kernel called `name`; `auto` takes the exact one that is fastest on this
+    device.
 
     Raises `SettingsError` if that kernel is not there.
     """
@@ -150,18 +174,28 @@ def choose_attention(transformer: Any, name: str, device: torch.device) -> None:
         if device.type != "cuda":
             return
         seconds = {each: _seconds(each, transformer, device) for each in EXACT}
-        log.info("attention: %s", ", ".join(f"{each} {took * 1e3:.1f} ms" for each, took in seconds.items()))
+        log.info(
+            "attention: %s",
+            ", ".join(f"{each} {took * 1e3:.1f} ms" for each, took in seconds.items()),
+        )
         name = min(seconds, key=seconds.__getitem__)
     try:
         transformer.set_attention_backend(name)
     except (ValueError, RuntimeError, ImportError) as error:
         kernels = ", ".join(kernel.value for kernel in AttentionBackendName)
-        raise SettingsError(f"{name} cannot be used: {error}; diffusers knows {kernels}", field="attention") from None
+        raise SettingsError(
+            f"{name} cannot be used: {error}; diffusers knows {kernels}", field="attention"
+        ) from None
 
 
 def _seconds(name: str, transformer: Any, device: torch.device) -> float:
     """What attention takes with this kernel, infinite where it is not there or cannot."""
-    shape = (1, TOKENS, transformer.config.num_attention_heads, transformer.config.attention_head_dim)
+    shape = (
+        1,
+        TOKENS,
+        transformer.config.num_attention_heads,
+        transformer.config.attention_head_dim,
+    )
     query, key, value = torch.randn(3, *shape, device=device, dtype=transformer.dtype)
     try:
         with attention_backend(name):

@@ -1,4 +1,5 @@
-"""Levers that trade quality for speed. All are off until they are set, and each result records which were on."""
+"""Levers that trade quality for speed. All are off until they are set, and each result records
+which were on."""
 
 import importlib.util
 from typing import Any
@@ -20,7 +21,8 @@ FP8_CAPABILITY = (8, 9)
 
 
 def cache_steps(pipeline: Any, kind: StepCache) -> None:
-    """Have a step reuse what blocks made of the one before where little changes, or guess it from the last two.
+    """Have a step reuse what blocks made of the one before where little changes, or guess it from
+    the last two.
 
     Raises `SettingsError` if that needs a package that is missing.
     """
@@ -32,11 +34,15 @@ def cache_steps(pipeline: Any, kind: StepCache) -> None:
         from diffusers import TaylorSeerCacheConfig
 
         pipeline.transformer.enable_cache(
-            TaylorSeerCacheConfig(cache_interval=TAYLOR_INTERVAL, disable_cache_before_step=WARM_UP_STEPS, max_order=1)
+            TaylorSeerCacheConfig(
+                cache_interval=TAYLOR_INTERVAL, disable_cache_before_step=WARM_UP_STEPS, max_order=1
+            )
         )
     elif kind == "dbcache":
         if importlib.util.find_spec("cache_dit") is None:
-            raise SettingsError("dbcache needs cache_dit: pip install 'i2ii[dbcache]'", field="step_cache")
+            raise SettingsError(
+                "dbcache needs cache_dit: pip install 'i2ii[dbcache]'", field="step_cache"
+            )
         import cache_dit
 
         cache_dit.enable_cache(
@@ -53,11 +59,14 @@ def cache_steps(pipeline: Any, kind: StepCache) -> None:
 def multiply_in_fp8(transformer: Any, device: torch.device) -> None:
     """Have the blocks' linear layers multiply 8-bit floats.
 
-    The last layer of the pictures' MLP keeps bfloat16, as published ablations for this model advise, and so does AdaLN.
-    Raises `SettingsError` for a card that cannot.
+    The last layer of the pictures' MLP keeps bfloat16, as published ablations for this model
+    advise, and so does AdaLN. Raises `SettingsError` for a card that cannot.
     """
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
-        raise SettingsError("this card has no 8-bit floats; Ada, Hopper and later ones do: leave it off", field="fp8")
+        raise SettingsError(
+            "this card has no 8-bit floats; Ada, Hopper and later ones do: leave it off",
+            field="fp8",
+        )
     for block in transformer.transformer_blocks:
         for name, layer in list(block.named_modules()):
             if isinstance(layer, nn.Linear) and not any(part in name for part in KEPT):
@@ -66,7 +75,8 @@ def multiply_in_fp8(transformer: Any, device: torch.device) -> None:
 
 
 class Fp8Linear(nn.Module):  # type: ignore[misc]
-    """A linear layer in float8_e4m3: weights scaled by output channel, inputs by token as they come."""
+    """A linear layer in float8_e4m3: weights scaled by output channel, inputs by token as they
+    come."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -79,14 +89,16 @@ class Fp8Linear(nn.Module):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., in_features) times the weights, (..., out_features), in the type of x."""
         rows, scale = _quantised(x.reshape(-1, self.in_features))
-        made = torch._scaled_mm(  # the public scaled_mm is not in every torch that diffusers runs on
-            rows,
-            self.weight.t(),
-            scale_a=scale,
-            scale_b=self.scale,
-            bias=self.bias,
-            out_dtype=x.dtype,
-            use_fast_accum=True,
+        made = (
+            torch._scaled_mm(  # the public scaled_mm is not in every torch that diffusers runs on
+                rows,
+                self.weight.t(),
+                scale_a=scale,
+                scale_b=self.scale,
+                bias=self.bias,
+                out_dtype=x.dtype,
+                use_fast_accum=True,
+            )
         )
         return made.reshape(*x.shape[:-1], self.out_features)
 

@@ -1,4 +1,5 @@
-"""A tiny pipeline laid out like Qwen-Image-2.1, whose classes older versions of diffusers and transformers lack."""
+"""A tiny pipeline laid out like Qwen-Image-2.1, whose classes older versions of diffusers and
+transformers lack."""
 
 from typing import Any
 
@@ -26,7 +27,8 @@ PATCH = 16
 
 
 def random_pipeline() -> Any:
-    """A pipeline of random weights: 16x VAE with 64 latent channels, as published, and hardly any width."""
+    """A pipeline of random weights: 16x VAE with 64 latent channels, as published, and hardly any
+    width."""
     torch.manual_seed(0)
     words = tokenizer()
     transformer = QwenImage21Transformer2DModel(
@@ -36,7 +38,9 @@ def random_pipeline() -> Any:
         context_in_dim=HIDDEN,
         axes_dims_rope=(8, 12, 12),
     )
-    vae = AutoencoderKLQwenImage21(base_dim=8, decoder_base_dim=8, dim_mult=[1, 2, 2, 2, 2], num_res_blocks=1)
+    vae = AutoencoderKLQwenImage21(
+        base_dim=8, decoder_base_dim=8, dim_mult=[1, 2, 2, 2, 2], num_res_blocks=1
+    )
     text_encoder = _text_encoder(words)
     for module, gain in ((transformer, 1.6), (vae, 1.3), (text_encoder, 1.0)):
         redraw(module.eval().requires_grad_(False), gain)
@@ -44,7 +48,9 @@ def random_pipeline() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler.from_config(SCHEDULER),
         vae=vae,
         text_encoder=text_encoder,
-        processor=processor.of_21()(Qwen2VLImageProcessor(patch_size=PATCH), words, chat_template=CHAT_TEMPLATE),
+        processor=processor.of_21()(
+            Qwen2VLImageProcessor(patch_size=PATCH), words, chat_template=CHAT_TEMPLATE
+        ),
         transformer=transformer,
     )
 
@@ -61,7 +67,11 @@ def _text_encoder(words: Any) -> Any:
             "head_dim": 16,
             "vocab_size": 512,
             "rope_theta": 5_000_000.0,
-            "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [4, 2, 2]},
+            "rope_scaling": {
+                "rope_type": "default",
+                "mrope_interleaved": True,
+                "mrope_section": [4, 2, 2],
+            },
             **ids["text"],
         },
         vision_config={

@@ -1,7 +1,8 @@
-"""A complete pipeline folder of a few megabytes with random weights: for tests, and for trying out operations.
+"""A complete pipeline folder of a few megabytes with random weights: for tests, and for trying out
+operations.
 
-It has the published layout and geometry (8x VAE, 16 latent channels, the real scheduler), so that all of the real code
-runs on it, on a CPU, within seconds. What it makes is coloured noise.
+It has the published layout and geometry (8x VAE, 16 latent channels, the real scheduler), so that
+all of the real code runs on it, on a CPU, within seconds. What it makes is coloured noise.
 """
 
 import json
@@ -21,7 +22,12 @@ from diffusers import (
 )
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from transformers import AddedToken, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+from transformers import (
+    AddedToken,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+)
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 from transformers.utils import logging
 
@@ -51,7 +57,14 @@ SCHEDULER = {
 # In the order of Qwen2.5-VL.
 SPECIAL = [
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
-    *("<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>"),
+    *(
+        "<|box_start|>",
+        "<|box_end|>",
+        "<|quad_start|>",
+        "<|quad_end|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+    ),
     *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 ]
 CHAT_TEMPLATE = (
@@ -62,16 +75,15 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# The pipelines drop the tokens of their system prompt by number (64): each word of it must be one token here as well.
+# The pipelines drop the tokens of their system prompt by number (64): each word of it must be one
+# token here as well.
 SYSTEM = (
     "system\nDescribe the key features of the input image (color, shape, size, texture, objects, background), then"
     " explain how the user's text instruction should alter or modify the image. Generate a new image that meets"
     " the user's requirements while maintaining consistency with the original input where appropriate."
     "\nuser\nPicture 1: assistant\n"
 )
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True)
@@ -117,9 +129,9 @@ def write(folder: Path, like: Version) -> None:
     """Write the folder of a tiny model that is laid out like this one."""
     logging.disable_progress_bar()
     if like == "2.1":
-        from i2ii_spool.engines.diffusers.testing import tiny_21 as tiny21
+        from i2ii_spool.engines.diffusers.testing import tiny_21
 
-        pipeline, kind = tiny21.random_pipeline(), "Qwen3VLProcessor"
+        pipeline, kind = tiny_21.random_pipeline(), "Qwen3VLProcessor"
     else:
         pipeline = random_pipeline(TINY, one_picture=like == "1", zero_cond_t=like == "2511")
         kind = "Qwen2VLProcessor"
@@ -179,7 +191,9 @@ def token_ids(words: Any) -> dict[str, dict[str, int]]:
     pictures = {name: f"<|{name}|>" for name in ("vision_start", "vision_end")}
     pictures |= {"image": "<|image_pad|>", "video": "<|video_pad|>"}
     return {
-        part: {f"{name}_token_id": words.convert_tokens_to_ids(token) for name, token in names.items()}
+        part: {
+            f"{name}_token_id": words.convert_tokens_to_ids(token) for name, token in names.items()
+        }
         for part, names in (("text", text), ("pictures", pictures))
     }
 
@@ -195,7 +209,9 @@ def tokenizer() -> Any:
         ]
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=1000, min_frequency=1, show_progress=False, initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000, min_frequency=1, show_progress=False, initial_alphabet=alphabet
+    )
     bpe.train_from_iterator([SYSTEM] * 4, trainer)
     return _as_qwen2(json.loads(bpe.to_str())["model"])
 
@@ -206,13 +222,25 @@ def _as_qwen2(trained: dict[str, Any]) -> Any:
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in trained["merges"]]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "vocab.json").write_text(json.dumps(vocabulary))
-        (Path(folder) / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in pairs))
+        (Path(folder) / "merges.txt").write_text(
+            "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in pairs)
+        )
         (Path(folder) / "tokenizer_config.json").write_text(
-            json.dumps({"unk_token": "<|endoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
+            json.dumps(
+                {
+                    "unk_token": "<|endoftext|>",
+                    "eos_token": "<|im_end|>",
+                    "pad_token": "<|endoftext|>",
+                }
+            )
         )
         words = Qwen2Tokenizer.from_pretrained(folder)
     words.add_special_tokens(
-        {"additional_special_tokens": [AddedToken(token, special=True, normalized=False) for token in SPECIAL]}
+        {
+            "additional_special_tokens": [
+                AddedToken(token, special=True, normalized=False) for token in SPECIAL
+            ]
+        }
     )
     words.chat_template = CHAT_TEMPLATE
     return words
