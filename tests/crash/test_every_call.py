@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from i2ii_spool.spool.layout import Spool
-from tests.crash.disk import Disk, Op
-from tests.crash.lives import LIVES, begin, end
-from tests.crash.promises import Promises, check
+from tests.support.promises import Promises, check
+from tests.support.recording_disk import Disk, Op
+from tests.support.scenarios import LIVES, begin, end
 
 
 def die_at(n: int, number: int, op: Op, *, root: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from i2ii_spool.spool.layout import Spool
-from tests.crash.disk import Disk, Op
-from tests.crash.lives import LIVES, begin, end
-from tests.crash.promises import Promises, check
 from tests.crash.test_every_call import calls
+from tests.support.promises import Promises, check
+from tests.support.recording_disk import Disk, Op
+from tests.support.scenarios import LIVES, begin, end
 
 FAILURES = {
     "once, with EIO": (errno.EIO, False),

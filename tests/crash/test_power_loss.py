@@ -13,10 +13,10 @@ import pytest
 
 from i2ii_spool.spool import durable_io
 from i2ii_spool.spool.layout import Spool
-from tests.crash.disk import Disk, Op
-from tests.crash.lives import LIVES, begin, end
-from tests.crash.power import History, Model, State
-from tests.crash.promises import Promises, check
+from tests.support.power_loss import History, Model, State
+from tests.support.promises import Promises, check
+from tests.support.recording_disk import Disk, Op
+from tests.support.scenarios import LIVES, begin, end
 
 ROOTS = itertools.count()
 

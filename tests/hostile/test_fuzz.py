@@ -11,8 +11,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from i2ii_spool.jobs.request import EditRequest
-from tests.conftest import Service, get_json
-from tests.hostile.wire import END, GOOD, PICTURE, Wire, error_of, head, length, part, serve_with
+from tests.support.raw_http import (
+    END,
+    GOOD,
+    PICTURE,
+    Wire,
+    error_of,
+    head,
+    length,
+    part,
+    serve_with,
+)
+from tests.support.service import Service, get_json
 
 ID = "20260101-000000-000-aaaaaa"
 FIELDS = ["image", *EditRequest.model_fields]
@@ -109,7 +119,10 @@ def spoilt(draw: st.DrawFn) -> bytes:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     service = Service(tmp_path_factory.mktemp("fuzzed"))
-    constants = "server.IDLE = limits.PATIENCE = 0.3; server.LINGER = 0.1"
+    constants = (
+        "connection.KEEPALIVE_SECONDS = limits.SLOW_UPLOAD_GRACE_SECONDS = 0.3;"
+        "connection.LINGER_SECONDS = 0.1"
+    )
     yield serve_with(service, constants, min_free_mib="0", max_queue="1000000")
     assert "Traceback" not in service.read_log()
     assert " ERROR " not in service.read_log()

@@ -23,8 +23,9 @@ from i2ii_spool.jobs.request import Job
 from i2ii_spool.spool import admission
 from i2ii_spool.spool.admission import Admission
 from i2ii_spool.spool.layout import Spool
-from tests.conftest import MEMORY, Service, cli, get_json, make_picture, wait_until
-from tests.disks import why_not
+from tests.support.disks import MEMORY, why_not
+from tests.support.pictures import make_picture
+from tests.support.service import Service, cli, get_json, wait_until
 
 pytestmark = pytest.mark.xdist_group("guests")  # one service serves them all
 

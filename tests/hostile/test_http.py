@@ -11,8 +11,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.conftest import Service, get_json, wait_until
-from tests.hostile.wire import END, GOOD, PICTURE, Wire, error_of, head, length, part, serve_with
+from tests.support.raw_http import (
+    END,
+    GOOD,
+    PICTURE,
+    Wire,
+    error_of,
+    head,
+    length,
+    part,
+    serve_with,
+)
+from tests.support.service import Service, get_json, wait_until
 
 pytestmark = pytest.mark.xdist_group("http")  # one service serves them all
 
@@ -29,7 +39,7 @@ class Live(Service):
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     service = Live(tmp_path_factory.mktemp("live"))
     service.url = serve_with(
-        service, "server.LINGER = 0.5", max_upload_mib="1", max_connections="200"
+        service, "connection.LINGER_SECONDS = 0.5", max_upload_mib="1", max_connections="200"
     )
     yield service
     service.stop_all()
@@ -262,7 +272,9 @@ def test_no_name_gets_into_a_header(url: str, name: str) -> None:
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that waits one second where others wait thirty."""
     service = Service(tmp_path_factory.mktemp("impatient"))
-    yield serve_with(service, "server.IDLE = limits.PATIENCE = 1.0")
+    yield serve_with(
+        service, "connection.KEEPALIVE_SECONDS = limits.SLOW_UPLOAD_GRACE_SECONDS = 1.0"
+    )
     assert "Traceback" not in service.read_log()
     service.stop_all()
 
