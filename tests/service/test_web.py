@@ -228,7 +228,7 @@ async def test_an_edit_is_accepted_and_on_disk_when_answered(
 async def test_an_answer_counts_who_is_ready_and_what_is_ahead(
     connect: Connect, worker: HandWorker, submit_job: SubmitJob
 ) -> None:
-    worker.show(WorkerState.READY, seconds_between_completions=2.5)
+    worker.show(WorkerState.READY, mean_job_seconds=2.5)
     submit_job()
     submit_job()
     worker.finish()
@@ -629,7 +629,7 @@ async def test_a_full_queue_says_when_to_come_back(
 async def test_a_full_queue_gives_the_time_that_its_workers_need(
     connect: Connect, worker: HandWorker, submit_job: SubmitJob
 ) -> None:
-    worker.show(WorkerState.READY, seconds_between_completions=7.0)
+    worker.show(WorkerState.READY, mean_job_seconds=7.0)
     for _ in range(3):
         submit_job()
     client = await connect(max_queue=2)
@@ -687,7 +687,7 @@ async def test_a_queued_job_has_a_position(connect: Connect, submit_job: SubmitJ
 async def test_a_queued_job_has_an_eta_where_the_pace_is_known(
     connect: Connect, worker: HandWorker, submit_job: SubmitJob
 ) -> None:
-    worker.show(WorkerState.RUNNING, seconds_between_completions=3.0)
+    worker.show(WorkerState.RUNNING, mean_job_seconds=3.0)
     _, id = submit_job(), submit_job()
     assert (await get(await connect(), f"/status/{id}"))["eta_seconds"] == 6.0
 
