@@ -14,16 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from i2ii_spool.jobs.folder import attempt_files
-from tests.support.chaos import (
-    MAX_ATTEMPTS,
-    SERVER,
-    WORKER,
-    Flock,
-    check_done,
-    form,
-    is_dry,
-    places,
-)
+from tests.support.chaos import MAX_ATTEMPTS, SERVER, WORKER, Flock, check_done, is_dry, places
+from tests.support.http import form
 from tests.support.pictures import make_picture
 from tests.support.service import Service, get_json, wait_until
 

@@ -28,17 +28,8 @@ import pytest
 from i2ii_spool.jobs.folder import attempt_files
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import worker_name
-from tests.support.chaos import (
-    MAX_ATTEMPTS,
-    SERVER,
-    WORKER,
-    Flock,
-    ask,
-    check_done,
-    is_dry,
-    is_error,
-    places,
-)
+from tests.support.chaos import MAX_ATTEMPTS, SERVER, WORKER, Flock, check_done, is_dry, places
+from tests.support.http import ask, is_error
 from tests.support.pictures import make_picture
 from tests.support.service import Service, wait_until
 from tests.support.storm_clients import POISONS, Client, Ledger, Story

@@ -33,17 +33,9 @@ from i2ii_spool.spool.liveness import worker_name
 from i2ii_spool.spool.recovery import recover
 from i2ii_spool.spool.retry_marker import has_ended
 from i2ii_spool.spool.submit import submit
-from tests.support.chaos import (
-    WORKER,
-    Answer,
-    ask,
-    check_done,
-    form,
-    is_error,
-    is_same_picture,
-    places,
-)
-from tests.support.pictures import make_picture
+from tests.support.chaos import WORKER, check_done, places
+from tests.support.http import Answer, ask, form, is_error
+from tests.support.pictures import is_same_picture, make_picture
 from tests.support.service import Service, cli, wait_until
 
 NODE1 = "node1.gpu0"

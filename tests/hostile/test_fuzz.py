@@ -11,17 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from i2ii_spool.jobs.request import EditRequest
-from tests.support.raw_http import (
-    END,
-    GOOD,
-    PICTURE,
-    Wire,
-    error_of,
-    head,
-    length,
-    part,
-    serve_with,
-)
+from tests.support.http import END, error_of, part
+from tests.support.raw_http import GOOD, PICTURE, Wire, head, length, serve_with
 from tests.support.service import Service, get_json
 
 ID = "20260101-000000-000-aaaaaa"
@@ -133,13 +124,14 @@ def check(url: str, request: bytes) -> None:
     with Wire(url) as wire:
         wire.send(request)
         try:
-            status, body = wire.answer()
+            answer = wire.answer()
         except (ConnectionError, http.client.HTTPException):  # it waited for the rest, and hung up
             return
-    assert status != 500, body
-    assert status != 503 or "reason" in body, body
-    if status >= 400 and "reason" not in body:
-        error_of((status, body))
+    body = answer.json() if answer.body else {}
+    assert answer.status != 500, body
+    assert answer.status != 503 or "reason" in body, body
+    if answer.status >= 400 and "reason" not in body:
+        error_of(answer)
 
 
 FUZZ = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))

@@ -17,8 +17,9 @@ from i2ii_spool.images import probe
 from i2ii_spool.images.codec import read
 from i2ii_spool.images.probe import inspect
 from tests.support import hostile_pictures as bombs
-from tests.support.chaos import Answer, post
-from tests.support.hostile_pictures import Bomb, gradient, saved
+from tests.support.hostile_pictures import Bomb
+from tests.support.http import Answer, post
+from tests.support.pictures import gradient, saved
 from tests.support.service import Service, get_json
 
 pytestmark = pytest.mark.xdist_group("pictures")  # one service serves them all

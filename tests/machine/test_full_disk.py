@@ -12,8 +12,8 @@ from PIL import Image
 
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool.submit import submit
-from tests.support.chaos import Answer, is_error, post
 from tests.support.disks import Disk, why_not
+from tests.support.http import error_of, post
 from tests.support.service import Service, cli, get_json, wait_until
 
 pytestmark = [
@@ -35,13 +35,6 @@ def service(disk: Disk) -> Iterator[Service]:
     service.environment["I2II_MIN_FREE_MIB"] = "4"
     yield service
     service.stop_all()
-
-
-def error_of(answer: Answer) -> tuple[int, str, str]:
-    """The status, the code and the message of an error."""
-    assert is_error(answer)
-    error = answer.json()["error"]
-    return answer.status, error["code"], error["message"]
 
 
 def accept(url: str, picture: bytes) -> str:
@@ -80,8 +73,9 @@ def test_a_disk_is_filled_down_to_its_floor_and_every_job_on_it_is_done(
     accepted = 0
     while (answer := post(url, noise)).status == 202:
         accepted += 1
-    status, code, message = error_of(answer)
-    assert (status, code, "i2ii gc" in message) == (507, "disk_full", True)
+
+    message = answer.json()["error"]["message"]
+    assert (error_of(answer), "i2ii gc" in message) == ((507, "disk_full"), True)
     assert accepted > 5
     assert os.listdir(service.spool.staging) == []
     assert cli(service, "doctor", check=False).returncode == 1
@@ -124,8 +118,9 @@ def test_a_disk_that_takes_no_more_files_is_as_good_as_full(
     many.mkdir()
     for number in range(os.statvfs(disk.folder).f_favail - 200):
         (many / str(number)).touch()
-    status, code, message = error_of(post(url, noise))
-    assert (status, code, "more files" in message) == (507, "disk_full", True)
+    answer = post(url, noise)
+    message = answer.json()["error"]["message"]
+    assert (error_of(answer), "more files" in message) == ((507, "disk_full"), True)
     shutil.rmtree(many)
     accept(url, noise)
 
@@ -139,7 +134,7 @@ def test_a_disk_that_is_full_in_the_midst_of_it_loses_nothing(
     url = service.serve()
     accepted = [accept(url, noise) for _ in range(3)]
     ballast = fill(disk, keep=100_000)
-    assert error_of(post(url, noise))[:2] == (507, "disk_full")
+    assert error_of(post(url, noise)) == (507, "disk_full")
     worker = service.work(engine="quick")
     assert worker.wait(30) == 1
     assert "No space left on device" in service.read_log()
@@ -170,8 +165,9 @@ def test_a_disk_that_may_only_be_read_is_said_to_be(
     url = service.serve()
     accepted = accept(url, noise)
     disk.remount("ro")
-    status, code, message = error_of(post(url, noise))
-    assert (status, code, "Read-only file system" in message) == (503, "spool_unusable", True)
+    answer = post(url, noise)
+    message = answer.json()["error"]["message"]
+    assert (error_of(answer), "Read-only file system" in message) == ((503, "spool_unusable"), True)
     assert get_json(f"{url}/status/{accepted}")["status"] == "queued"
     refused = cli(service, "submit", str(picture), "-p", "sepia", check=False)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
@@ -192,7 +188,7 @@ def test_a_disk_that_goes_away_under_the_service_is_noticed_and_comes_back(
     accepted = accept(url, noise)
     wait_until(lambda: is_done(service, accepted))
     disk.cut_power()
-    assert error_of(post(url, noise))[:2] == (503, "spool_unusable")
+    assert error_of(post(url, noise)) == (503, "spool_unusable")
     assert worker.wait(30) == 1
     service.stop_all()
     disk.boot()

@@ -24,7 +24,7 @@ from i2ii_spool.server.auth.middleware import PUBLIC_PATHS
 from i2ii_spool.settings import Settings, load
 from i2ii_spool.spool.claim import Claims
 from i2ii_spool.spool.layout import Spool
-from tests.service.test_web import error_of, form
+from tests.support.app import check_error, form
 from tests.support.service import Service, cli, wait_until
 
 Client = TestClient[web.Request, web.Application]
@@ -100,7 +100,7 @@ async def test_every_route_but_a_probe_asks_for_a_token(connect: Connect) -> Non
         elif method == "HEAD":
             assert response.status == 401
         else:
-            assert "send `Authorization: Bearer TOKEN`" in await error_of(
+            assert "send `Authorization: Bearer TOKEN`" in await check_error(
                 response, 401, "unauthorized"
             )
             assert response.headers["WWW-Authenticate"] == 'Bearer realm="i2ii"'
@@ -113,7 +113,7 @@ async def test_what_is_no_valid_token_is_refused(
 ) -> None:
     client = await connect()
     response = await client.post("/edit", data=form(), headers=headers)
-    await error_of(response, 401, "unauthorized")
+    await check_error(response, 401, "unauthorized")
     assert not os.listdir(spool.incoming)
     assert not os.listdir(spool.staging)
 
@@ -136,7 +136,7 @@ async def test_a_page_of_another_site_may_not_act_for_its_visitor(connect: Conne
         {"Origin": "http://["},
         {"Origin": f"http://{client.host}"},
     ):
-        await error_of(await client.post("/edit", data=form(), headers=origin), 403, "forbidden")
+        await check_error(await client.post("/edit", data=form(), headers=origin), 403, "forbidden")
     own = {"Origin": f"http://{client.host}:{client.port}"}
     response = await client.post("/edit", data=form(), headers=own)
     assert response.status == 202
@@ -175,7 +175,7 @@ async def test_a_job_is_not_there_for_whoever_did_not_submit_it(
     end_one(spool)
     for method, path in CALLS:
         response = await client.request(method, path.format(id), headers=people["bob"])
-        assert await error_of(response, 404, "not_found") == f"there is no job {id}"
+        assert await check_error(response, 404, "not_found") == f"there is no job {id}"
     for method, path in CALLS[:2]:
         for name in ("alice", "ops"):
             response = await client.request(method, path.format(id), headers=people[name])

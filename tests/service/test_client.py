@@ -17,12 +17,12 @@ from i2ii_spool.errors import Deleted, I2iiError, NotFound
 from i2ii_spool.jobs.request import EditRequest, Job
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.status import JobStatus
+from tests.support import UNKNOWN_ID
 from tests.support.pictures import make_picture
 from tests.support.service import Service, wait_until
 
 KINDS = ["sync", "async", "spool"]
 OVER_HTTP = ["sync", "async"]
-UNKNOWN_ID = "20261123-101530-482-k7m2qf"
 
 
 class AnyClient(Protocol):

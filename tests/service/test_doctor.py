@@ -6,7 +6,6 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from i2ii_spool.ops.doctor.filesystem import mounted
 from tests.support import FAKE_DRIVER
+from tests.support.jobs import SubmitJob
 from tests.support.service import Service, cli, wait_until
 
 pytestmark = pytest.mark.xdist_group("mounts")
@@ -178,7 +178,7 @@ def test_too_little_space_is_an_error(service: Service) -> None:
 
 
 def test_a_job_from_the_future_shows_that_clocks_differ(
-    service: Service, submit_job: Callable[..., str]
+    service: Service, submit_job: SubmitJob
 ) -> None:
     id = submit_job()
     (service.spool.incoming / id).rename(service.spool.incoming / f"2999{id[4:]}")

@@ -13,13 +13,14 @@ from collections.abc import Callable
 
 from i2ii_spool.spool.liveness import worker_name
 from tests.support import FAKE_DRIVER
+from tests.support.jobs import SubmitJob
 from tests.support.service import Service, cli, wait_until
 
 LEAVE_ALTERNATE_SCREEN = "\x1b[?1049l"
 
 
 def test_it_shows_queue_workers_and_gpus_once_in_a_pipe(
-    service: Service, submit_job: Callable[..., str]
+    service: Service, submit_job: SubmitJob
 ) -> None:
     service.work("0", engine="slow")
     first = submit_job(num_inference_steps=100, prompt="make it blue")
@@ -55,9 +56,7 @@ def test_without_a_worker_it_says_how_to_start_one(service: Service) -> None:
     )
 
 
-def test_what_strangers_write_is_not_obeyed(
-    service: Service, submit_job: Callable[..., str]
-) -> None:
+def test_what_strangers_write_is_not_obeyed(service: Service, submit_job: SubmitJob) -> None:
     submit_job(prompt="[red]\x1b[2J\x07evil[/red]")
     shown = cli(service, "top").stdout
     assert "[red] [2J evil[/red]" in shown
@@ -65,7 +64,7 @@ def test_what_strangers_write_is_not_obeyed(
 
 
 def test_it_is_refreshed_and_leaves_the_terminal_as_it_was(
-    service: Service, submit_job: Callable[..., str]
+    service: Service, submit_job: SubmitJob
 ) -> None:
     service.work("0", engine="slow")
     submit_job(num_inference_steps=100)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,15 @@ from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import list_workers, worker_name
 from i2ii_spool.spool.submit import submit
 from tests.support import STUB_ENGINES
+from tests.support.jobs import SubmitJob
 from tests.support.pictures import make_picture
 from tests.support.service import Service, cli, wait_until
 
 GPU0 = worker_name("gpu0")
 
-Submit = Callable[..., str]
-
 
 @pytest.fixture
-def submit_job(service: Service, picture: Path) -> Submit:
+def submit_job(service: Service, picture: Path) -> SubmitJob:
     """Submit the picture into the service's spool; the arguments are fields of the request."""
 
     def submit_one(**fields: Any) -> str:
@@ -101,7 +100,7 @@ def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTER
 
 
 def test_jobs_are_done_in_queue_order_with_a_full_record(
-    service: Service, submit_job: Submit
+    service: Service, submit_job: SubmitJob
 ) -> None:
     before = datetime.now().astimezone()
     ids = [submit_job(seed=seed, num_inference_steps=10) for seed in range(5)]
@@ -125,7 +124,7 @@ def test_jobs_are_done_in_queue_order_with_a_full_record(
 
 
 def test_several_pictures_come_in_the_format_asked_for(
-    service: Service, submit_job: Submit
+    service: Service, submit_job: SubmitJob
 ) -> None:
     id = submit_job(n=3, output_format="webp", num_inference_steps=10)
     service.work(engine="quick")
@@ -135,7 +134,7 @@ def test_several_pictures_come_in_the_format_asked_for(
             assert picture.format == "WEBP"
 
 
-def test_a_burst_ends_when_the_queue_is_empty(service: Service, submit_job: Submit) -> None:
+def test_a_burst_ends_when_the_queue_is_empty(service: Service, submit_job: SubmitJob) -> None:
     service.environment["I2II_ENGINE"] = "classic"
     ids = [submit_job(prompt="sepia"), submit_job(prompt="将图像转换为水彩画风格")]
     ended = cli(service, "gpu", "0", "--burst")
@@ -145,7 +144,7 @@ def test_a_burst_ends_when_the_queue_is_empty(service: Service, submit_job: Subm
 
 
 def test_progress_shows_while_a_job_runs_and_never_goes_back(
-    service: Service, submit_job: Submit
+    service: Service, submit_job: SubmitJob
 ) -> None:
     id = submit_job(num_inference_steps=50)
     service.work(engine="slow")
@@ -184,7 +183,7 @@ def test_the_heartbeat_goes_on_while_idle_and_its_file_goes_with_the_worker(
 
 @pytest.mark.parametrize("by_hand", [True, False], ids=["touch cancel", "i2ii cancel"])
 def test_a_running_job_is_cancelled_between_steps_and_the_next_one_runs(
-    service: Service, submit_job: Submit, by_hand: bool
+    service: Service, submit_job: SubmitJob, by_hand: bool
 ) -> None:
     id, next_id = submit_job(num_inference_steps=100), submit_job(num_inference_steps=10)
     service.work(engine="slow")
@@ -202,7 +201,7 @@ def test_a_running_job_is_cancelled_between_steps_and_the_next_one_runs(
 
 
 def test_a_job_cancelled_while_it_waited_is_never_begun(
-    service: Service, submit_job: Submit
+    service: Service, submit_job: SubmitJob
 ) -> None:
     id = submit_job()
     (service.spool.incoming / id / "cancel").touch()
@@ -211,7 +210,7 @@ def test_a_job_cancelled_while_it_waited_is_never_begun(
     assert attempt_files(service.spool.failed / id) == []
 
 
-def test_a_bug_in_the_engine_fails_its_job_alone(service: Service, submit_job: Submit) -> None:
+def test_a_bug_in_the_engine_fails_its_job_alone(service: Service, submit_job: SubmitJob) -> None:
     id, next_id = submit_job(prompt="raise"), submit_job()
     service.work(engine="raises_in_edit")
     failure = wait_failed(service, id)
@@ -237,7 +236,7 @@ def test_a_bug_in_the_engine_fails_its_job_alone(service: Service, submit_job: S
     ],
 )
 def test_a_broken_job_json_fails_its_job_alone_and_says_why(
-    service: Service, submit_job: Submit, text: str, field: str | None
+    service: Service, submit_job: SubmitJob, text: str, field: str | None
 ) -> None:
     id, next_id = submit_job(), submit_job(num_inference_steps=10)
     (service.spool.incoming / id / "job.json").write_text(text)
@@ -250,7 +249,7 @@ def test_a_broken_job_json_fails_its_job_alone_and_says_why(
 
 
 def test_three_different_jobs_failing_in_a_row_make_the_worker_pause(
-    service: Service, submit_job: Submit
+    service: Service, submit_job: SubmitJob
 ) -> None:
     ids = [submit_job(prompt="raise") for _ in range(3)]
     service.work(engine="raises_in_edit")
@@ -267,7 +266,7 @@ def test_three_different_jobs_failing_in_a_row_make_the_worker_pause(
 
 
 def test_a_success_between_failures_keeps_the_worker_at_work(
-    service: Service, submit_job: Submit, tmp_path: Path
+    service: Service, submit_job: SubmitJob, tmp_path: Path
 ) -> None:
     large = make_picture(
         tmp_path / "large.png", (2000, 1500)
@@ -284,7 +283,7 @@ def test_a_success_between_failures_keeps_the_worker_at_work(
 
 
 def test_a_broken_engine_gives_its_job_back_and_ends_the_worker(
-    service: Service, submit_job: Submit
+    service: Service, submit_job: SubmitJob
 ) -> None:
     id = submit_job()
     worker = service.start(sys.executable, STUB_ENGINES, "broken_in_edit", "0")
@@ -303,7 +302,7 @@ def test_a_broken_engine_gives_its_job_back_and_ends_the_worker(
 
 
 def test_a_stop_lets_the_job_finish_that_fits_into_the_drain_time(
-    service: Service, submit_job: Submit
+    service: Service, submit_job: SubmitJob
 ) -> None:
     id, next_id = submit_job(num_inference_steps=30), submit_job()
     worker = service.work(engine="slow")
@@ -314,7 +313,9 @@ def test_a_stop_lets_the_job_finish_that_fits_into_the_drain_time(
     assert os.listdir(service.spool.incoming) == [next_id]
 
 
-def test_a_stop_gives_the_job_back_that_does_not_fit(service: Service, submit_job: Submit) -> None:
+def test_a_stop_gives_the_job_back_that_does_not_fit(
+    service: Service, submit_job: SubmitJob
+) -> None:
     id = submit_job(num_inference_steps=100)
     worker = service.work(engine="slow", drain_seconds="0.1")
     wait_at_work(service, id)
@@ -323,7 +324,7 @@ def test_a_stop_gives_the_job_back_that_does_not_fit(service: Service, submit_jo
     assert not status_file(service).exists()
 
 
-def test_a_second_stop_gives_the_job_back_at_once(service: Service, submit_job: Submit) -> None:
+def test_a_second_stop_gives_the_job_back_at_once(service: Service, submit_job: SubmitJob) -> None:
     id = submit_job(num_inference_steps=100)
     worker = service.work(engine="slow", drain_seconds="3600")
     wait_at_work(service, id)
@@ -345,7 +346,7 @@ def test_an_idle_worker_stops_when_told_to(service: Service, number: signal.Sign
 
 
 def test_a_worker_that_comes_back_does_again_what_it_was_killed_over(
-    service: Service, submit_job: Submit
+    service: Service, submit_job: SubmitJob
 ) -> None:
     id = submit_job(num_inference_steps=40)
     worker = service.work(engine="slow")
@@ -359,7 +360,7 @@ def test_a_worker_that_comes_back_does_again_what_it_was_killed_over(
 
 
 def test_a_result_that_was_recorded_is_never_made_again(
-    service: Service, submit_job: Submit
+    service: Service, submit_job: SubmitJob
 ) -> None:
     id = submit_job(num_inference_steps=10)
     worker = service.work(engine="quick")
@@ -374,7 +375,7 @@ def test_a_result_that_was_recorded_is_never_made_again(
 
 
 def test_a_job_that_kills_its_workers_is_given_up_and_the_next_one_is_done(
-    service: Service, submit_job: Submit
+    service: Service, submit_job: SubmitJob
 ) -> None:
     id, next_id = submit_job(prompt="kill"), submit_job(num_inference_steps=10)
     command = (sys.executable, STUB_ENGINES, "killed_in_edit", "0", "--burst")
@@ -388,7 +389,7 @@ def test_a_job_that_kills_its_workers_is_given_up_and_the_next_one_is_done(
 
 
 def test_another_worker_takes_over_what_a_killed_one_held(
-    service: Service, submit_job: Submit
+    service: Service, submit_job: SubmitJob
 ) -> None:
     id = submit_job(num_inference_steps=100)
     worker = service.work("0", engine="slow")
@@ -404,7 +405,7 @@ def test_another_worker_takes_over_what_a_killed_one_held(
 
 
 def test_a_second_process_of_one_name_waits_its_turn_and_says_for_whom(
-    service: Service, submit_job: Submit
+    service: Service, submit_job: SubmitJob
 ) -> None:
     first = service.work(engine="quick")
     second = service.start(sys.executable, STUB_ENGINES, "quick", "0")
@@ -437,7 +438,7 @@ def manager(request: pytest.FixtureRequest, service: Service) -> Iterator[socket
 
 
 def test_systemd_hears_how_the_worker_is(
-    service: Service, submit_job: Submit, manager: socket.socket
+    service: Service, submit_job: SubmitJob, manager: socket.socket
 ) -> None:
     heard: list[str] = []
 
@@ -464,7 +465,9 @@ def test_systemd_hears_how_the_worker_is(
 UUID = "8f3a1b2c-0d1e-2f30-4152-637485960718"
 
 
-def test_the_gpu_chosen_is_named_by_worker_and_result(service: Service, submit_job: Submit) -> None:
+def test_the_gpu_chosen_is_named_by_worker_and_result(
+    service: Service, submit_job: SubmitJob
+) -> None:
     service.environment["CUDA_VISIBLE_DEVICES"] = f"3,GPU-{UUID}"
     service.work("1", engine="quick")
     result = wait_done(service, submit_job(num_inference_steps=10))

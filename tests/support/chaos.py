@@ -1,20 +1,13 @@
 """What the tests under fire share: processes that die and come back, forms, and what must hold of
 where jobs end up."""
 
-import http.client
-import io
 import json
 import random
-import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -71,71 +64,6 @@ class Flock:
             assert ended is None, (
                 f"{name} ended by itself, with code {ended}:\n{self._service.read_log()[-4000:]}"
             )
-
-
-# --- HTTP -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a server has said."""
-
-    status: int
-    body: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def ask(
-    connection: http.client.HTTPConnection,
-    method: str,
-    path: str,
-    body: bytes | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Answer:
-    """Return what the server answers. Raises `OSError` or `HTTPException` if it dies before it has."""
-    connection.request(method, path, body, headers or {})
-    response = connection.getresponse()
-    return Answer(response.status, response.read())
-
-
-def form(fields: Mapping[str, str], picture: bytes) -> tuple[bytes, dict[str, str]]:
-    """Return the body of a `POST /edit`, and its headers."""
-    boundary = secrets.token_hex(8)
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-        for name, value in fields.items()
-    ]
-    image = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
-    )
-    body = "".join([*parts, image]).encode() + picture + f"\r\n--{boundary}--\r\n".encode()
-    return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-
-
-def post(url: str, picture: bytes, **fields: str) -> Answer:
-    """Submit a picture over a connection of its own."""
-    with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)) as connection:
-        return ask(connection, "POST", "/edit", *form({"prompt": "sepia", **fields}, picture))
-
-
-def is_error(answer: Answer) -> bool:
-    """Whether the answer is in the one shape that all errors have."""
-    try:
-        error = answer.json()["error"]
-        return isinstance(error["code"], str) and isinstance(error["message"], str)
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
-def is_same_picture(data: bytes, expected: bytes) -> bool:
-    """Whether it is the whole picture: the engines under fire return what they get."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture, Image.open(io.BytesIO(expected)) as original:
-            return picture.convert("RGB").tobytes() == original.convert("RGB").tobytes()
-    except (OSError, SyntaxError):
-        return False
 
 
 # --- where jobs end up ----------------------------------------------------------------------------

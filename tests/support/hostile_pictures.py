@@ -1,7 +1,6 @@
 """Pictures that mean harm, and what the door says to each: small files that would be large, slow or
 strange."""
 
-import io
 import random
 import struct
 import zlib
@@ -9,19 +8,10 @@ from collections.abc import Callable
 
 from PIL import Image
 
+from tests.support.pictures import gradient, saved
+
 Bomb = Callable[[], bytes]
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
-
-
-def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def gradient(size: tuple[int, int] = (64, 48)) -> Image.Image:
-    ramp = Image.linear_gradient("L").resize(size)
-    return Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180)))
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

@@ -6,7 +6,6 @@ import os
 import pickle
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
 
@@ -15,7 +14,6 @@ from PIL import Image
 from i2ii_spool.errors import Deleted, NotFound
 from i2ii_spool.jobs.folder import CANCEL, ERROR, ERROR_TEXT, RESULT
 from i2ii_spool.jobs.ids import is_id
-from i2ii_spool.jobs.records import Result, Timings
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool import retention
 from i2ii_spool.spool.admission import Admission
@@ -25,6 +23,7 @@ from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import find
 from i2ii_spool.spool.recovery import recover
 from i2ii_spool.spool.submit import Submission
+from tests.support.jobs import result_of
 
 WORKER = "here.gpu0"
 MAX_ATTEMPTS = 3
@@ -63,14 +62,6 @@ def say_that_a_worker_lives(spool: Spool) -> None:
 def commit(claim: Claim) -> None:
     claim.save("result.png", OUTPUT)
     claim.commit(result_of(claim))
-
-
-def result_of(claim: Claim) -> Result:
-    return Result(
-        outputs=("result.png",), width=12, height=9, seed=0, attempt=claim.attempt, worker=WORKER, gpu_id=0,
-        completed_at=datetime.now(UTC), timings=Timings(queue=0, load=0, edit=0, save=0),
-        engine="none", model="", revision="", versions={},
-    )  # fmt: skip
 
 
 class Promises:

@@ -1,14 +1,14 @@
 """A connection on which anything may be sent, and the pieces of what a good client sends."""
 
 import http.client
-import json
 import re
 import socket
 import sys
 from typing import Self
 from urllib.parse import urlsplit
 
-from tests.support.hostile_pictures import gradient, saved
+from tests.support.http import Answer, multipart
+from tests.support.pictures import gradient, saved
 from tests.support.service import Service, wait_until
 
 PICTURE = saved(gradient(), "PNG")
@@ -48,12 +48,11 @@ class Wire:
             return False
         return True
 
-    def answer(self) -> tuple[int, dict[str, object]]:
-        """The next answer's status and JSON."""
+    def answer(self) -> Answer:
+        """The next answer."""
         response = http.client.HTTPResponse(self.socket)
         response.begin()
-        body = response.read()
-        return response.status, json.loads(body) if body else {}
+        return Answer(response.status, response.read())
 
     def is_closed(self) -> bool:
         """Whether the other side closes it, sooner or later."""
@@ -63,16 +62,6 @@ class Wire:
         except ConnectionResetError:
             pass
         return True
-
-
-def error_of(answer: tuple[int, dict[str, object]]) -> tuple[int, str]:
-    """The status and the code of an error in the one shape."""
-    status, body = answer
-    assert list(body) == ["error"], body
-    error = body["error"]
-    assert isinstance(error, dict)
-    assert error["message"]
-    return status, error["code"]
 
 
 def head(*more: str, method: str = "POST", path: str = "/edit", boundary: str = "b") -> bytes:
@@ -85,13 +74,7 @@ def head(*more: str, method: str = "POST", path: str = "/edit", boundary: str = 
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def part(name: str, value: bytes, *more: str, boundary: str = "b") -> bytes:
-    lines = [f"--{boundary}", f'Content-Disposition: form-data; name="{name}"', *more, ""]
-    return "\r\n".join(lines).encode() + b"\r\n" + value + b"\r\n"
-
-
-END = b"--b--\r\n"
-GOOD = part("image", PICTURE) + part("prompt", b"sepia") + END
+GOOD = multipart(("image", PICTURE), ("prompt", b"sepia"))
 
 
 def length(body: bytes) -> str:

@@ -23,6 +23,7 @@ from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.recovery import recover
 from i2ii_spool.spool.submit import Submission
 from tests.support import promises
+from tests.support.jobs import result_of
 from tests.support.promises import (
     MAX_ATTEMPTS,
     OUTPUT,
@@ -30,7 +31,6 @@ from tests.support.promises import (
     WORKER,
     Promises,
     commit,
-    result_of,
     say_that_a_worker_lives,
     write_upload,
 )

@@ -18,7 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from i2ii_spool.spool.layout import Spool
-from tests.support.chaos import Answer, ask, form, is_error, is_same_picture
+from tests.support.http import Answer, ask, form, is_error
+from tests.support.pictures import is_same_picture
 from tests.support.service import wait_until
 
 BACKLOG = 24
