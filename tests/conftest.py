@@ -17,7 +17,7 @@ from i2ii_spool.spool.submit import submit
 from tests.support import TESTS
 from tests.support.machine import Machine, build_wheel, why_not
 from tests.support.pictures import make_picture
-from tests.support.service import Service
+from tests.support.service import Service, is_setting
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,9 +38,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the machine's own reaches a test."""
+    """No setting of this machine reaches a test."""
     for name in list(os.environ):
-        if name.startswith("I2II_") or name == "CUDA_VISIBLE_DEVICES":
+        if is_setting(name):
             monkeypatch.delenv(name)
 
 

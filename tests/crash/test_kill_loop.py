@@ -14,7 +14,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from i2ii_spool.jobs.folder import attempt_files
-from tests.support.chaos import MAX_ATTEMPTS, SERVER, WORKER, Flock, check_done, is_dry, places
+from tests.support.chaos import (
+    MAX_ATTEMPTS,
+    SERVER,
+    WORKER,
+    ProcessGroup,
+    check_done,
+    is_dry,
+    places,
+)
 from tests.support.http import form
 from tests.support.pictures import make_picture
 from tests.support.service import Service, get_json, wait_until
@@ -134,29 +142,29 @@ def test_no_accepted_job_is_lost_or_doubled_whatever_is_killed(
     thread.start()
     try:
         chance = random.Random(seed)
-        flock = Flock(service, COMMANDS, chance)
+        group = ProcessGroup(service, COMMANDS, chance)
         wait_until(lambda: len(submitter.accepted) >= 5)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(chance.uniform(*PAUSE))  # the random moment is the point
-            flock.kill_some()
+            group.kill_some()
     finally:
         submitter.stopping.set()
         thread.join()
 
     spool = service.spool
     wait_until(lambda: is_dry(spool), seconds=90)
-    flock.check_alive()
+    group.check_alive()
 
     found = list(places(spool))
     where = {id: state for state, id in found}
     begun = {id: check_done(spool.done / id) for state, id in found if state == "done"}
     begun |= {id: check_failed(spool.failed / id) for state, id in found if state == "failed"}
     done = sum(state == "done" for state, _ in found)
-    kills = sum(flock.kills.values())
+    kills = sum(group.kills.values())
     print(
         f"kill loop, {seconds:.0f} s: {len(submitter.accepted)} accepted, {kills} kills "
-        f"({flock.kills['server']} of the server), {done} done, {len(found) - done} failed, "
+        f"({group.kills['server']} of the server), {done} done, {len(found) - done} failed, "
         f"{sum(count > 1 for count in begun.values())} run again, at most {max(begun.values())} attempts"
     )
 
@@ -172,6 +180,6 @@ def test_no_accepted_job_is_lost_or_doubled_whatever_is_killed(
     wait_until(lambda: counts_over_http(service) == [0, 0, done, len(found) - done])
 
     assert kills >= least_kills, "too few kills to prove anything"
-    assert min(flock.kills.values()) > 0, "somebody was never killed"
+    assert min(group.kills.values()) > 0, "somebody was never killed"
     assert len(submitter.accepted) >= least_jobs, "too few jobs to prove anything"
     assert sum(count > 1 for count in begun.values()) > 0, "no job was ever interrupted"

@@ -75,7 +75,7 @@ class SpoolMachine(RuleBasedStateMachine):
         """Claims of workers that were taken for dead, and do not know it."""
         self.claims = {worker: self.start(worker) for worker in WORKERS}
         self.guests = 0
-        self.doorkeeper = Admission(
+        self.admission = Admission(
             self.spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6
         )
 
@@ -124,7 +124,7 @@ class SpoolMachine(RuleBasedStateMachine):
         folder.mkdir()
         (folder / "photo.png").write_bytes(PICTURE)
         (folder / PROMPT).write_text("sepia")
-        (id,) = self.doorkeeper.run_once()
+        (id,) = self.admission.run_once()
         assert id.endswith(f"_guest-{self.guests}")
         self.jobs[id] = Known()
 
@@ -137,7 +137,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def be_refused(self) -> None:
         before = set(os.listdir(self.spool.failed))
-        assert self.doorkeeper.run_once() == []
+        assert self.admission.run_once() == []
         (id,) = set(os.listdir(self.spool.failed)) - before
         self.jobs[id] = Known(state=FAILED, code="invalid_request", is_guest=True)
 

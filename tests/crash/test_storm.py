@@ -28,11 +28,19 @@ import pytest
 from i2ii_spool.jobs.folder import attempt_files
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import worker_name
-from tests.support.chaos import MAX_ATTEMPTS, SERVER, WORKER, Flock, check_done, is_dry, places
+from tests.support.chaos import (
+    MAX_ATTEMPTS,
+    SERVER,
+    WORKER,
+    ProcessGroup,
+    check_done,
+    is_dry,
+    places,
+)
 from tests.support.http import ask, is_error
 from tests.support.pictures import make_picture
 from tests.support.service import Service, wait_until
-from tests.support.storm_clients import POISONS, Client, Ledger, Story
+from tests.support.storm_clients import POISONS, Client, JobHistory, Ledger
 
 CLIENTS = 6
 PAUSE = (0.1, 1.5)
@@ -57,7 +65,7 @@ POSSIBLE_CODES = {
 }
 
 
-class StormFlock(Flock):
+class StormGroup(ProcessGroup):
     """Servers that come up wherever they can, and workers that may die of their jobs."""
 
     deaths = (-signal.SIGKILL, -signal.SIGABRT)
@@ -88,19 +96,19 @@ class StormFlock(Flock):
         told = [self._logs[name].read_text().partition("listening on ")[2] for name in SERVERS]
         return [text.split(",")[0] for text in told if "," in text]
 
-    def rage(self, seconds: float) -> None:
+    def kill_for(self, seconds: float) -> None:
         """Kill some of them again and again, with pauses of random length, and in the end all of
         them."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             calm_until = time.monotonic() + self._chance.uniform(*PAUSE)
             while time.monotonic() < calm_until:
-                self.tend()
+                self.restart_dead()
                 time.sleep(0.02)  # the random moment is the point
             self.kill_some()
         self.kill(list(self._commands))
 
-    def tend(self) -> None:
+    def restart_dead(self) -> None:
         """Do what systemd does: start again what has ended, abort what hangs."""
         for name in WORKERS:
             if self._has_stopped_heart(name):
@@ -149,18 +157,18 @@ class StormFlock(Flock):
 
 @contextmanager
 def crowd(
-    flock: StormFlock, spool: Spool, picture: bytes, ledger: Ledger, seed: int
+    group: StormGroup, spool: Spool, picture: bytes, ledger: Ledger, seed: int
 ) -> Iterator[None]:
     """Clients that are at it, all at once, until the end of the block."""
     stopping = threading.Event()
     clients = [
-        Client(flock.urls, spool, picture, ledger, random.Random(seed + number))
+        Client(group.urls, spool, picture, ledger, random.Random(seed + number))
         for number in range(CLIENTS)
     ]
     threads = [threading.Thread(target=client.run, args=(stopping,)) for client in clients]
 
     def have_left() -> bool:
-        flock.tend()
+        group.restart_dead()
         return not any(thread.is_alive() for thread in threads)
 
     for thread in threads:
@@ -172,20 +180,20 @@ def crowd(
         wait_until(have_left, seconds=300)
 
 
-def check_ended_as_it_may(folder: Path, story: Story) -> str:
+def check_ended_as_it_may(folder: Path, history: JobHistory) -> str:
     """Return how the job has ended: as `done`, or with which code."""
     assert len(attempt_files(folder)) <= MAX_ATTEMPTS, folder
     if folder.parent.name == "failed":
-        return check_failed(folder, story)
+        return check_failed(folder, history)
     check_done(folder)
-    assert story.prompt not in POISONS, folder
-    assert max(story.cancels, default=0.0) <= max(story.retries, default=0.0), (
-        f"{folder.name} was cancelled: {story}"
+    assert history.prompt not in POISONS, folder
+    assert max(history.cancels, default=0.0) <= max(history.retries, default=0.0), (
+        f"{folder.name} was cancelled: {history}"
     )
     return "done"
 
 
-def check_failed(folder: Path, story: Story) -> str:
+def check_failed(folder: Path, history: JobHistory) -> str:
     """A failed job says why, and may have failed of that; return its code."""
     codes = [(folder / "error.txt").read_text().partition(":")[0]]
     if (folder / "error.json").exists():
@@ -193,8 +201,8 @@ def check_failed(folder: Path, story: Story) -> str:
     else:  # whoever cancelled it was killed before he could say so
         assert codes == ["cancelled"], folder
         assert (folder / "cancel").exists(), folder
-    possible = POSSIBLE_CODES[story.prompt] | ({"cancelled"} if story.delete_sent else set())
-    assert set(codes) <= possible, f"{folder.name}, {story}: {codes}"
+    possible = POSSIBLE_CODES[history.prompt] | ({"cancelled"} if history.delete_sent else set())
+    assert set(codes) <= possible, f"{folder.name}, {history}: {codes}"
     assert not (folder / "result.json").exists(), folder
     assert codes[-1] != "crashed" or len(attempt_files(folder)) == MAX_ATTEMPTS, folder
     return codes[-1]
@@ -216,21 +224,21 @@ class Aftermath:
             id: check_ended_as_it_may(self._folders[id], self._story(id)) for id in self._folders
         }
         self._begun = [len(attempt_files(folder)) for folder in self._folders.values()]
-        self._gone = set(ledger.stories) - set(self._folders)
+        self._gone = set(ledger.histories) - set(self._folders)
 
-    def _story(self, id: str) -> Story:
-        """The job's story; one that was accepted, and whose answer was lost, has none but its
+    def _story(self, id: str) -> JobHistory:
+        """The job's history; one that was accepted, and whose answer was lost, has none but its
         request."""
         request = self._requests[id]
-        return self._ledger.stories.get(id) or Story(request["prompt"], request["n"])
+        return self._ledger.histories.get(id) or JobHistory(request["prompt"], request["n"])
 
     def figures(self) -> str:
         """What has become of the jobs, in numbers."""
         codes = Counter(code for code in self._endings.values() if code != "done")
-        stories = self._ledger.stories.values()
+        histories = self._ledger.histories.values()
         return (
-            f"{len(stories)} accepted, {sum(len(story.cancels) for story in stories)} cancelled, "
-            f"{sum(len(story.retries) for story in stories)} retried, {len(self._gone)} deleted, "
+            f"{len(histories)} accepted, {sum(len(history.cancels) for history in histories)} cancelled, "
+            f"{sum(len(history.retries) for history in histories)} retried, {len(self._gone)} deleted, "
             f"{len(self._endings) - codes.total()} done, {codes.total()} failed {dict(codes)}, "
             f"{sum(times > 1 for times in self._begun)} run again, at most {max(self._begun)} attempts"
         )
@@ -242,10 +250,10 @@ class Aftermath:
         numbers = Counter(request["seed"] for request in self._requests.values())
         assert max(numbers.values()) == 1, "one form has made two jobs"
         assert not {id for id in self._folders if self._story(id).is_gone}, "a deleted job is back"
-        assert not {id for id in self._gone if not self._ledger.stories[id].delete_sent}, (
+        assert not {id for id in self._gone if not self._ledger.histories[id].delete_sent}, (
             "an accepted job is lost"
         )
-        assert not set(self._ledger.stories) & set(os.listdir(self._spool.staging))
+        assert not set(self._ledger.histories) & set(os.listdir(self._spool.staging))
         assert not list(self._spool.done.glob("*/.*.tmp")), "half-written files are left in done/"
 
     def check_gone(self, url: str) -> None:
@@ -258,7 +266,7 @@ class Aftermath:
     def check_proof(self, least_jobs: int) -> None:
         """It was a storm."""
         assert set(self._ledger.untouched) == set(POISONS), "a poison was never tried"
-        assert len(self._ledger.stories) >= least_jobs, "too few jobs to prove anything"
+        assert len(self._ledger.histories) >= least_jobs, "too few jobs to prove anything"
         assert max(self._begun) > 1, "no job was ever interrupted"
         assert self._gone, "no job was ever deleted"
 
@@ -267,7 +275,7 @@ def check_logs(text: str, ledger: Ledger) -> None:
     """None of the processes met a bug, and none began a job too often, by what they say themselves."""
     assert "Traceback" not in text, text[text.index("Traceback") - 1000 :][:4000]
     begun = Counter(re.findall(r"job (\S+) claimed, attempt", text))
-    lives = {id: 1 + len(story.retries) for id, story in ledger.stories.items()}
+    lives = {id: 1 + len(history.retries) for id, history in ledger.histories.items()}
     assert not {id: times for id, times in begun.items() if times > MAX_ATTEMPTS * lives.get(id, 1)}
 
 
@@ -284,29 +292,29 @@ def test_every_accepted_job_ends_as_it_may_whatever_clients_do_and_whoever_dies(
     seed = int(os.environ.get("STORM_SEED", "20261123"))
     print(f"\nSTORM_SEED={seed}")
     ledger = Ledger()
-    flock = StormFlock(service, random.Random(seed))
+    group = StormGroup(service, random.Random(seed))
     with crowd(
-        flock,
+        group,
         service.spool,
         make_picture(tmp_path / "photo.png", (48, 32)).read_bytes(),
         ledger,
         seed,
     ):
-        flock.rage(seconds)
+        group.kill_for(seconds)
 
     def has_run_dry() -> bool:
-        flock.tend()
+        group.restart_dead()
         return is_dry(service.spool)
 
     wait_until(has_run_dry, seconds=180)
-    flock.check_alive()
+    group.check_alive()
     assert not ledger.complaints, "\n".join(ledger.complaints)
     left = Aftermath(service.spool, ledger)
     print(
-        f"storm, {seconds:.0f} s: {flock.figures()}; {left.figures()}; {len(ledger.stories) / seconds:.1f} jobs/s"
+        f"storm, {seconds:.0f} s: {group.figures()}; {left.figures()}; {len(ledger.histories) / seconds:.1f} jobs/s"
     )
     left.check()
-    left.check_gone(flock.urls()[0])
-    check_logs(flock.read_logs(), ledger)
+    left.check_gone(group.urls()[0])
+    check_logs(group.read_logs(), ledger)
     left.check_proof(least_jobs)
-    assert sum(flock.kills.values()) >= least_kills, "too few kills to prove anything"
+    assert sum(group.kills.values()) >= least_kills, "too few kills to prove anything"

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.http import END, error_of, part
-from tests.support.raw_http import GOOD, PICTURE, Wire, head, length, serve_with
+from tests.support.raw_http import GOOD, PICTURE, Wire, head, length
+from tests.support.seams import serve_with
 from tests.support.service import Service, get_json, wait_until
 
 pytestmark = pytest.mark.xdist_group("http")  # one service serves them all
@@ -20,32 +21,26 @@ pytestmark = pytest.mark.xdist_group("http")  # one service serves them all
 MIB = 2**20
 
 
-class Live(Service):
-    """A service, and where it listens."""
-
-    url: str
-
-
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    service = Live(tmp_path_factory.mktemp("live"))
-    service.url = serve_with(
-        service, "connection.LINGER_SECONDS = 0.5", max_upload_mib="1", max_connections="200"
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service(tmp_path_factory.mktemp("target"))
+    serve_with(
+        service, {"connection.LINGER_SECONDS": 0.5}, max_upload_mib="1", max_connections="200"
     )
     yield service
     service.stop_all()
 
 
 @pytest.fixture
-def url(live: Live) -> Iterator[str]:
+def url(target: Service) -> Iterator[str]:
     """A server that answers before and after, has never said that something is its own fault, and
     keeps nothing."""
-    url = live.url
+    url = target.url
     yield url
     assert get_json(f"{url}/livez") == {"status": "alive"}
-    assert " failed" not in live.read_log()
-    assert "Traceback" not in live.read_log()
-    wait_until(lambda: not list(live.spool.staging.iterdir()))
+    assert " failed" not in target.read_log()
+    assert "Traceback" not in target.read_log()
+    wait_until(lambda: not list(target.spool.staging.iterdir()))
 
 
 @pytest.fixture
@@ -165,11 +160,11 @@ def test_thousands_of_parts_are_one_part_too_many(wire: Wire) -> None:
     assert error_of(wire.answer()) == (400, "invalid_request")
 
 
-def test_thousands_of_pictures_are_three_at_most(wire: Wire, live: Live) -> None:
+def test_thousands_of_pictures_are_three_at_most(wire: Wire, target: Service) -> None:
     body = b"".join(part("image", b"x") for _ in range(5000)) + END
     wire.send(head(length(body)) + body)
     assert error_of(wire.answer()) == (400, "invalid_request")
-    wait_until(lambda: not list(live.spool.staging.iterdir()))
+    wait_until(lambda: not list(target.spool.staging.iterdir()))
 
 
 BODIES = {
@@ -202,12 +197,12 @@ BODIES = {
 
 @pytest.mark.parametrize("body", BODIES)
 def test_a_form_that_is_none_is_refused_and_leaves_nothing(
-    wire: Wire, live: Live, body: str
+    wire: Wire, target: Service, body: str
 ) -> None:
-    before = len(list(live.spool.incoming.iterdir()))
+    before = len(list(target.spool.incoming.iterdir()))
     wire.send(head(length(BODIES[body])) + BODIES[body])
     assert error_of(wire.answer())[0] in (400, 413, 415)
-    assert len(list(live.spool.incoming.iterdir())) == before
+    assert len(list(target.spool.incoming.iterdir())) == before
 
 
 def test_a_compressed_body_counts_as_what_it_becomes(wire: Wire) -> None:
@@ -222,12 +217,12 @@ def test_a_length_that_lies_short_makes_of_the_rest_another_request(wire: Wire) 
     assert error_of(wire.answer())[0] == 400
 
 
-def test_a_client_that_goes_away_leaves_nothing(url: str, live: Live) -> None:
+def test_a_client_that_goes_away_leaves_nothing(url: str, target: Service) -> None:
     for _ in range(5):
         with Wire(url) as wire:
             wire.send(head(length(GOOD)) + GOOD[:200])
-            wait_until(lambda: list(live.spool.staging.iterdir()))
-        wait_until(lambda: not list(live.spool.staging.iterdir()))
+            wait_until(lambda: list(target.spool.staging.iterdir()))
+        wait_until(lambda: not list(target.spool.staging.iterdir()))
 
 
 @pytest.mark.parametrize(
@@ -264,7 +259,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that waits one second where others wait thirty."""
     service = Service(tmp_path_factory.mktemp("impatient"))
     yield serve_with(
-        service, "connection.KEEPALIVE_SECONDS = limits.SLOW_UPLOAD_GRACE_SECONDS = 1.0"
+        service, {"connection.KEEPALIVE_SECONDS": 1.0, "limits.SLOW_UPLOAD_GRACE_SECONDS": 1.0}
     )
     assert "Traceback" not in service.read_log()
     service.stop_all()

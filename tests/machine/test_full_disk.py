@@ -12,7 +12,7 @@ from PIL import Image
 
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool.submit import submit
-from tests.support.disks import Disk, why_not
+from tests.support.disks import MountedDisk, why_not
 from tests.support.http import error_of, post
 from tests.support.service import Service, cli, get_json, wait_until
 
@@ -22,13 +22,13 @@ pytestmark = [
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    with Disk(tmp_path, mib=24, inodes=1024) as disk:
+def disk(tmp_path: Path) -> Iterator[MountedDisk]:
+    with MountedDisk(tmp_path, mib=24, inodes=1024) as disk:
         yield disk
 
 
 @pytest.fixture
-def service(disk: Disk) -> Iterator[Service]:
+def service(disk: MountedDisk) -> Iterator[Service]:
     """A service on a disk of 24 MiB, of which it keeps four."""
     service = Service(disk.folder)
     service.log = disk.folder.with_name("service.log")
@@ -45,7 +45,7 @@ def accept(url: str, picture: bytes) -> str:
     return id
 
 
-def fill(disk: Disk, *, keep: int) -> Path:
+def fill(disk: MountedDisk, *, keep: int) -> Path:
     """Fill the disk up to so many bytes."""
     status = os.statvfs(disk.folder)
     path = disk.folder / "ballast"
@@ -92,7 +92,9 @@ def test_a_disk_is_filled_down_to_its_floor_and_every_job_on_it_is_done(
     accept(url, noise)
 
 
-def test_a_worker_waits_for_room_and_says_so(service: Service, disk: Disk, picture: Path) -> None:
+def test_a_worker_waits_for_room_and_says_so(
+    service: Service, disk: MountedDisk, picture: Path
+) -> None:
     url = service.serve()
     worker = service.work(engine="quick")
     id = submit(service.spool, [picture], EditRequest(prompt="sepia"), max_pixels=10**6)
@@ -111,7 +113,7 @@ def test_a_worker_waits_for_room_and_says_so(service: Service, disk: Disk, pictu
 
 
 def test_a_disk_that_takes_no_more_files_is_as_good_as_full(
-    service: Service, disk: Disk, noise: bytes
+    service: Service, disk: MountedDisk, noise: bytes
 ) -> None:
     url = service.serve()
     many = disk.folder / "many"
@@ -126,7 +128,7 @@ def test_a_disk_that_takes_no_more_files_is_as_good_as_full(
 
 
 def test_a_disk_that_is_full_in_the_midst_of_it_loses_nothing(
-    service: Service, disk: Disk, noise: bytes
+    service: Service, disk: MountedDisk, noise: bytes
 ) -> None:
     """Others fill it below any floor: uploads are refused, results cannot be written, and all of it
     goes on after."""
@@ -145,7 +147,7 @@ def test_a_disk_that_is_full_in_the_midst_of_it_loses_nothing(
 
 
 def test_a_disk_that_fails_under_an_edit_is_not_the_jobs_fault(
-    service: Service, disk: Disk, noise: bytes
+    service: Service, disk: MountedDisk, noise: bytes
 ) -> None:
     url = service.serve()
     worker = service.work(engine="slow")
@@ -160,7 +162,7 @@ def test_a_disk_that_fails_under_an_edit_is_not_the_jobs_fault(
 
 
 def test_a_disk_that_may_only_be_read_is_said_to_be(
-    service: Service, disk: Disk, noise: bytes, picture: Path
+    service: Service, disk: MountedDisk, noise: bytes, picture: Path
 ) -> None:
     url = service.serve()
     accepted = accept(url, noise)
@@ -179,7 +181,7 @@ def test_a_disk_that_may_only_be_read_is_said_to_be(
 
 
 def test_a_disk_that_goes_away_under_the_service_is_noticed_and_comes_back(
-    service: Service, disk: Disk, noise: bytes
+    service: Service, disk: MountedDisk, noise: bytes
 ) -> None:
     """Every call fails with EIO, as when its cable is pulled: the server says so, and the worker
     ends."""

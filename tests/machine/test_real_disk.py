@@ -9,24 +9,23 @@ import pytest
 
 from i2ii_spool.spool.layout import Spool
 from tests.crash.test_every_call import calls
-from tests.support.disks import Disk as RealDisk
-from tests.support.disks import why_not
+from tests.support.disks import MountedDisk, why_not
 from tests.support.promises import Promises, check
-from tests.support.recording_disk import Disk, Op
-from tests.support.scenarios import LIVES, begin, end
+from tests.support.recording_disk import Op, RecordingDisk
+from tests.support.scenarios import SCENARIOS, begin, end
 
 pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=f"no disk of its own: {why_not()}"),
 ]
 
 
-@pytest.mark.parametrize("name", LIVES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_a_real_disk_that_loses_power_breaks_no_promise(name: str, tmp_path: Path) -> None:
     count = len(calls(name, tmp_path / "whole"))
     for n in range(1, count + 1):
         place = tmp_path / str(n)
         place.mkdir()
-        with RealDisk(place) as disk:
+        with MountedDisk(place) as disk:
             told = live_until_the_power_goes(name, disk, n)
             disk.boot()
             try:
@@ -38,7 +37,7 @@ def test_a_real_disk_that_loses_power_breaks_no_promise(name: str, tmp_path: Pat
 def test_such_a_disk_does_lose_what_was_not_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with RealDisk(tmp_path) as disk:
+    with MountedDisk(tmp_path) as disk:
         monkeypatch.setattr(os, "fsync", lambda _: None)
         told = live_until_the_power_goes("submit", disk, -1)
         disk.cut_power()
@@ -47,7 +46,7 @@ def test_such_a_disk_does_lose_what_was_not_synced(
             check(Spool(disk.folder / "spool"), Promises.told(told))
 
 
-def live_until_the_power_goes(name: str, disk: RealDisk, n: int) -> bytes:
+def live_until_the_power_goes(name: str, disk: MountedDisk, n: int) -> bytes:
     """Live a life on the disk, cut the power before call `n`; return what was promised until then."""
     told = b""
 
@@ -63,5 +62,5 @@ def live_until_the_power_goes(name: str, disk: RealDisk, n: int) -> bytes:
     going = begin(name, spool, Promises(tell))
     os.sync()
     with suppress(Exception):
-        end(going, Disk(spool.root, cut))
+        end(going, RecordingDisk(spool.root, cut))
     return told

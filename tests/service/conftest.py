@@ -39,15 +39,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service with a classic worker for all tests that only add to it: each uses names of its
     own."""
     service = Service(tmp_path_factory.mktemp("live"))
-    service.environment = {
-        name: value
-        for name, value in service.environment.items()
-        if not name.startswith("I2II_") and name != "CUDA_VISIBLE_DEVICES"
-    } | {
-        "I2II_SPOOL": str(service.spool.root),
-        "I2II_SETTLE_SECONDS": "0.2",
-        "I2II_GUEST_PATIENCE_SECONDS": "0.5",
-    }
+    service.environment["I2II_GUEST_PATIENCE_SECONDS"] = "0.5"
     service.work()
     yield service
     service.stop_all()

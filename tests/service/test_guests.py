@@ -195,7 +195,7 @@ for module in pkgutil.iter_modules(encodings.__path__, "encodings."):
     if module.name.startswith("encodings.utf"):
         importlib.import_module(module.name)
 for module in pkgutil.walk_packages(i2ii_spool.__path__, "i2ii_spool."):
-    if not module.name.endswith("__main__") and ".qwen." not in module.name:
+    if not module.name.endswith("__main__") and ".diffusers." not in module.name:
         importlib.import_module(module.name)
 Image.init()
 os.setgroups([])

@@ -21,7 +21,7 @@ SERVER = ("-m", "i2ii_spool", "serve", "--port", "0")
 WORKER = STUB_ENGINES
 
 
-class Flock:
+class ProcessGroup:
     """The processes of the service, each of which may be killed at any moment and is started again
     at once."""
 

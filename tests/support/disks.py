@@ -28,7 +28,7 @@ def why_not() -> str | None:
     return None
 
 
-class Disk:
+class MountedDisk:
     """An ext4 of its own, mounted at `folder`."""
 
     def __init__(self, root: Path, *, mib: int = 8, inodes: int = 1024) -> None:

@@ -148,8 +148,8 @@ def start_again(spool: Spool) -> Counter[str]:
     recover(spool, WORKER, max_attempts=MAX_ATTEMPTS)
     with mock.patch.object(retention, "STALE_SUBMISSION_SECONDS", -1.0):  # an hour later
         retention.sweep(spool)
-    doorkeeper = Admission(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
-    doorkeeper.run_once()
+    admission = Admission(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
+    admission.run_once()
     begun: Counter[str] = Counter()
     claims = Claims(spool, WORKER, max_attempts=MAX_ATTEMPTS)
     while (claim := claims.next()) is not None:
@@ -157,7 +157,7 @@ def start_again(spool: Spool) -> Counter[str]:
         for name in claim.job().inputs:
             assert (claim.folder / name).read_bytes() == PICTURE, "an accepted picture is torn"
         commit(claim)
-    doorkeeper.run_once()
+    admission.run_once()
     return begun
 
 

@@ -1,34 +1,25 @@
-"""A connection on which anything may be sent, and the pieces of what a good client sends."""
+"""A socket for requests that no client library sends.
+
+    with Wire(url) as wire:
+        wire.send(head(length(GOOD)) + GOOD)
+        assert wire.answer().status == 202
+
+`PICTURE`, `GOOD`, `head`, `length` and `part` (of `tests.support.http`) are what a request is made of.
+"""
 
 import http.client
-import re
 import socket
-import sys
 from typing import Self
 from urllib.parse import urlsplit
 
 from tests.support.http import Answer, multipart
 from tests.support.pictures import gradient, saved
-from tests.support.service import Service, wait_until
 
 PICTURE = saved(gradient(), "PNG")
 
-SERVER = """
-from i2ii_spool.cli import main
-from i2ii_spool.server import connection, limits
-{changes}
-main(["serve", "--port", "0"])
-"""
-
-
-def serve_with(service: Service, changes: str, **settings: str) -> str:
-    """Start a server with other constants than ours; return its URL."""
-    service.start(sys.executable, "-c", SERVER.format(changes=changes), **settings)
-    return wait_until(lambda: re.search(r"listening on (http://\S+),", service.read_log()))[1]
-
 
 class Wire:
-    """A connection on which anything may be sent."""
+    """One connection, for any bytes."""
 
     def __init__(self, url: str) -> None:
         address = urlsplit(url)
@@ -41,7 +32,7 @@ class Wire:
         self.socket.close()
 
     def send(self, data: bytes) -> bool:
-        """Send; whether the other side still took it."""
+        """Send; return whether the server still reads."""
         try:
             self.socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
@@ -55,7 +46,7 @@ class Wire:
         return Answer(response.status, response.read())
 
     def is_closed(self) -> bool:
-        """Whether the other side closes it, sooner or later."""
+        """Wait until the server closes the connection."""
         try:
             while self.socket.recv(2**16):
                 pass

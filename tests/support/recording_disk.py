@@ -57,11 +57,11 @@ class Op:
     """Of an fsync: the line of the protocol that asks for it, and those of `durable` below it."""
 
 
-class Disk:
+class RecordingDisk:
     """Patches `os` while it is entered. `meet(n, op)` is called before each call below `root`, from
     n = 1."""
 
-    active: "Disk | None" = None
+    active: "RecordingDisk | None" = None
 
     def __init__(self, root: Path, meet: Callable[[int, Op], None] | None = None) -> None:
         self.ops: list[Op] = []
@@ -70,15 +70,15 @@ class Disk:
         self._kernel: dict[str, Callable[..., Any]] = {}
         self._is_inside = False
 
-    def __enter__(self) -> "Disk":
+    def __enter__(self) -> "RecordingDisk":
         for name in (*CHANGES, *WRITES, "open"):
             self._kernel[name] = getattr(os, name)
             setattr(os, name, getattr(self, f"_{name}", None) or self._standing_for(name))
-        Disk.active = self
+        RecordingDisk.active = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        Disk.active = None
+        RecordingDisk.active = None
         for name, call in self._kernel.items():
             setattr(os, name, call)
 
@@ -169,8 +169,8 @@ class Disk:
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if Disk.active is not None:
-        Disk.active.audit(event, arguments)
+    if RecordingDisk.active is not None:
+        RecordingDisk.active.audit(event, arguments)
 
 
 sys.addaudithook(_audit)

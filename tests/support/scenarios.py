@@ -34,30 +34,30 @@ from tests.support.promises import (
     say_that_a_worker_lives,
     write_upload,
 )
-from tests.support.recording_disk import Disk
+from tests.support.recording_disk import RecordingDisk
 
-Life = Callable[[Spool, Promises], Iterator[None]]
-LIVES: dict[str, Life] = {}
+Scenario = Callable[[Spool, Promises], Iterator[None]]
+SCENARIOS: dict[str, Scenario] = {}
 
 
-def life(function: Life) -> Life:
-    LIVES[function.__name__] = function
+def scenario(function: Scenario) -> Scenario:
+    SCENARIOS[function.__name__] = function
     return function
 
 
 def begin(name: str, spool: Spool, promised: Promises) -> Iterator[None]:
     """Live a life up to its `yield`."""
     spool.create()
-    going = LIVES[name](spool, promised)
+    going = SCENARIOS[name](spool, promised)
     next(going)
     return going
 
 
-def end(going: Iterator[None], disk: Disk) -> None:
+def end(going: Iterator[None], disk: RecordingDisk) -> None:
     """Live the rest of it, with `disk` between it and the kernel."""
     with disk:
         for _ in going:
-            raise AssertionError("a life has one yield")
+            raise AssertionError("a scenario has one yield")
 
 
 def submit_one(spool: Spool, promised: Promises, *, key: str | None = None) -> str:
@@ -81,7 +81,7 @@ def fail(spool: Spool, promised: Promises) -> str:
     return id
 
 
-@life
+@scenario
 def make_a_spool(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     made = Spool(spool.root / "srv" / "pictures" / "spool")
@@ -93,13 +93,13 @@ def make_a_spool(spool: Spool, promised: Promises) -> Iterator[None]:
 # --- in -------------------------------------------------------------------------------------------
 
 
-@life
+@scenario
 def submit(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     submit_one(spool, promised)
 
 
-@life
+@scenario
 def submit_with_a_key(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.send_again("order 17")
     yield
@@ -107,7 +107,7 @@ def submit_with_a_key(spool: Spool, promised: Promises) -> Iterator[None]:
     assert submit_one(spool, promised, key="order 17") == id
 
 
-@life
+@scenario
 def submit_again_with_the_key_of_one_who_died(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised, key="order 17")
     (spool.incoming / id).rename(spool.staging / id)
@@ -117,7 +117,7 @@ def submit_again_with_the_key_of_one_who_died(spool: Spool, promised: Promises) 
     assert submit_one(spool, promised, key="order 17") == id
 
 
-@life
+@scenario
 def refuse_at_the_door(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     submission = Submission(spool)
@@ -135,48 +135,48 @@ def put_guest(spool: Spool, name: str, *, prompt: str | None) -> None:
         write_upload(f"{folder}/{PROMPT}", prompt.encode())
 
 
-def doorkeeper(spool: Spool) -> Admission:
+def admission_of(spool: Spool) -> Admission:
     return Admission(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
 
 
-@life
+@scenario
 def admit(spool: Spool, promised: Promises) -> Iterator[None]:
     put_guest(spool, "holiday", prompt="sepia")
     promised.end("holiday", "done")
     yield
-    assert doorkeeper(spool).run_once()
+    assert admission_of(spool).run_once()
 
 
-@life
+@scenario
 def admit_what_has_just_been_copied(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     put_guest(spool, "holiday", prompt="sepia")
-    (id,) = doorkeeper(spool).run_once()
+    (id,) = admission_of(spool).run_once()
     promised.end(id, "done")
 
 
-@life
+@scenario
 def admit_what_came_with_a_request(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     put_guest(spool, "holiday", prompt=None)
     write_upload(f"{spool.incoming}/holiday/{JOB}", Job(prompt="sepia").to_json())
-    (id,) = doorkeeper(spool).run_once()
+    (id,) = admission_of(spool).run_once()
     promised.end(id, "done")
 
 
-@life
+@scenario
 def refuse(spool: Spool, promised: Promises) -> Iterator[None]:
     put_guest(spool, "nonsense", prompt=None)
     promised.end("nonsense", "failed:invalid_request")
     yield
-    doorkeeper(spool).run_once()
+    admission_of(spool).run_once()
     assert not list(spool.incoming.iterdir())
 
 
 # --- through --------------------------------------------------------------------------------------
 
 
-@life
+@scenario
 def claim_and_commit(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     yield
@@ -187,7 +187,7 @@ def claim_and_commit(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.finished(id)
 
 
-@life
+@scenario
 def claim_and_fail(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     promised.end(id, "done", "failed:engine_error")
@@ -196,7 +196,7 @@ def claim_and_fail(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.end(id, "failed:engine_error")
 
 
-@life
+@scenario
 def claim_and_give_back(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     yield
@@ -205,7 +205,7 @@ def claim_and_give_back(spool: Spool, promised: Promises) -> Iterator[None]:
     assert (spool.incoming / id).is_dir()
 
 
-@life
+@scenario
 def claim_for_the_last_time(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     for _ in range(MAX_ATTEMPTS - 1):
@@ -219,7 +219,7 @@ def claim_for_the_last_time(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.finished(id)
 
 
-@life
+@scenario
 def claim_what_was_begun_too_often(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     for _ in range(MAX_ATTEMPTS):
@@ -233,7 +233,7 @@ def claim_what_was_begun_too_often(spool: Spool, promised: Promises) -> Iterator
 # --- what people do -------------------------------------------------------------------------------
 
 
-@life
+@scenario
 def cancel_what_waits(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     promised.end(id, "done", "failed", "failed:cancelled")
@@ -242,7 +242,7 @@ def cancel_what_waits(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.end(id, "failed:cancelled")
 
 
-@life
+@scenario
 def cancel_what_runs(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     claim_one(spool)
@@ -253,7 +253,7 @@ def cancel_what_runs(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.end(id, "failed:cancelled")
 
 
-@life
+@scenario
 def retry_and_claim(spool: Spool, promised: Promises) -> Iterator[None]:
     id = fail(spool, promised)
     promised.end(id, "done", "failed:engine_error")
@@ -264,7 +264,7 @@ def retry_and_claim(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.finished(id)
 
 
-@life
+@scenario
 def finish_what_was_retried(spool: Spool, promised: Promises) -> Iterator[None]:
     id = fail(spool, promised)
     actions.retry(spool, id)
@@ -280,7 +280,7 @@ def finish_what_was_retried(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.finished(id)
 
 
-@life
+@scenario
 def remove(spool: Spool, promised: Promises) -> Iterator[None]:
     id = fail(spool, promised)
     promised.end(id, "failed:engine_error", "gone")
@@ -289,7 +289,7 @@ def remove(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.end(id, "gone")
 
 
-@life
+@scenario
 def prune(spool: Spool, promised: Promises) -> Iterator[None]:
     ids = [fail(spool, promised) for _ in range(2)]
     for id in ids:
@@ -300,7 +300,7 @@ def prune(spool: Spool, promised: Promises) -> Iterator[None]:
         promised.end(id, "gone")
 
 
-@life
+@scenario
 def sweep_what_a_deletion_left(spool: Spool, promised: Promises) -> Iterator[None]:
     id = fail(spool, promised)
     (spool.failed / id).rename(spool.trash / id)
@@ -316,7 +316,7 @@ def recovered(spool: Spool) -> None:
     recover(spool, WORKER, max_attempts=MAX_ATTEMPTS)
 
 
-@life
+@scenario
 def recover_what_was_begun(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     claim_one(spool).report(Progress(phase="edit", step=1, steps=10))
@@ -325,7 +325,7 @@ def recover_what_was_begun(spool: Spool, promised: Promises) -> Iterator[None]:
     recovered(spool)
 
 
-@life
+@scenario
 def recover_what_was_finished(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     commit(claim_one(spool))
@@ -335,7 +335,7 @@ def recover_what_was_finished(spool: Spool, promised: Promises) -> Iterator[None
     recovered(spool)
 
 
-@life
+@scenario
 def recover_what_was_finished_and_not_yet_synced(
     spool: Spool, promised: Promises
 ) -> Iterator[None]:
@@ -352,7 +352,7 @@ def recover_what_was_finished_and_not_yet_synced(
     promised.finished(id)
 
 
-@life
+@scenario
 def recover_what_had_failed(spool: Spool, promised: Promises) -> Iterator[None]:
     id = fail(spool, promised)
     (spool.failed / id).rename(spool.running / WORKER / id)
@@ -360,7 +360,7 @@ def recover_what_had_failed(spool: Spool, promised: Promises) -> Iterator[None]:
     recovered(spool)
 
 
-@life
+@scenario
 def recover_what_was_cancelled(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     claim_one(spool)
@@ -370,7 +370,7 @@ def recover_what_was_cancelled(spool: Spool, promised: Promises) -> Iterator[Non
     recovered(spool)
 
 
-@life
+@scenario
 def recover_what_was_begun_too_often(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
     for _ in range(MAX_ATTEMPTS - 1):
@@ -382,7 +382,7 @@ def recover_what_was_begun_too_often(spool: Spool, promised: Promises) -> Iterat
     recovered(spool)
 
 
-@life
+@scenario
 def recover_what_somebody_put_among_what_runs(spool: Spool, promised: Promises) -> Iterator[None]:
     put_guest(spool, "stray", prompt="sepia")
     say_that_a_worker_lives(spool)
@@ -392,7 +392,7 @@ def recover_what_somebody_put_among_what_runs(spool: Spool, promised: Promises) 
     recovered(spool)
 
 
-@life
+@scenario
 def finish_what_there_already_is(spool: Spool, promised: Promises) -> Iterator[None]:
     """Somebody copied a job under its own id while it ended once: both endings stay."""
     id = submit_one(spool, promised)

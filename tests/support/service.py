@@ -33,23 +33,30 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = 20) -> Any:
     return answer
 
 
+def is_setting(variable: str) -> bool:
+    """Whether the variable changes what i2ii does: the machine's own must not reach a test."""
+    return variable.startswith("I2II_") or variable == "CUDA_VISIBLE_DEVICES"
+
+
 class Service:
-    """Real servers and workers on one spool; all are killed at the end of the test."""
+    """Real servers and workers on one spool, until `stop_all`."""
 
     def __init__(self, root: Path) -> None:
         self.spool = Spool(root / "spool")
         self.spool.create()
         self.environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not is_setting(name)},
             "I2II_SPOOL": str(self.spool.root),
             "I2II_SETTLE_SECONDS": "0.2",
             "I2II_ENGINE": "classic",
         }
         self.log = root / "service.log"
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.url = ""
+        """Of the server that was started last."""
 
     def start(self, *command: str, **settings: str) -> subprocess.Popen[bytes]:
-        """Start a process of ours with these settings in its environment."""
+        """Start a process with these settings in its environment."""
         variables = {f"I2II_{name.upper()}": value for name, value in settings.items()}
         with self.log.open("ab") as log:
             process = subprocess.Popen(
@@ -67,7 +74,8 @@ class Service:
         before = self.read_log().count("listening on ")
         self.start(sys.executable, "-m", "i2ii_spool", "serve", "--port", "0", **settings)
         wait_until(lambda: self.read_log().count("listening on ") > before)
-        return self.read_log().rpartition("listening on ")[2].split(",")[0]
+        self.url = self.read_log().rpartition("listening on ")[2].split(",")[0]
+        return self.url
 
     def work(
         self, unit: str = "0", *, engine: str = "", **settings: str
@@ -85,7 +93,7 @@ class Service:
         return process
 
     def workers(self) -> list[dict[str, Any]]:
-        """What the workers say of themselves."""
+        """The status files of the workers."""
         return [json.loads(path.read_text()) for path in self.spool.workers.glob("*.json")]
 
     def read_log(self) -> str:

@@ -45,7 +45,7 @@ class Lost(Exception):
 
 
 @dataclass
-class Story:
+class JobHistory:
     """What the crowd knows of one job. All its members add to it."""
 
     prompt: str
@@ -62,7 +62,7 @@ class Ledger:
     """What the crowd was promised, and what was wrong."""
 
     def __init__(self) -> None:
-        self.stories: dict[str, Story] = {}
+        self.histories: dict[str, JobHistory] = {}
         self.failed: list[str] = []
         self.complaints: list[str] = []
         self.numbers = itertools.count()
@@ -71,12 +71,12 @@ class Ledger:
         """
         self._touchable: list[str] = []
 
-    def accept(self, id: str, story: Story) -> None:
+    def accept(self, id: str, history: JobHistory) -> None:
         """Take note of an accepted job."""
-        if id in self.stories:
+        if id in self.histories:
             self.complaints.append(f"{id} was given twice")
-        self.stories[id] = story
-        if story.prompt not in POISONS or self.untouched.setdefault(story.prompt, id) != id:
+        self.histories[id] = history
+        if history.prompt not in POISONS or self.untouched.setdefault(history.prompt, id) != id:
             self._touchable.append(id)
 
     def pick(self, chance: random.Random, last: int = 0) -> str | None:
@@ -134,10 +134,10 @@ class Client:
 
     def _submit(self) -> None:
         number = next(self._ledger.numbers)
-        story = Story(prompt_of(number), pictures=self._chance.choice((1, 1, 2)))
+        history = JobHistory(prompt_of(number), pictures=self._chance.choice((1, 1, 2)))
         fields = {
-            "prompt": story.prompt,
-            "n": str(story.pictures),
+            "prompt": history.prompt,
+            "n": str(history.pictures),
             "seed": str(number),
             "num_inference_steps": "10",
         }
@@ -146,7 +146,7 @@ class Client:
             id = self._insist(body, {**headers, "Idempotency-Key": f"storm-{number}"})
         else:
             id = self._send(body, headers)
-        self._ledger.accept(id, story)
+        self._ledger.accept(id, history)
 
     def _insist(self, body: bytes, headers: dict[str, str]) -> str:
         """Send the form until it is answered, and once more, as if that answer had been lost: it is
@@ -177,24 +177,25 @@ class Client:
             self._check_status(id, answer.json())
 
     def _check_status(self, id: str, shown: dict[str, Any]) -> None:
-        story = self._ledger.stories[id]
+        history = self._ledger.histories[id]
         match shown["status"]:
             case "completed":
                 is_right = (
-                    len(shown.get("outputs", ())) == story.pictures and story.prompt not in POISONS
+                    len(shown.get("outputs", ())) == history.pictures
+                    and history.prompt not in POISONS
                 )
             case "failed" | "cancelled":
                 is_right = shown["error"]["code"] in WAITERS
                 self._ledger.failed.append(id)
             case status:
                 is_right = status in ("queued", "running")
-        if not is_right or shown["request_id"] != id or shown.get("prompt") != story.prompt:
-            self._complain(f"the status of {id}, {story}, is {shown}")
+        if not is_right or shown["request_id"] != id or shown.get("prompt") != history.prompt:
+            self._complain(f"the status of {id}, {history}, is {shown}")
 
     def _result(self) -> None:
         if (id := self._ledger.pick(self._chance, last=200)) is None:
             return
-        number = self._chance.randint(1, self._ledger.stories[id].pictures)
+        number = self._chance.randint(1, self._ledger.histories[id].pictures)
         answer = self._ask_about(id, "result", "GET", f"/result/{id}?n={number}")
         if answer.status == 200 and not is_same_picture(answer.body, self._picture):
             self._complain(f"picture {number} of {id} is torn, or another's")
@@ -205,13 +206,13 @@ class Client:
         """Cancel or delete: which of them, the job's state decides."""
         if (id := self._ledger.pick(self._chance, last=self._chance.choice((10, 0)))) is None:
             return
-        story, sent = self._ledger.stories[id], time.monotonic()
-        story.delete_sent = True
+        history, sent = self._ledger.histories[id], time.monotonic()
+        history.delete_sent = True
         answer = self._ask_about(id, "delete", "DELETE", f"/jobs/{id}")
         if answer.status == 200 and answer.json()["status"] == "cancelled":
-            story.cancels.append(sent)
+            history.cancels.append(sent)
         elif answer.status == 200:
-            story.is_gone = True
+            history.is_gone = True
 
     def _retry(self) -> None:
         if not self._ledger.failed:
@@ -222,15 +223,15 @@ class Client:
             is_refused = self._ask_about(id, "retry", "POST", f"/jobs/{id}/retry").status != 202
         finally:
             if not is_refused:
-                self._ledger.stories[id].retries.append(time.monotonic())
+                self._ledger.histories[id].retries.append(time.monotonic())
 
     # --- HTTP -------------------------------------------------------------------------------------
 
     def _ask_about(self, id: str, deed: str, method: str, path: str) -> Answer:
-        story = self._ledger.stories[id]
-        was_gone = story.is_gone
+        history = self._ledger.histories[id]
+        was_gone = history.is_gone
         answer = self._ask(deed, method, path)
-        if answer.status == 410 and not story.delete_sent:
+        if answer.status == 410 and not history.delete_sent:
             self._complain(f"{id} is gone, and nobody has deleted it")
         if answer.status != 410 and was_gone:
             self._complain(f"{id} was gone, and is back: {answer}")

@@ -1,11 +1,8 @@
 """Claiming a job and ending it."""
 
-import errno
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -24,6 +21,7 @@ from i2ii_spool.spool.liveness import worker_name
 from i2ii_spool.spool.lookup import count, find, waiting
 from i2ii_spool.spool.recovery import recover
 from tests.support.jobs import ME, SubmitJob, claim_next, claims_of, finish, names_in
+from tests.support.seams import lost_rename_reply
 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
@@ -66,18 +64,11 @@ def test_each_job_is_claimed_once_by_many_workers(spool: Spool, submit_job: Subm
 
 
 def test_a_rename_whose_answer_was_lost_is_still_a_claim(
-    spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
+    spool: Spool, submit_job: SubmitJob
 ) -> None:
     id = submit_job()
-    rename = os.rename
-
-    def renamed_but_says_no(source: Path, target: Path) -> None:
-        rename(source, target)
-        if Path(target).name == id:
-            raise FileNotFoundError(errno.ENOENT, "lost reply")
-
-    monkeypatch.setattr(os, "rename", renamed_but_says_no)
-    claim = claims_of(spool).next()
+    with lost_rename_reply(id):
+        claim = claims_of(spool).next()
     assert claim is not None
     assert claim.id == id
 

@@ -65,13 +65,13 @@ def test_a_living_worker_is_left_alone_and_a_dead_one_recovered(
 ) -> None:
     id = submit_job()
     claim_next(spool)
-    undertaker = Reaper(spool, max_attempts=3, lease=60)
+    reaper = Reaper(spool, max_attempts=3, lease=60)
     lock = WorkerLock.take(spool, ME)
     assert lock is not None
-    undertaker.run_once()
+    reaper.run_once()
     assert find(spool, id).state is State.RUNNING
     lock.release()
-    undertaker.run_once()
+    reaper.run_once()
     assert find(spool, id).state is State.INCOMING
 
 
@@ -85,14 +85,14 @@ def test_another_hosts_worker_is_dead_after_its_lease_on_our_clock(
     os.utime(heartbeat, (0, 0))  # its clock is decades behind: that means nothing
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    undertaker = Reaper(spool, max_attempts=3, lease=60)
-    undertaker.run_once()
+    reaper = Reaper(spool, max_attempts=3, lease=60)
+    reaper.run_once()
     now += 59
     os.utime(heartbeat, (1, 1))
-    undertaker.run_once()
+    reaper.run_once()
     now += 59
-    undertaker.run_once()
+    reaper.run_once()
     assert find(spool, id).state is State.RUNNING
     now += 2
-    undertaker.run_once()
+    reaper.run_once()
     assert find(spool, id).state is State.INCOMING

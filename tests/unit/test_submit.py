@@ -21,6 +21,7 @@ from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import waiting
 from i2ii_spool.spool.submit import Submission, submit
 from tests.support.jobs import SubmitJob, names_in
+from tests.support.seams import dying_before_publish
 
 
 def test_a_submitted_job_lies_whole_in_incoming(
@@ -123,12 +124,10 @@ def test_a_key_is_not_for_another_request(spool: Spool, picture: Path) -> None:
 
 
 def test_the_next_with_the_key_finishes_what_a_dead_submitter_began(
-    spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
+    spool: Spool, picture: Path
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Submission, "_move", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            submit_with_key(spool, picture, "a")
+    with dying_before_publish(), pytest.raises(KeyboardInterrupt):
+        submit_with_key(spool, picture, "a")
     (begun,) = names_in(spool.staging)
     assert submit_with_key(spool, picture, "a") == f"{begun}_n"
     assert waiting(spool) == [f"{begun}_n"]
