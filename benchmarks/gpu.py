@@ -181,7 +181,7 @@ class Bench:
             picture.write_bytes(photograph(NATIVE, NATIVE, seed=0))
             for job in jobs:
                 submit(spool, [picture], job, max_pixels=NATIVE**2)
-            Worker(engine.settings, engine, gpus.choose("0"), burst=True).run()
+            Worker(engine.settings, engine, gpus.resolve("0"), burst=True).run()
         # Not counted: the engine's own warm-up, and the first edit with the LoRA.
         _, full, _, few, *rest = engine.edits
         self._add("i2ii", side, full, passes=2)
