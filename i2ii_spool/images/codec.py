@@ -22,8 +22,8 @@ def read(path: Path, *, max_pixels: int) -> Image.Image:
         profile = image.info.get("icc_profile")
         with decoder_errors(path.name):
             image.load()
-        image = _to_srgb(_to_8_bit(_upright(image)), profile)
-        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+        upright = _to_srgb(_to_8_bit(_upright(image)), profile)
+        return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
 
 
 def encode(image: Image.Image, output_format: str) -> bytes:
