@@ -16,7 +16,7 @@ from rich.text import Text
 from i2ii_spool.spool.capacity import free_bytes
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import WorkerState, WorkerView, list_workers
-from i2ii_spool.spool.lookup import JobLocation, count, list_jobs, waiting
+from i2ii_spool.spool.lookup import JobLocation, count, list_jobs, queued_ids
 from i2ii_spool.spool.status import JobStatus, status_of
 
 REFRESH_SECONDS = 1.0
@@ -47,7 +47,7 @@ def run(spool: Spool, *, lease: float) -> None:
 
 
 def _view(spool: Spool, lease: float, width: int) -> RenderableType:
-    queue = waiting(spool)
+    queue = queued_ids(spool)
     workers = list_workers(spool, lease=lease)
     running = _statuses(spool, list_jobs(spool, State.RUNNING), queue)
     jobs = {status.request_id: status for status in running}

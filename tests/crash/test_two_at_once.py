@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from i2ii_spool.errors import EngineError
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool import actions, admission, claim
 from i2ii_spool.spool.admission import Admission
@@ -31,7 +32,6 @@ from i2ii_spool.spool.durable_io import sweep_temp_files
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import worker_name
 from i2ii_spool.spool.recovery import recover
-from i2ii_spool.spool.retry_marker import has_ended
 from i2ii_spool.spool.submit import submit
 from tests.support.chaos import WORKER, check_done, places
 from tests.support.http import Answer, ask, form, is_error
@@ -128,7 +128,7 @@ def test_a_worker_that_was_taken_for_dead_wakes_up_and_lets_go_of_its_job(
     sleeper.send_signal(signal.SIGCONT)
     result = wait_done(service, next_id)
     assert (result["worker"], result["attempt"]) == (NODE2, 1)
-    assert f"job {id} is no longer this worker's" in service.read_log()
+    assert f"job {id} was taken from this worker" in service.read_log()
     assert contents(service.spool.done / id) == made
     assert sorted(places(service.spool)) == [("done", id), ("done", next_id)]
 
@@ -143,7 +143,7 @@ def test_a_worker_whose_job_is_taken_away_while_it_claims_it_claims_the_next(
     ids = [
         submit(spool, [picture], EditRequest(prompt="sepia"), max_pixels=10**8) for _ in range(2)
     ]
-    spool.make_worker(NODE2)
+    spool.create_worker(NODE2)
     claims = Claims(spool, NODE2, max_attempts=3)
     monkeypatch.setattr(claim, "sweep_temp_files", sleep_too_long)
     claimed = claims.next()
@@ -158,22 +158,24 @@ def test_a_worker_that_loses_a_retried_job_leaves_alone_what_the_winner_writes(
     id = submit(spool, [picture], EditRequest(prompt="sepia"), max_pixels=10**8)
     claims = {name: Claims(spool, name, max_attempts=3) for name in (NODE1, NODE2)}
     for name in claims:
-        spool.make_worker(name)
+        spool.create_worker(name)
     first = claims[NODE1].next()
     assert first is not None
     first.fail(EngineError("the first life"))
     actions.retry(spool, id)
 
-    def win_meanwhile(folder: Path) -> bool:
-        monkeypatch.setattr(claim, "has_ended", has_ended)
-        ended = has_ended(folder)
+    has_ended = JobFolder.has_ended
+
+    def win_meanwhile(job: JobFolder) -> bool:
+        monkeypatch.setattr(JobFolder, "has_ended", has_ended)
+        ended = has_ended(job)
         claims[NODE1].backlog.hint(id)
         won = claims[NODE1].next()
         assert won is not None
         won.save("result.png", b"the second life")
         return ended
 
-    monkeypatch.setattr(claim, "has_ended", win_meanwhile)
+    monkeypatch.setattr(JobFolder, "has_ended", win_meanwhile)
     assert claims[NODE2].next() is None
     mine = spool.running / NODE1 / id
     assert sorted(path.name for path in mine.iterdir()) == [

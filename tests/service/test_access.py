@@ -153,7 +153,7 @@ async def test_a_page_of_another_site_may_not_act_for_its_visitor(connect: Conne
 
 def end_one(spool: Spool) -> None:
     """Have the oldest job fail."""
-    spool.make_worker("here.gpu0")
+    spool.create_worker("here.gpu0")
     claim = Claims(spool, "here.gpu0", max_attempts=3).next()
     assert claim is not None
     claim.fail(EngineError("the paint ran out"))

@@ -409,7 +409,7 @@ def test_a_second_process_of_one_name_waits_its_turn_and_says_for_whom(
 ) -> None:
     first = service.work(engine="quick")
     second = service.start(sys.executable, STUB_ENGINES, "quick", "0")
-    wait_until(lambda: f"{GPU0} runs already, as process {first.pid}" in service.read_log())
+    wait_until(lambda: f"{GPU0} runs as process {first.pid}" in service.read_log())
     assert read(status_file(service))["pid"] == first.pid
     assert end(first, signal.SIGKILL) == -signal.SIGKILL
     wait_status(service, pid=second.pid, state="ready")

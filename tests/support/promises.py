@@ -50,13 +50,13 @@ def write_upload(path: str, data: bytes) -> None:
 
 def submit_one(spool: Spool, *, key: str | None = None) -> str:
     submission = Submission(spool)
-    write_upload(submission.upload(), PICTURE)
+    write_upload(submission.add_image(), PICTURE)
     return submission.publish(EditRequest(prompt="sepia"), max_pixels=10**6, key=key)
 
 
 def say_that_a_worker_lives(spool: Spool) -> None:
     """What a worker does before all else; the folder outlives it."""
-    spool.make_worker(WORKER)
+    spool.create_worker(WORKER)
 
 
 def commit(claim: Claim) -> None:

@@ -121,7 +121,7 @@ def submit_again_with_the_key_of_one_who_died(spool: Spool, promised: Promises) 
 def refuse_at_the_door(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     submission = Submission(spool)
-    write_upload(submission.upload(), PICTURE)
+    write_upload(submission.add_image(), PICTURE)
     submission.discard()
     promised.count(0)
 

@@ -18,7 +18,7 @@ from i2ii_spool.jobs.records import Progress
 from i2ii_spool.spool.claim import Backlog, Claim
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import worker_name
-from i2ii_spool.spool.lookup import count, find, waiting
+from i2ii_spool.spool.lookup import count, find, queued_ids
 from i2ii_spool.spool.recovery import recover
 from tests.support.jobs import ME, SubmitJob, claim_next, claims_of, finish, names_in
 from tests.support.seams import lost_rename_reply
@@ -94,7 +94,7 @@ def test_a_job_given_back_keeps_its_place_and_its_count(
 ) -> None:
     first, second = submit_job(), submit_job()
     claim_next(spool).release(uncount_attempt=True)
-    assert waiting(spool) == [first, second]
+    assert queued_ids(spool) == [first, second]
     assert claim_next(spool).attempt == 1
     recover(spool, ME, max_attempts=3)
     claim_next(spool).release(uncount_attempt=False)

@@ -74,7 +74,7 @@ def test_dead_submissions_are_swept_and_living_ones_are_not(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission = Submission(spool)
-    Path(submission.upload()).touch()
+    Path(submission.add_image()).touch()
     sweep(spool)
     assert names_in(spool.staging) == [submission.id]
     now = time.time()

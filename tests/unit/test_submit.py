@@ -18,7 +18,7 @@ from i2ii_spool.errors import (
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool.capacity import check_disk, check_queue
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.lookup import waiting
+from i2ii_spool.spool.lookup import queued_ids
 from i2ii_spool.spool.submit import Submission, submit
 from tests.support.jobs import SubmitJob, names_in
 from tests.support.seams import dying_before_publish
@@ -94,12 +94,12 @@ def test_a_spool_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 def test_a_jobs_name_stands_behind_its_id(spool: Spool, submit_job: SubmitJob) -> None:
     id = submit_job(name="wedding 042/é")
     assert id.endswith("_wedding-042")
-    assert waiting(spool) == [id]
+    assert queued_ids(spool) == [id]
 
 
 def submit_with_key(spool: Spool, picture: Path, key: str, prompt: str = "sepia") -> str:
     submission = Submission(spool)
-    Path(submission.upload()).write_bytes(picture.read_bytes())
+    Path(submission.add_image()).write_bytes(picture.read_bytes())
     return submission.publish(EditRequest(prompt=prompt, name="n"), max_pixels=10**6, key=key)
 
 
@@ -107,14 +107,14 @@ def test_one_key_makes_one_job(spool: Spool, picture: Path) -> None:
     first = submit_with_key(spool, picture, "a")
     assert submit_with_key(spool, picture, "a") == first
     assert submit_with_key(spool, picture, "b") != first
-    assert len(waiting(spool)) == 2
+    assert len(queued_ids(spool)) == 2
     assert names_in(spool.staging) == []
 
 
 def test_many_at_once_with_one_key_make_one_job(spool: Spool, picture: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         ids = set(pool.map(lambda _: submit_with_key(spool, picture, "a"), range(40)))
-    assert list(ids) == waiting(spool)
+    assert list(ids) == queued_ids(spool)
 
 
 def test_a_key_is_not_for_another_request(spool: Spool, picture: Path) -> None:
@@ -130,4 +130,4 @@ def test_the_next_with_the_key_finishes_what_a_dead_submitter_began(
         submit_with_key(spool, picture, "a")
     (begun,) = names_in(spool.staging)
     assert submit_with_key(spool, picture, "a") == f"{begun}_n"
-    assert waiting(spool) == [f"{begun}_n"]
+    assert queued_ids(spool) == [f"{begun}_n"]
