@@ -166,7 +166,7 @@ EXPECTED = {
         "JPEG photographs",
         "PNG noise",
     ],
-    "pictures": ["PNG level 1", "PNG level 6", "encode as webp", "judge a JPEG", "read a JPEG"],
+    "pictures": ["PNG level 1", "PNG level 6", "encode as webp", "inspect a JPEG", "read a JPEG"],
 }
 
 
