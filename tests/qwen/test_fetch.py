@@ -80,8 +80,8 @@ def test_what_was_fetched_edits_and_has_the_preset_fast(
 
 EDIT = """
 import sys
-from i2ii_spool.engines.qwen import QwenEngine
-from i2ii_spool.job import EditRequest
+from i2ii_spool.engines.diffusers.engine import QwenEngine
+from i2ii_spool.jobs.request import EditRequest
 from tests.qwen import ignore, photo, settings
 
 engine = QwenEngine(settings("Qwen/Tiny", model_source=sys.argv[1]))
