@@ -11,6 +11,8 @@ from tests.support.guests import assert_edited, ending, ls, make_guest, named, s
 from tests.support.pictures import make_picture
 from tests.support.service import Service, wait_until
 
+pytestmark = pytest.mark.xdist_group("guest_refusals")  # one service for the file
+
 
 def with_no_prompt(guest: Path) -> None:
     (guest / "prompt.txt").unlink()

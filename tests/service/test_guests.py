@@ -14,6 +14,8 @@ from tests.support.guests import assert_edited, ending, ls, make_guest, request_
 from tests.support.pictures import make_picture
 from tests.support.service import Service, wait_until
 
+pytestmark = pytest.mark.xdist_group("guests")  # one service for the file
+
 NEVER = "100000"
 
 

@@ -11,6 +11,8 @@ from tests.support.guests import assert_edited, ending, ls, make_guest, shell, t
 from tests.support.jobs import SubmitJob
 from tests.support.service import Service, cli, wait_until
 
+pytestmark = pytest.mark.xdist_group("jobs_by_hand")  # one service for the file
+
 
 @pytest.fixture
 def failed_job(live: Service, picture: Path) -> str:

@@ -24,7 +24,7 @@ from tests.support.jobs import ME, SubmitJob, claim_next, claims_of, finish, nam
 from tests.support.seams import lost_rename_reply
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.permutations(range(6)), st.integers(0, 6))
 def test_jobs_are_claimed_in_queue_order(spool: Spool, order: list[int], hinted: int) -> None:
     ids = sorted(new_id() for _ in order)
