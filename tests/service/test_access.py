@@ -1,0 +1,244 @@
+"""Who gets in, and what they see: tokens through the command and over HTTP, as operators and
+strangers meet them."""
+
+import json
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+from pytest_aiohttp import AiohttpClient
+
+from i2ii_spool.errors import EngineError
+from i2ii_spool.server.app import create_app
+from i2ii_spool.server.auth import tokens
+from i2ii_spool.server.auth.middleware import PUBLIC_PATHS
+from i2ii_spool.settings import Settings
+from i2ii_spool.spool.claim import Claims
+from i2ii_spool.spool.layout import Spool
+from tests.support.app import check_error, form
+
+Client = TestClient[web.Request, web.Application]
+Connect = Callable[..., Awaitable[Client]]
+People = dict[str, dict[str, str]]
+SECRET = "a-token-from-the-environment"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "tokens"
+
+
+@pytest.fixture
+def people(file: Path) -> People:
+    """The headers of two users and of an operator."""
+    made = {
+        name: tokens.add(file, name, is_operator=name == "ops") for name in ("alice", "bob", "ops")
+    }
+    return {name: bearing(token) for name, token in made.items()}
+
+
+def bearing(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def connect(spool: Spool, file: Path, aiohttp_client: AiohttpClient) -> Connect:
+    """Start a server that asks for the tokens in `file`; the arguments are settings."""
+
+    async def start(**settings: Any) -> Client:
+        given = {"spool": spool.root, "min_free_mib": 0, "tokens_file": file, **settings}
+        return await aiohttp_client(create_app(Settings(_env_file=None, **given)))  # type: ignore[call-arg]
+
+    return start
+
+
+async def submit(client: Client, headers: dict[str, str], **fields: str) -> str:
+    response = await client.post("/edit", data=form(**fields), headers=headers)
+    assert response.status == 202, await response.text()
+    id: str = (await response.json())["request_id"]
+    return id
+
+
+# --- the door -------------------------------------------------------------------------------------
+
+WRONG = [
+    {},
+    {"Authorization": ""},
+    {"Authorization": "Bearer"},
+    {"Authorization": "Bearer "},
+    {"Authorization": "Bearer i2ii_wrong"},
+    {"Authorization": "Basic YWxpY2U6eA=="},
+    {"Authorization": "Bearer " + "x" * 4000},
+    {"Authorization": "Bearer \x80\xff"},
+]
+
+
+@pytest.mark.usefixtures("people")
+async def test_every_route_but_a_probe_asks_for_a_token(connect: Connect) -> None:
+    client = await connect()
+    assert client.app is not None
+    routes = [
+        (route.method, route.resource.canonical)
+        for route in client.app.router.routes()
+        if route.resource
+    ]
+    assert len(routes) > 8
+    for method, path in routes:
+        response = await client.request(method, path.replace("{id}", "20260101-000000-000-aaaaaa"))
+        if path in PUBLIC_PATHS:
+            assert response.status != 401
+        elif method == "HEAD":
+            assert response.status == 401
+        else:
+            assert "send `Authorization: Bearer TOKEN`" in await check_error(
+                response, 401, "unauthorized"
+            )
+            assert response.headers["WWW-Authenticate"] == 'Bearer realm="i2ii"'
+
+
+@pytest.mark.usefixtures("people")
+@pytest.mark.parametrize("headers", WRONG, ids=lambda headers: str(headers)[:40])
+async def test_what_is_no_valid_token_is_refused(
+    connect: Connect, spool: Spool, headers: dict[str, str]
+) -> None:
+    client = await connect()
+    response = await client.post("/edit", data=form(), headers=headers)
+    await check_error(response, 401, "unauthorized")
+    assert not os.listdir(spool.incoming)
+    assert not os.listdir(spool.staging)
+
+
+async def test_a_token_from_the_environment_is_an_operators(
+    connect: Connect, people: People
+) -> None:
+    client = await connect(api_token=SECRET)
+    id = await submit(client, people["alice"])
+    response = await client.get(f"/status/{id}", headers=bearing(SECRET))
+    assert (await response.json())["owner"] == "alice"
+
+
+async def test_a_page_of_another_site_may_not_act_for_its_visitor(connect: Connect) -> None:
+    client = await connect(tokens_file=None)
+    evil = {"Origin": "https://evil.example"}
+    for origin in (
+        evil,
+        {"Origin": "null"},
+        {"Origin": "http://["},
+        {"Origin": f"http://{client.host}"},
+    ):
+        await check_error(await client.post("/edit", data=form(), headers=origin), 403, "forbidden")
+    own = {"Origin": f"http://{client.host}:{client.port}"}
+    response = await client.post("/edit", data=form(), headers=own)
+    assert response.status == 202
+    assert not [name for name in response.headers if name.startswith("Access-Control")]
+    preflight = await client.options(
+        "/edit", headers={**evil, "Access-Control-Request-Method": "POST"}
+    )
+    assert preflight.status in (403, 405)
+    assert not [name for name in preflight.headers if name.startswith("Access-Control")]
+
+
+# --- whose jobs -----------------------------------------------------------------------------------
+
+
+def end_one(spool: Spool) -> None:
+    """Have the oldest job fail."""
+    spool.make_worker("here.gpu0")
+    claim = Claims(spool, "here.gpu0", max_attempts=3).next()
+    assert claim is not None
+    claim.fail(EngineError("the paint ran out"))
+
+
+CALLS = [
+    ("GET", "/status/{}"),
+    ("GET", "/result/{}"),
+    ("POST", "/jobs/{}/retry"),
+    ("DELETE", "/jobs/{}"),
+]
+
+
+async def test_a_job_is_not_there_for_whoever_did_not_submit_it(
+    connect: Connect, spool: Spool, people: People
+) -> None:
+    client = await connect()
+    id = await submit(client, people["alice"])
+    end_one(spool)
+    for method, path in CALLS:
+        response = await client.request(method, path.format(id), headers=people["bob"])
+        assert await check_error(response, 404, "not_found") == f"there is no job {id}"
+    for method, path in CALLS[:2]:
+        for name in ("alice", "ops"):
+            response = await client.request(method, path.format(id), headers=people[name])
+            assert response.status in (200, 409)
+    assert (spool.failed / id).exists()
+    for name, status in (("alice", 202), ("bob", 404), ("ops", 200)):
+        path = "/jobs/{}/retry" if name == "alice" else "/jobs/{}"
+        method = "POST" if name == "alice" else "DELETE"
+        assert (
+            await client.request(method, path.format(id), headers=people[name])
+        ).status == status
+
+
+async def test_a_list_shows_ones_own_jobs_and_goes_on_where_it_stopped(
+    connect: Connect, people: People
+) -> None:
+    client = await connect()
+    ids = {"alice": [], "bob": []}  # type: dict[str, list[str]]
+    for name in ("alice", "bob", "bob", "alice", "bob", "alice"):
+        ids[name].insert(0, await submit(client, people[name]))
+    for name in ("alice", "bob"):
+        seen: list[str] = []
+        after = ""
+        while True:
+            page = await (await client.get(f"/jobs?limit=2{after}", headers=people[name])).json()
+            assert len(page["jobs"]) <= 2
+            seen += [job["request_id"] for job in page["jobs"]]
+            if page["next"] is None:
+                break
+            after = f"&after={page['next']}"
+        assert seen == ids[name]
+    everything = await (await client.get("/jobs", headers=people["ops"])).json()
+    assert len(everything["jobs"]) == 6
+
+
+async def test_what_a_worker_does_is_shown_to_operators_alone(
+    connect: Connect, spool: Spool, people: People
+) -> None:
+    client = await connect()
+    status = {
+        "worker": "node1.gpu0",
+        "state": "running",
+        "pid": 1,
+        "gpu_id": 0,
+        "engine": "x",
+        "model": "y",
+        "job": "z",
+    }
+    (spool.workers / "node1.gpu0.json").write_text(json.dumps(status))
+    shown = {
+        name: await (await client.get("/system/status", headers=people[name])).json()
+        for name in ("ops", "bob")
+    }
+    assert shown["ops"]["workers"][0]["job"] == "z"
+    assert "job" not in shown["bob"]["workers"][0]
+
+
+async def test_a_key_of_ones_own_is_nobody_elses(connect: Connect, people: People) -> None:
+    client = await connect()
+    key = {"Idempotency-Key": "order 17"}
+    mine = await submit(client, {**people["alice"], **key})
+    assert await submit(client, {**people["alice"], **key}) == mine
+    assert await submit(client, {**people["bob"], **key}, prompt="blur") != mine
+
+
+async def test_where_jobs_are_not_private_every_token_sees_all(
+    connect: Connect, people: People
+) -> None:
+    client = await connect(private_jobs=False)
+    id = await submit(client, people["alice"])
+    response = await client.get(f"/status/{id}", headers=people["bob"])
+    assert response.status == 200
