@@ -148,7 +148,8 @@ class Figure:
 
     def to_line(self) -> str:
         """Format the figure as a line, and its note as another."""
-        value = f"{self.value:>9.{_digits(self.value)}f}"
+        digits = 0 if self.value >= 1000 else 1 if self.value >= 100 else 2
+        value = f"{self.value:>9.{digits}f}"
         line = f"{self.name:<62} {value} {self.unit:<6}{self._verdict()}".rstrip()
         return line + (f"\n    {self.note}" if self.note else "")
 
@@ -157,10 +158,6 @@ class Figure:
             return ""
         bar = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
         return f"  bar {bar}: {'met' if self.met else 'MISSED'}"
-
-
-def _digits(value: float) -> int:
-    return 0 if value >= 1000 else 1 if value >= 100 else 2
 
 
 Benchmark = Callable[[Options], Iterator[Figure]]

@@ -127,12 +127,6 @@ def send_for(
 
     Return the answers per second and the sorted latencies in seconds.
     """
-    return asyncio.run(_send_for(port, requests, seconds, concurrency))
-
-
-async def _send_for(
-    port: int, requests: Sequence[bytes], seconds: float, concurrency: int
-) -> tuple[float, list[float]]:
     took: list[float] = []
     started = time.monotonic()
 
@@ -142,7 +136,10 @@ async def _send_for(
             took.append(await _exchange(reader, writer, random.choice(requests)))
         writer.close()
 
-    await asyncio.gather(*(connection(Random(seed)) for seed in range(concurrency)))
+    async def send_all() -> None:
+        await asyncio.gather(*(connection(Random(seed)) for seed in range(concurrency)))
+
+    asyncio.run(send_all())
     return len(took) / (time.monotonic() - started), sorted(took)
 
 
