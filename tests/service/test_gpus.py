@@ -27,5 +27,5 @@ def test_a_worker_whose_gpu_is_not_there_says_so(service: Service) -> None:
     refused = cli(service, "gpu", "0", check=False)
     assert (refused.returncode, refused.stderr) == (
         78,
-        f"i2ii: GPU 0 is not there: there is 2 ({UUID})\n",
+        f"i2ii: GPU 0 not found: this process may use 2 ({UUID})\n",
     )

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from i2ii_spool.jobs.folder import attempt_files
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import list_workers, worker_name
@@ -207,7 +207,7 @@ def test_a_job_cancelled_while_it_waited_is_never_begun(
     (service.spool.incoming / id / "cancel").touch()
     service.work(engine="slow")
     assert wait_failed(service, id)["code"] == "cancelled"
-    assert attempt_files(service.spool.failed / id) == []
+    assert JobFolder(service.spool.failed / id).attempts() == []
 
 
 def test_a_bug_in_the_engine_fails_its_job_alone(service: Service, submit_job: SubmitJob) -> None:
@@ -290,7 +290,7 @@ def test_a_broken_engine_gives_its_job_back_and_ends_the_worker(
     assert worker.wait(20) not in (0, 78)
     assert "the device is lost" in service.read_log()
     job = service.spool.incoming / id
-    assert [path.name for path in attempt_files(job)] == [
+    assert [path.name for path in JobFolder(job).attempts()] == [
         "attempt-1.json"
     ]  # the job may be what breaks it
     assert not status_file(service).exists()
@@ -309,7 +309,7 @@ def test_a_stop_lets_the_job_finish_that_fits_into_the_drain_time(
     wait_at_work(service, id)
     assert end(worker) == 0
     assert is_done(service, id)
-    assert len(attempt_files(service.spool.done / id)) == 1
+    assert len(JobFolder(service.spool.done / id).attempts()) == 1
     assert os.listdir(service.spool.incoming) == [next_id]
 
 
@@ -356,7 +356,7 @@ def test_restarted_worker_runs_the_job_it_was_killed_in(
     assert not list_workers(service.spool, lease=60)[0].alive
     service.work(engine="quick")
     assert wait_done(service, id)["attempt"] == 2
-    assert len(attempt_files(service.spool.done / id)) == 2
+    assert len(JobFolder(service.spool.done / id).attempts()) == 2
 
 
 def test_a_result_that_was_recorded_is_never_made_again(
@@ -383,7 +383,7 @@ def test_job_that_kills_its_workers_fails_and_the_next_is_done(
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
     failure = wait_failed(service, id)
     assert (failure["code"], failure["attempt"], failure["worker"]) == ("crashed", 2, GPU0)
-    assert len(attempt_files(service.spool.failed / id)) == 2
+    assert len(JobFolder(service.spool.failed / id).attempts()) == 2
     assert "died" in (service.spool.failed / id / "error.txt").read_text()
     wait_done(service, next_id)
 
@@ -481,5 +481,5 @@ def test_missing_gpu_exits_without_a_restart(service: Service) -> None:
     refused = cli(service, "gpu", "2", check=False)
     assert refused.returncode == 78
     assert refused.stderr.splitlines() == [
-        "i2ii: GPU 2 is not there: CUDA_VISIBLE_DEVICES=0,1 has 2, counted from 0"
+        "i2ii: GPU 2 not found: CUDA_VISIBLE_DEVICES=0,1 has 2, counted from 0"
     ]
