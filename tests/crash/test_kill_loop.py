@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from i2ii_spool.jobs.folder import attempt_files
+from i2ii_spool.jobs.folder import JobFolder
 from tests.support.chaos import (
     MAX_ATTEMPTS,
     SERVER,
@@ -120,8 +120,8 @@ def check_failed(folder: Path) -> int:
     assert failure["code"] == "crashed", failure
     assert (folder / "error.txt").read_text().startswith("crashed: ")
     assert not (folder / "result.json").exists(), folder
-    assert len(attempt_files(folder)) == MAX_ATTEMPTS, folder
-    return len(attempt_files(folder))
+    assert len(JobFolder(folder).attempts()) == MAX_ATTEMPTS, folder
+    return len(JobFolder(folder).attempts())
 
 
 @pytest.mark.parametrize(

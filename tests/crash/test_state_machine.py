@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from i2ii_spool.errors import ClaimLost, Deleted, EngineError, NotFound, WrongState
-from i2ii_spool.jobs.folder import CANCEL, ERROR_TEXT, PROMPT, attempt_files
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.ids import without_name
 from i2ii_spool.jobs.records import Progress
 from i2ii_spool.jobs.request import EditRequest
@@ -123,7 +123,7 @@ class SpoolMachine(RuleBasedStateMachine):
         folder = self.spool.incoming / f"guest {self.guests}"
         folder.mkdir()
         (folder / "photo.png").write_bytes(PICTURE)
-        (folder / PROMPT).write_text("sepia")
+        (JobFolder(folder).prompt).write_text("sepia")
         (id,) = self.admission.run_once()
         assert id.endswith(f"_guest-{self.guests}")
         self.jobs[id] = Known()
@@ -132,7 +132,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def put_a_guest_that_is_wrong(self) -> None:
         folder = self.spool.incoming / "wrong"
         folder.mkdir()
-        (folder / PROMPT).write_text("sepia")
+        (JobFolder(folder).prompt).write_text("sepia")
         self.be_refused()
 
     def be_refused(self) -> None:
@@ -330,7 +330,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def touch_cancel(self, data: st.DataObject) -> None:
         id = self.pick(data, RUNNING)
-        (self.spool.running / str(self.jobs[id].worker) / id / CANCEL).touch()
+        (self.spool.running / str(self.jobs[id].worker) / JobFolder(id).cancel).touch()
         self.jobs[id].wish = True
 
     @has(DONE, FAILED)
@@ -357,7 +357,7 @@ class SpoolMachine(RuleBasedStateMachine):
         assert waiting(self.spool) == self.ids(INCOMING)
         for id, known in living.items():
             place = find(self.spool, id)
-            assert len(attempt_files(place.folder)) == known.attempts <= MAX_ATTEMPTS
+            assert len(JobFolder(place.folder).attempts()) == known.attempts <= MAX_ATTEMPTS
             self.check_ended(place.folder, known)
 
     def check_ended(self, folder: Path, known: Known) -> None:
@@ -368,7 +368,7 @@ class SpoolMachine(RuleBasedStateMachine):
                 assert (folder / "result.png").read_bytes() == OUTPUT
             case State.FAILED:
                 assert (status.error or {}).get("code") == known.code
-                assert (folder / ERROR_TEXT).read_text().startswith(known.code)
+                assert (JobFolder(folder).error_text).read_text().startswith(known.code)
 
     @invariant()
     def nothing_is_parked_where_nobody_looks(self) -> None:

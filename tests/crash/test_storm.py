@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from i2ii_spool.jobs.folder import attempt_files
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import worker_name
 from tests.support.chaos import (
@@ -182,7 +182,7 @@ def crowd(
 
 def check_ended_as_it_may(folder: Path, history: JobHistory) -> str:
     """Return how the job has ended: as `done`, or with which code."""
-    assert len(attempt_files(folder)) <= MAX_ATTEMPTS, folder
+    assert len(JobFolder(folder).attempts()) <= MAX_ATTEMPTS, folder
     if folder.parent.name == "failed":
         return check_failed(folder, history)
     check_done(folder)
@@ -204,7 +204,7 @@ def check_failed(folder: Path, history: JobHistory) -> str:
     possible = POSSIBLE_CODES[history.prompt] | ({"cancelled"} if history.delete_sent else set())
     assert set(codes) <= possible, f"{folder.name}, {history}: {codes}"
     assert not (folder / "result.json").exists(), folder
-    assert codes[-1] != "crashed" or len(attempt_files(folder)) == MAX_ATTEMPTS, folder
+    assert codes[-1] != "crashed" or len(JobFolder(folder).attempts()) == MAX_ATTEMPTS, folder
     return codes[-1]
 
 
@@ -223,7 +223,7 @@ class Aftermath:
         self._endings = {
             id: check_ended_as_it_may(self._folders[id], self._story(id)) for id in self._folders
         }
-        self._begun = [len(attempt_files(folder)) for folder in self._folders.values()]
+        self._begun = [len(JobFolder(folder).attempts()) for folder in self._folders.values()]
         self._gone = set(ledger.histories) - set(self._folders)
 
     def _story(self, id: str) -> JobHistory:
@@ -286,7 +286,7 @@ def check_logs(text: str, ledger: Ledger) -> None:
         pytest.param(1800, 1500, 20_000, id="30min", marks=pytest.mark.long),
     ],
 )
-def test_every_accepted_job_ends_as_it_may_whatever_clients_do_and_whoever_dies(
+def test_every_accepted_job_ends_in_an_allowed_state_in_a_storm(
     service: Service, tmp_path: Path, seconds: float, least_kills: int, least_jobs: int
 ) -> None:
     seed = int(os.environ.get("STORM_SEED", "20261123"))

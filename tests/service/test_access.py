@@ -112,16 +112,14 @@ async def test_what_is_no_valid_token_is_refused(
     assert not os.listdir(spool.staging)
 
 
-async def test_a_token_from_the_environment_is_an_operators(
-    connect: Connect, people: People
-) -> None:
+async def test_token_from_the_environment_is_an_operators(connect: Connect, people: People) -> None:
     client = await connect(api_token=SECRET)
     id = await submit(client, people["alice"])
     response = await client.get(f"/status/{id}", headers=bearing(SECRET))
     assert (await response.json())["owner"] == "alice"
 
 
-async def test_a_page_of_another_site_may_not_act_for_its_visitor(connect: Connect) -> None:
+async def test_cross_site_request_is_refused(connect: Connect) -> None:
     client = await connect(tokens_file=None)
     evil = {"Origin": "https://evil.example"}
     for origin in (
@@ -161,7 +159,7 @@ CALLS = [
 ]
 
 
-async def test_a_job_is_not_there_for_whoever_did_not_submit_it(
+async def test_job_of_another_user_is_not_found(
     connect: Connect, spool: Spool, people: People
 ) -> None:
     client = await connect()
@@ -183,9 +181,7 @@ async def test_a_job_is_not_there_for_whoever_did_not_submit_it(
         ).status == status
 
 
-async def test_a_list_shows_ones_own_jobs_and_goes_on_where_it_stopped(
-    connect: Connect, people: People
-) -> None:
+async def test_list_shows_own_jobs_and_its_pages_continue(connect: Connect, people: People) -> None:
     client = await connect()
     ids = {"alice": [], "bob": []}  # type: dict[str, list[str]]
     for name in ("alice", "bob", "bob", "alice", "bob", "alice"):
@@ -205,7 +201,7 @@ async def test_a_list_shows_ones_own_jobs_and_goes_on_where_it_stopped(
     assert len(everything["jobs"]) == 6
 
 
-async def test_what_a_worker_does_is_shown_to_operators_alone(
+async def test_worker_details_are_shown_to_operators_only(
     connect: Connect, spool: Spool, people: People
 ) -> None:
     client = await connect()
@@ -227,7 +223,7 @@ async def test_what_a_worker_does_is_shown_to_operators_alone(
     assert "job" not in shown["bob"]["workers"][0]
 
 
-async def test_a_key_of_ones_own_is_nobody_elses(connect: Connect, people: People) -> None:
+async def test_idempotency_keys_of_users_are_separate(connect: Connect, people: People) -> None:
     client = await connect()
     key = {"Idempotency-Key": "order 17"}
     mine = await submit(client, {**people["alice"], **key})
@@ -235,9 +231,7 @@ async def test_a_key_of_ones_own_is_nobody_elses(connect: Connect, people: Peopl
     assert await submit(client, {**people["bob"], **key}, prompt="blur") != mine
 
 
-async def test_where_jobs_are_not_private_every_token_sees_all(
-    connect: Connect, people: People
-) -> None:
+async def test_every_token_sees_all_jobs_unless_private(connect: Connect, people: People) -> None:
     client = await connect(private_jobs=False)
     id = await submit(client, people["alice"])
     response = await client.get(f"/status/{id}", headers=people["bob"])

@@ -60,7 +60,7 @@ def test_the_load_is_spread_over_the_workers_and_reported(service: Service) -> N
     assert 0 < report["parallel_efficiency"] <= 1
 
 
-def test_failed_jobs_are_counted_by_their_code_and_fail_the_command(live: Service) -> None:
+def test_failed_jobs_are_counted_by_code_and_fail_the_command(live: Service) -> None:
     ran = bench(live, live.url, "-n", "2", "-p", "summon a dragon")
     assert ran.returncode == 1
     assert "succeeded   0, 2 failed" in ran.stdout

@@ -136,7 +136,7 @@ def test_a_picture_is_edited(client: AnyClient, picture: Path) -> None:
 
 
 @clients_of("idle")
-def test_everything_in_the_request_reaches_the_job(
+def test_every_request_field_reaches_the_job(
     idle: Service, client: AnyClient, tmp_path: Path
 ) -> None:
     pictures = [make_picture(tmp_path / name) for name in ("a.png", "b.jpg", "c.webp")]
@@ -179,9 +179,7 @@ def test_a_default_that_is_said_beside_a_preset_is_kept(
 
 
 @clients_of("service")
-def test_whoever_waits_is_told_how_it_goes(
-    service: Service, client: AnyClient, picture: Path
-) -> None:
+def test_wait_reports_each_status(service: Service, client: AnyClient, picture: Path) -> None:
     id = client.submit([picture], EditRequest(prompt="anything", num_inference_steps=30))
     heard: list[JobStatus] = []
 

@@ -205,7 +205,7 @@ def test_a_token_that_could_be_guessed_is_refused_and_not_quoted(service: Servic
     assert "hunter2" not in refused.stderr
 
 
-def test_other_addresses_ask_for_tokens_or_for_courage(file: Path) -> None:
+def test_public_address_needs_tokens_or_no_auth(file: Path) -> None:
     with pytest.raises(SettingsError, match="i2ii token add"):
         load({"host": "0.0.0.0"}, files=[])
     load({"host": "0.0.0.0", "tokens_file": file}, files=[])

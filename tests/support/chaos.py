@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from i2ii_spool.jobs.folder import attempt_files
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.spool.layout import Spool
 from tests.support import STUB_ENGINES
 from tests.support.service import Service
@@ -94,5 +94,5 @@ def check_done(folder: Path) -> int:
             picture.load()
             assert picture.size == (result["width"], result["height"]), folder / name
     assert not (folder / "error.json").exists(), folder
-    assert result["attempt"] == len(attempt_files(folder)), folder
-    return len(attempt_files(folder))
+    assert result["attempt"] == len(JobFolder(folder).attempts()), folder
+    return len(JobFolder(folder).attempts())

@@ -12,7 +12,7 @@ from unittest import mock
 from PIL import Image
 
 from i2ii_spool.errors import Deleted, NotFound
-from i2ii_spool.jobs.folder import CANCEL, ERROR, ERROR_TEXT, RESULT
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool import retention
@@ -206,18 +206,18 @@ def check(spool: Spool, promised: Promises) -> None:
 
 def check_ended(folder: Path) -> None:
     if folder.parent.name == "done":
-        result = json.loads((folder / RESULT).read_text())
+        result = json.loads((JobFolder(folder).result).read_text())
         assert all((folder / name).read_bytes() == OUTPUT for name in result["outputs"]), (
             "a result is torn"
         )
         assert (folder / "input.png").exists() or (folder / "photo.png").exists()
-        assert not (folder / ERROR).exists(), "both done and failed"
+        assert not (JobFolder(folder).error).exists(), "both done and failed"
     else:
-        assert (folder / ERROR_TEXT).read_text(), "failed, and nothing says why"
-        assert not (folder / RESULT).exists(), "both done and failed"
-        if (folder / CANCEL).exists() and not (folder / ERROR).exists():
+        assert (JobFolder(folder).error_text).read_text(), "failed, and nothing says why"
+        assert not (JobFolder(folder).result).exists(), "both done and failed"
+        if (JobFolder(folder).cancel).exists() and not (JobFolder(folder).error).exists():
             return  # cancelled by somebody who died before the last of it: the file `cancel` says so
-        assert json.loads((folder / ERROR).read_text())["code"]
+        assert json.loads((JobFolder(folder).error).read_text())["code"]
     assert not list(folder.glob(".*.tmp")), "half-written files are left"
 
 
@@ -235,6 +235,6 @@ def how_it_ended(spool: Spool, name: str) -> str:
         return "lost"
     if place.state != "failed":
         return place.state
-    if not (place.folder / ERROR).exists():
+    if not (JobFolder(place.folder).error).exists():
         return "failed"
-    return f"failed:{json.loads((place.folder / ERROR).read_text())['code']}"
+    return f"failed:{json.loads((JobFolder(place.folder).error).read_text())['code']}"

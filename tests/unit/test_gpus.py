@@ -124,7 +124,7 @@ def test_a_gpu_is_called_by_its_device_file(monkeypatch: pytest.MonkeyPatch) -> 
     assert gpus.driver_versions() == ("570.86.15", "12.8")
 
 
-def test_in_a_unit_that_sees_one_card_alone_it_keeps_its_number(
+def test_gpu_in_a_restricted_unit_keeps_its_index(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A}, {"minor": 1, "uuid": B})
@@ -145,7 +145,7 @@ def test_what_is_visible_already_is_named_by_its_uuid(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == uuid
 
 
-def test_of_a_card_that_is_cut_up_each_slice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_mig_slice_is_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A, "slices": SLICES}, {"minor": 1, "uuid": B})
     assert gpus.list_ids() == [*SLICES, "1"]
     chosen = gpus.set_visible(gpus.resolve(SLICES[1]))
@@ -154,7 +154,7 @@ def test_of_a_card_that_is_cut_up_each_slice_is_one(monkeypatch: pytest.MonkeyPa
     assert GpuMonitor(chosen).read() == GpuUsage(30 * 1024, 80 * 1024, None)
 
 
-def test_how_busy_it_is_is_read_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_usage_is_read_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A})
     assert GpuMonitor(gpus.devices()[0]).read() == GpuUsage(30 * 1024, 80 * 1024, 97)
 
@@ -165,7 +165,7 @@ def test_a_gpu_that_the_driver_does_not_see_is_refused(monkeypatch: pytest.Monke
         gpus.set_visible(gpus.resolve("7"))
 
 
-def test_a_driver_that_shows_nothing_is_no_machine_without_gpus(
+def test_driver_without_devices_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A unit whose card has gone must not go on with the engine for machines without one."""
@@ -176,7 +176,7 @@ def test_a_driver_that_shows_nothing_is_no_machine_without_gpus(
         gpus.set_visible(gpus.resolve("0"))
 
 
-def test_a_driver_that_does_not_work_is_no_machine_without_gpus(
+def test_broken_driver_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FAKE_GPUS", json.dumps({"error": DRIVER_MISMATCH}))

@@ -57,7 +57,7 @@ def test_a_histogram_counts_every_job(seconds: list[float]) -> None:
     assert sum(counts) == len(seconds)
 
 
-def test_photographs_are_the_same_each_time_and_as_heavy_as_real_ones() -> None:
+def test_photographs_are_deterministic_and_of_realistic_size() -> None:
     data = photograph(1024, 768, seed=1)
     assert data == photograph(1024, 768, seed=1)
     assert data != photograph(1024, 768, seed=2)

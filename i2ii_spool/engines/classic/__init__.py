@@ -20,7 +20,7 @@ from i2ii_spool.engines.classic.geometry import MOVES
 from i2ii_spool.engines.classic.instructions import INSTRUCTIONS
 from i2ii_spool.engines.classic.language import RequestedEffect, understand
 from i2ii_spool.engines.classic.materials import Size, Stage, Touch
-from i2ii_spool.errors import InvalidRequest
+from i2ii_spool.errors import InvalidRequest, UnknownInstruction
 from i2ii_spool.jobs.request import EditRequest
 
 MAX_AUTO_SIDE = 2048
@@ -88,10 +88,9 @@ def _parse(request: EditRequest) -> list[RequestedEffect]:
     requested = understand(request.prompt)
     if not requested:
         known = ", ".join(instruction.name for instruction in INSTRUCTIONS)
-        raise InvalidRequest(
+        raise UnknownInstruction(
             "prompt contains no instruction of the classic engine, which has no model but a fixed "
             f"list: {known}. The qwen engine accepts any instruction.",
-            code="unknown_instruction",
             field="prompt",
         )
     if len(requested) > MAX_INSTRUCTIONS:

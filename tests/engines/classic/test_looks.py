@@ -114,12 +114,12 @@ def test_every_instruction_has_a_look() -> None:
 
 
 @pytest.mark.parametrize("prompt", LOOKS)
-def test_it_looks_like_what_it_says(prompt: str) -> None:
+def test_each_instruction_looks_as_documented(prompt: str) -> None:
     assert LOOKS[prompt](landscape(), edit(prompt))
 
 
 @pytest.mark.parametrize("prompt", [name for name in LOOKS if name not in TURNS])
-def test_less_is_less(prompt: str) -> None:
+def test_modifier_a_bit_weakens_an_instruction(prompt: str) -> None:
     image = landscape()
     subtle, full = edit(f"a bit {prompt}", image), edit(prompt, image)
     assert 0 < distance(image, subtle) < distance(image, full)
@@ -128,7 +128,7 @@ def test_less_is_less(prompt: str) -> None:
 @pytest.mark.parametrize(
     "prompt", ["brighter", "darker", "warmer", "blur", "more contrast", "sunset", "film grain"]
 )
-def test_more_is_more(prompt: str) -> None:
+def test_modifier_very_strengthens_an_instruction(prompt: str) -> None:
     image = landscape()
     assert distance(image, edit(f"very {prompt}", image)) > distance(image, edit(prompt, image))
 
@@ -139,7 +139,7 @@ def test_instructions_are_carried_out_in_their_order() -> None:
     assert not same(edit("pixel art, blur"), edit("blur, pixel art"))
 
 
-def test_rotation_by_an_odd_angle_grows_the_picture_and_leaves_white_corners() -> None:
+def test_odd_rotation_grows_the_picture_with_white_corners() -> None:
     turned = edit("rotate 45 degrees")
     assert turned.width > 160
     assert turned.height > 120

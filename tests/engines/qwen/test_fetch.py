@@ -107,7 +107,7 @@ def test_a_fetch_that_was_killed_goes_on_with_what_is_missing(
     assert before - hub.asked, "what had come is not fetched again"
 
 
-def test_where_there_is_no_lora_the_model_is_fetched_and_that_is_said(
+def test_fetch_without_a_lora_gets_the_model_and_says_so(
     hub: Hub, tmp_path: Path, source: str
 ) -> None:
     (tmp_path / "lightning" / LORA).unlink()
