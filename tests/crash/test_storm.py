@@ -286,7 +286,7 @@ def check_logs(text: str, ledger: Ledger) -> None:
         pytest.param(1800, 1500, 20_000, id="30min", marks=pytest.mark.long),
     ],
 )
-def test_every_accepted_job_ends_as_it_may_whatever_clients_do_and_whoever_dies(
+def test_every_accepted_job_ends_in_an_allowed_state_in_a_storm(
     service: Service, tmp_path: Path, seconds: float, least_kills: int, least_jobs: int
 ) -> None:
     seed = int(os.environ.get("STORM_SEED", "20261123"))

@@ -108,7 +108,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_worker_that_was_taken_for_dead_wakes_up_and_lets_go_of_its_job(
+def test_suspended_worker_wakes_up_and_drops_its_lost_claim(
     service: Service, picture: Path, work_on_node2: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     id = submit_to(service, picture, num_inference_steps=100)
@@ -133,7 +133,7 @@ def test_a_worker_that_was_taken_for_dead_wakes_up_and_lets_go_of_its_job(
     assert sorted(places(service.spool)) == [("done", id), ("done", next_id)]
 
 
-def test_a_worker_whose_job_is_taken_away_while_it_claims_it_claims_the_next(
+def test_worker_that_loses_a_claim_race_claims_the_next_job(
     spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sleep_too_long(_folder: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_worker_whose_job_is_taken_away_while_it_claims_it_claims_the_next(
     assert sorted(places(spool)) == [("incoming", ids[0]), ("running", ids[1])]
 
 
-def test_a_worker_that_loses_a_retried_job_leaves_alone_what_the_winner_writes(
+def test_worker_that_loses_a_retried_job_leaves_the_winners_files(
     spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     id = submit(spool, [picture], EditRequest(prompt="sepia"), max_pixels=10**8)
@@ -320,9 +320,7 @@ class Tally:
         ), self.told
 
 
-def test_of_many_who_retry_or_delete_a_job_at_once_one_does_and_the_others_are_told(
-    service: Service, picture: Path
-) -> None:
+def test_exactly_one_concurrent_retry_or_delete_succeeds(service: Service, picture: Path) -> None:
     servers = [service.serve(), service.serve()]
     for _ in range(60):
         tally = Tally(service, picture)
@@ -332,7 +330,7 @@ def test_of_many_who_retry_or_delete_a_job_at_once_one_does_and_the_others_are_t
         tally.check()
 
 
-def test_the_command_and_two_servers_that_do_the_same_at_once_are_one_after_the_other(
+def test_the_same_action_from_three_processes_takes_effect_once(
     service: Service, picture: Path
 ) -> None:
     def on_and_on(move: Callable[[str], int], url: str) -> Callable[[threading.Event], None]:
@@ -357,7 +355,7 @@ def test_the_command_and_two_servers_that_do_the_same_at_once_are_one_after_the_
     assert min(told[word] for word in ("queued", "cancelled")) > 4, "they hardly ever met"
 
 
-def test_a_key_whose_job_was_deleted_makes_one_new_job_however_many_send_it(
+def test_idempotency_key_of_a_deleted_job_makes_one_new_job(
     service: Service, picture: Path
 ) -> None:
     servers = [service.serve(), service.serve()]
@@ -400,7 +398,7 @@ def test_of_four_workers_each_job_has_one(service: Service, picture: Path) -> No
 
 
 @pytest.mark.parametrize("ready", [False, True], ids=["settled", "ready"])
-def test_a_guest_whom_several_admit_at_once_becomes_one_job(
+def test_guest_admitted_by_several_servers_becomes_one_job(
     service: Service, tmp_path: Path, picture: Path, ready: bool
 ) -> None:
     for number in range(2):
@@ -426,7 +424,7 @@ def test_a_guest_whom_several_admit_at_once_becomes_one_job(
     assert "Traceback" not in service.read_log()
 
 
-def test_a_guest_is_not_refused_for_what_another_is_just_writing_into_it(
+def test_guest_is_not_refused_while_another_server_writes_into_it(
     spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def meet_another(folder: Path) -> None:

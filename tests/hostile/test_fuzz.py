@@ -145,7 +145,7 @@ FUZZ = settings(deadline=None, database=None, suppress_health_check=list(HealthC
 @pytest.mark.parametrize(
     "seconds", [pytest.param(10, id="10s"), pytest.param(1200, id="20min", marks=pytest.mark.long)]
 )
-def test_whatever_is_sent_the_server_answers_properly(
+def test_random_requests_get_no_500_and_json_errors(
     url: str, requests: st.SearchStrategy[bytes], seconds: float
 ) -> None:
     sent = 0

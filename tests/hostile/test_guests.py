@@ -235,9 +235,7 @@ def name_of(spoil: Spoil) -> str:
 
 
 @pytest.mark.parametrize("spoil", WRONG, ids=name_of)
-def test_a_guest_that_holds_what_it_should_not_is_refused(
-    wrong_guests: Target, spoil: Spoil
-) -> None:
+def test_guest_with_forbidden_content_is_refused(wrong_guests: Target, spoil: Spoil) -> None:
     assert WRONG[spoil] in why_refused(wrong_guests, name_of(spoil))
 
 
@@ -268,9 +266,7 @@ def test_a_request_that_is_a_bomb_is_refused(wrong_guests: Target, bomb: str) ->
 
 
 @pytest.mark.parametrize("spoil", [with_a_deep_tree, with_too_many_files], ids=name_of)
-def test_what_was_refused_can_be_deleted_however_deep_or_full(
-    wrong_guests: Target, spoil: Spoil
-) -> None:
+def test_refused_guest_can_be_deleted_at_any_depth(wrong_guests: Target, spoil: Spoil) -> None:
     why_refused(wrong_guests, name_of(spoil))
     (folder,) = wrong_guests.spool.failed.glob(f"*_{name_of(spoil)}")
     cli(wrong_guests, "rm", folder.name)
@@ -292,7 +288,7 @@ NAMES = [
 ]
 
 
-def test_a_strange_name_is_no_obstacle_and_no_trick(target: Target) -> None:
+def test_guest_with_a_strange_name_is_edited(target: Target) -> None:
     for number, name in enumerate(NAMES):
         guest_of(target, f"strange-{number}", prompt_txt=f"sepia, strange {number}").rename(
             target.spool.incoming / name
@@ -324,7 +320,7 @@ def test_a_link_to_a_folder_is_neither_followed_nor_moved(target: Target, name: 
 
 @pytest.mark.skipif(bool(why_not()), reason=f"nothing can be mounted: {why_not()}")
 @pytest.mark.parametrize("where", [".", "photo.png"])
-def test_a_mount_is_not_looked_into(target: Target, where: str) -> None:
+def test_mount_inside_a_guest_is_not_read(target: Target, where: str) -> None:
     name = f"mounted-{len(where)}"
     move_in(target, guest_of(target, name))
     place = target.spool.incoming / name / where
@@ -346,7 +342,7 @@ def test_a_mount_is_not_looked_into(target: Target, where: str) -> None:
     wait_until(lambda: list(target.spool.done.glob(f"*_{name}")))
 
 
-def test_a_tree_that_never_settles_is_never_taken_until_it_does(target: Target) -> None:
+def test_guest_is_admitted_only_once_it_settles(target: Target) -> None:
     guest = guest_of(target, "restless")
     move_in(target, guest)
     settled = threading.Event()
@@ -383,9 +379,7 @@ while True:
 """
 
 
-def test_a_folder_that_is_now_a_folder_and_now_a_link_is_not_followed(
-    spool: Spool, tmp_path: Path
-) -> None:
+def test_folder_swapped_for_a_link_is_not_followed(spool: Spool, tmp_path: Path) -> None:
     """Another process swaps them as fast as it can, while we look."""
     (outside := tmp_path / "outside").mkdir()
     (outside / "prompt.txt").write_text(SECRET)
@@ -494,7 +488,7 @@ def ended(target: Target, id: str) -> dict[str, object] | None:
 
 @pytest.mark.parametrize("record", ["job.json", "result.json", "error.json", "progress.json"])
 @pytest.mark.parametrize("state", ["done", "failed"])
-def test_a_record_that_cannot_be_read_holds_nobody_up(
+def test_unreadable_record_does_not_block_other_jobs(
     target: Target, state: str, record: str
 ) -> None:
     folder = a_job(target, state)
@@ -505,7 +499,7 @@ def test_a_record_that_cannot_be_read_holds_nobody_up(
     shutil.rmtree(folder)
 
 
-def test_a_status_file_that_cannot_be_read_holds_nobody_up(target: Target) -> None:
+def test_unreadable_status_file_does_not_block_others(target: Target) -> None:
     for path in (
         target.spool.workers / "node9.gpu0.json",
         target.spool.workers / "node9.gpu1.json",

@@ -34,7 +34,7 @@ def test_a_real_disk_that_loses_power_breaks_no_promise(name: str, tmp_path: Pat
                 raise AssertionError(f"power lost at call {n} of {count}: {error!r}") from error
 
 
-def test_such_a_disk_does_lose_what_was_not_synced(
+def test_real_disk_loses_data_without_fsync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with MountedDisk(tmp_path) as disk:

@@ -183,7 +183,7 @@ def test_only_root_installs_for_the_system(machine: Machine) -> None:
     assert (refused.returncode, refused.stdout.count("use sudo, or --user-mode")) == (78, 1)
 
 
-def test_later_versions_of_systemd_wait_ever_longer_before_a_restart(machine: Machine) -> None:
+def test_newer_systemd_gets_a_growing_restart_delay(machine: Machine) -> None:
     machine.sh(
         "mkdir /run/new; printf '#!/bin/sh\necho systemd 254 ' > /run/new/systemctl; chmod +x /run/new/systemctl"
     )

@@ -98,7 +98,7 @@ def test_tokens_are_counted_and_a_file_that_is_not_used_is_named(
     assert (finding["verdict"], f"chmod 640 {file}" in finding["message"]) == ("error", True)
 
 
-def test_a_folder_that_others_may_read_is_found_with_the_line_that_cures_it(
+def test_world_readable_spool_is_reported_with_its_cure(
     service: Service,
 ) -> None:
     service.spool.done.chmod(0o755)

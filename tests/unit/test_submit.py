@@ -35,7 +35,7 @@ def test_a_submitted_job_lies_whole_in_incoming(
     assert names_in(spool.staging) == []
 
 
-def test_a_job_is_for_its_group_and_nobody_else(spool: Spool, submit_job: SubmitJob) -> None:
+def test_job_folder_is_readable_by_its_group_only(spool: Spool, submit_job: SubmitJob) -> None:
     folder = spool.incoming / submit_job()
     assert folder.stat().st_mode & 0o7777 == 0o2770
     assert not any(
@@ -73,14 +73,14 @@ def test_a_failed_fsync_is_reported_and_never_retried(
     assert names_in(spool.incoming) == []
 
 
-def test_the_door_says_when_to_come_back() -> None:
+def test_full_queue_error_has_retry_after() -> None:
     check_queue(9, max_queue=10, seconds_between_completions=4.0)
     with pytest.raises(QueueFull) as full:
         check_queue(12, max_queue=10, seconds_between_completions=4.0)
     assert full.value.retry_after == 12  # three jobs must go before a place is free
 
 
-def test_the_door_keeps_the_disk_above_its_floor(spool: Spool) -> None:
+def test_submit_is_refused_below_the_free_space_floor(spool: Spool) -> None:
     with pytest.raises(DiskFull, match="i2ii gc"):
         check_disk(spool, min_free=2**62)
 
@@ -123,7 +123,7 @@ def test_a_key_is_not_for_another_request(spool: Spool, picture: Path) -> None:
         submit_with_key(spool, picture, "a", prompt="blur")
 
 
-def test_the_next_with_the_key_finishes_what_a_dead_submitter_began(
+def test_submit_with_the_key_completes_that_of_a_dead_submitter(
     spool: Spool, picture: Path
 ) -> None:
     with dying_before_publish(), pytest.raises(KeyboardInterrupt):
