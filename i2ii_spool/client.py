@@ -18,19 +18,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from i2ii_spool.errors import (
-    Deleted,
-    DiskFull,
-    Forbidden,
-    I2iiError,
-    InvalidRequest,
-    NotFound,
-    QueueFull,
-    TooLarge,
-    TooManyRequests,
-    Unauthorized,
-    WrongState,
-)
+from i2ii_spool.errors import I2iiError, InvalidRequest, NoServer, WrongState, from_answer
 from i2ii_spool.jobs.folder import open_regular
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool import actions, submit
@@ -42,16 +30,6 @@ from i2ii_spool.spool.submit import check_number
 POLL_SECONDS = 0.2
 LONG_POLL_SECONDS = 30
 
-KINDS: dict[int, type[I2iiError]] = {
-    400: InvalidRequest,
-    401: Unauthorized,
-    403: Forbidden,
-    404: NotFound,
-    409: WrongState,
-    410: Deleted,
-    413: TooLarge,
-    507: DiskFull,
-}
 
 OnStatus = Callable[[JobStatus], None]
 
@@ -145,21 +123,17 @@ class AsyncClient:
                 yield response
         except aiohttp.ContentTypeError as error:
             said = f"{self._url} answers {error.status}, and not in JSON"
-            raise I2iiError(f"{said}: that is not an i2ii server", code="no_server") from error
+            raise NoServer(f"{said}: that is not an i2ii server") from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-            raise I2iiError(
-                f"no server answers at {self._url}: {error}", code="no_server"
-            ) from error
+            raise NoServer(f"no server answers at {self._url}: {error}") from error
 
 
 async def _error(response: aiohttp.ClientResponse) -> I2iiError:
-    """The error that the server raised."""
-    said = (await response.json()).get("error", {})
-    message, code, field = said.get("message", ""), said.get("code"), said.get("field")
-    if response.status == 429:
-        kind = QueueFull if code == QueueFull.code else TooManyRequests
-        return kind(message, retry_after=int(response.headers.get("Retry-After", 1)))
-    return KINDS.get(response.status, I2iiError)(message, code=code, field=field)
+    """Return the error that the server raised."""
+    described = (await response.json()).get("error", {})
+    return from_answer(
+        response.status, described, retry_after=int(response.headers.get("Retry-After", 1))
+    )
 
 
 class Client:

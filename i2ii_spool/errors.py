@@ -1,169 +1,261 @@
-"""Everything that i2ii raises on purpose.
+"""Every error that i2ii raises on purpose, and the register of their codes.
 
     I2iiError
-    ├── InvalidRequest          what was asked for cannot be: names the field, the limit and the cure
-    │   ├── TooLarge            more bytes or pixels than the limit
-    │   └── UnsupportedPicture  not a picture, or of a kind that is not read here
-    ├── NotFound                no such job, or no such result
-    │   └── Deleted             there was one
-    ├── WrongState              the job is not in a state that allows this
-    ├── Unauthorized            no token, or none that is valid
-    ├── Forbidden               it may be valid, and is not allowed here
-    ├── TooSlow                 a body that takes too long to come
-    ├── TryLater                come back in `retry_after` seconds
-    │   ├── QueueFull           as many jobs wait as may
-    │   └── TooManyRequests     this client has had its share
-    ├── DiskFull                the disk is under its floor
-    ├── SpoolUnusable           the spool cannot work as it is; an operator must act
-    ├── ClaimLost               the job is no longer this worker's: it was taken for dead
-    ├── SettingsError           a setting is wrong; an operator must act
-    └── EngineError             the engine could not make this edit
-        ├── Cancelled           somebody asked for the job to stop
-        └── EngineBroken        nor will it make the next one: the process must start afresh
+    ├── InvalidRequest            a field, parameter or picture is wrong
+    │   ├── TooLarge                  more bytes or pixels than the limit
+    │   ├── UnsupportedPicture        not a picture, damaged, or of a format that is not read
+    │   ├── UnsupportedMediaType      the body is not a multipart form
+    │   ├── UnknownInstruction        the classic engine does not know the instruction
+    │   └── MalformedHttp             the bytes are not an HTTP request
+    ├── NotFound                  no such job, result, route or token
+    │   └── Deleted                   there was such a job; it has been deleted
+    ├── MethodNotAllowed          the route exists and does not take this method
+    ├── RangeNotSatisfiable       the range starts behind the end of the picture
+    ├── WrongState                the job is not in a state that allows this
+    │   ├── JobFailed                 it ended without a picture; carries the code of its failure
+    │   └── IdempotencyKeyReused      the key was used for another request
+    ├── Unauthorized              no token, or none that is valid
+    ├── Forbidden                 not allowed from here
+    ├── TooSlow                   the body arrives too slowly
+    ├── TryLater                  try again after `retry_after` seconds
+    │   ├── QueueFull                 as many jobs wait as may
+    │   ├── TooManyRequests           this client has used up its share
+    │   └── TooManyConnections        the server has as many connections as it may
+    ├── DiskFull                  the disk is below its floor
+    ├── SpoolUnusable             the spool cannot work as it is; an operator must act
+    ├── SettingsError             a setting is wrong; an operator must act
+    ├── EngineError               the engine could not make this edit
+    │   ├── Cancelled                 a client or an operator stopped the job
+    │   ├── Crashed                   the worker died in every attempt at the job
+    │   ├── BadOutput                 the model returned no usable picture
+    │   └── EngineBroken              the next edit would fail too: the process must start afresh
+    │       └── DriverError               the NVIDIA driver or the GPU does not answer
+    ├── DownloadFailed            the weights could not be fetched
+    ├── Unreadable                a record of the job is missing or is not what it should be
+    ├── ClaimLost                 the job was taken from this worker (never leaves the worker)
+    ├── NoServer                  no i2ii server answers at the URL
+    ├── NoWorker                  no worker is running
+    └── BadResult                 the server sent a result that is not a picture
 
-`code` is the stable, machine-readable name that HTTP answers and `error.json` carry; the message is
-for people and says what to do. Anything else that is raised is a bug, and is reported with its
+Each class names its `code` (stable, machine-readable: HTTP answers and `error.json` carry it), the
+HTTP status that the server answers with, and the exit code of a command that ends with it.
+`REGISTER` maps every code to its class: the server, the client and `docs/errors.md` read it. The
+message is for people, and says what to do. Any other exception is a bug, and is reported with its
 traceback.
 """
 
 import errno
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+EX_FAILED, EX_USAGE, EX_CONFIG = 1, 64, 78
+"""Exit codes, as in sysexits(3). A unit lists EX_CONFIG in RestartPreventExitStatus."""
 
 DISK_FULL_CURE = "delete finished jobs (i2ii gc) or make the disk larger"
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 UNUSABLE_ERRNOS = (
-    errno.EIO,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ESTALE,
-    errno.ENOTCONN,
-    errno.EMFILE,
-    errno.ENFILE,
+    *(errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENOTCONN),
+    *(errno.EMFILE, errno.ENFILE),
 )
-"""What a disk says that has failed, was taken away or is closed to us, or the kernel where there
-are no descriptors."""
+"""A disk that failed, was removed or is closed to this user; or no file descriptor is left."""
+
+REGISTER: "dict[str, type[I2iiError]]" = {}
 
 
 class I2iiError(Exception):
-    """Base of all errors that i2ii raises on purpose."""
+    """An internal error."""
 
-    code = "error"
+    code: str = "internal_error"
+    http_status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = EX_FAILED
 
-    def __init__(self, message: str, *, code: str | None = None, field: str | None = None) -> None:
+    def __init_subclass__(cls) -> None:
+        REGISTER.setdefault(cls.code, cls)
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
-        if code is not None:
-            self.code = code
 
     def to_dict(self) -> dict[str, str]:
-        """The one shape in which every error is shown: code, message and, where one is at fault,
-        the field."""
-        shown = {"code": self.code, "message": self.message}
-        return shown if self.field is None else {**shown, "field": self.field}
+        """The one shape of every error: `code`, `message` and, where one is at fault, `field`."""
+        described = {"code": self.code, "message": self.message}
+        return described if self.field is None else {**described, "field": self.field}
+
+
+REGISTER[I2iiError.code] = I2iiError
 
 
 class InvalidRequest(I2iiError):
-    """What was asked for cannot be; asking differently cures it."""
+    """A field, parameter or picture is wrong. The message names field, limit and cure."""
 
     code = "invalid_request"
+    http_status = 400
+    exit_code = EX_USAGE
 
 
 class TooLarge(InvalidRequest):
-    """More bytes or pixels than the limit."""
+    """The body or a picture has more bytes or pixels than the limit."""
 
     code = "too_large"
+    http_status = 413
 
 
 class UnsupportedPicture(InvalidRequest):
-    """Not a picture, or of a kind that is not read here."""
+    """The file is not a picture, is damaged, or has a format that is not read."""
 
     code = "unsupported_picture"
 
 
+class UnsupportedMediaType(InvalidRequest):
+    """The body is not a multipart form."""
+
+    code = "unsupported_media_type"
+    http_status = 415
+
+
+class UnknownInstruction(InvalidRequest):
+    """The classic engine does not know the instruction. The message lists those that it knows."""
+
+    code = "unknown_instruction"
+
+
+class MalformedHttp(InvalidRequest):
+    """The bytes are not an HTTP request, or its head is larger than the limit."""
+
+    code = "bad_request"
+
+
 class NotFound(I2iiError):
-    """No such job, or no such result."""
+    """There is no such job, result, route or token."""
 
     code = "not_found"
+    http_status = 404
+    exit_code = EX_USAGE
 
 
 class Deleted(NotFound):
     """There was such a job; it has been deleted."""
 
     code = "deleted"
+    http_status = 410
+
+
+class MethodNotAllowed(I2iiError):
+    """The route exists and does not take this method. `Allow` lists those that it takes."""
+
+    code = "method_not_allowed"
+    http_status = 405
+
+
+class RangeNotSatisfiable(I2iiError):
+    """The range starts behind the end of the picture."""
+
+    code = "range_not_satisfiable"
+    http_status = 416
+
+    def __init__(self, message: str, *, field: str | None = None, size: int | None = None) -> None:
+        super().__init__(message, field=field)
+        self.size = size
+        """Bytes of the picture; None where a client does not know it."""
 
 
 class WrongState(I2iiError):
     """The job is not in a state that allows this."""
 
     code = "wrong_state"
+    http_status = 409
+    exit_code = EX_USAGE
+
+
+class JobFailed(WrongState):
+    """The job has ended without a picture. `code` is that of its failure, where it has one."""
+
+    code = "job_failed"
+    exit_code = EX_FAILED
+
+    def __init__(self, message: str, *, field: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, field=field)
+        if code is not None:
+            self.code = code
+
+
+class IdempotencyKeyReused(WrongState):
+    """The Idempotency-Key was used for another request."""
+
+    code = "idempotency_key_reused"
 
 
 class Unauthorized(I2iiError):
-    """No token, or none that is valid."""
+    """The request has no token, or none that is valid."""
 
     code = "unauthorized"
+    http_status = 401
 
 
 class Forbidden(I2iiError):
-    """What was asked for is not allowed from here."""
+    """The request is not allowed from this origin."""
 
     code = "forbidden"
+    http_status = 403
 
 
 class TooSlow(I2iiError):
-    """A body that takes too long to come."""
+    """The body arrives too slowly."""
 
     code = "too_slow"
+    http_status = 408
 
 
 class TryLater(I2iiError):
-    """Not now; `retry_after` is when it may be tried again, in seconds."""
+    """The request may be sent again after `retry_after` seconds (`Retry-After`)."""
 
     code = "try_later"
+    http_status = 429
 
-    def __init__(self, message: str, *, retry_after: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, field: str | None = None, retry_after: int = 1) -> None:
+        super().__init__(message, field=field)
         self.retry_after = retry_after
 
 
 class QueueFull(TryLater):
-    """As many jobs wait as are allowed to; a place should be free after `retry_after`."""
+    """As many jobs wait as may. A place should be free after `retry_after` seconds."""
 
     code = "queue_full"
 
 
 class TooManyRequests(TryLater):
-    """This client has had its share for now."""
+    """This client has used up its uploads or its submits for now."""
 
     code = "too_many_requests"
 
 
+class TooManyConnections(TryLater):
+    """The server has as many connections as it may."""
+
+    code = "too_many_connections"
+    http_status = 503
+
+
 class DiskFull(I2iiError):
-    """The spool's file system has less free space than its floor."""
+    """The file system of the spool has less free space, or fewer free files, than its floor."""
 
     code = "disk_full"
+    http_status = 507
 
 
 class SpoolUnusable(I2iiError):
-    """The spool cannot work as it is; an operator must act."""
+    """The spool cannot work as it is. An operator must act."""
 
     code = "spool_unusable"
-
-
-class ClaimLost(I2iiError):
-    """The job is no longer this worker's: it was taken for dead, and its result must be dropped."""
-
-    code = "claim_lost"
-
-    def __init__(self, id: str) -> None:
-        super().__init__(f"job {id} is no longer this worker's: it was away for too long")
+    http_status = 503
 
 
 class SettingsError(I2iiError):
-    """A setting is wrong; an operator must act."""
+    """A setting is wrong. An operator must act: a restart does not cure it."""
 
-    code = "bad_setting"
+    code = "invalid_setting"
+    exit_code = EX_CONFIG
 
 
 class EngineError(I2iiError):
@@ -173,23 +265,100 @@ class EngineError(I2iiError):
 
 
 class Cancelled(EngineError):
-    """Somebody asked for the job to stop."""
+    """A client or an operator cancelled the job."""
 
     code = "cancelled"
 
 
+class Crashed(EngineError):
+    """The worker died in every attempt at the job."""
+
+    code = "crashed"
+
+
+class BadOutput(EngineError):
+    """The model returned no usable picture: NaN, or black."""
+
+    code = "bad_output"
+
+
 class EngineBroken(EngineError):
-    """The engine can make no further edit in this process."""
+    """The engine can make no further edit in this process. The worker ends and starts afresh."""
 
     code = "engine_broken"
 
 
+class DriverError(EngineBroken):
+    """The NVIDIA driver or the GPU does not answer."""
+
+    code = "driver_error"
+
+
+class DownloadFailed(I2iiError):
+    """The weights could not be fetched."""
+
+    code = "download_failed"
+
+
+class Unreadable(I2iiError):
+    """A record of the job is missing, or is not what it should be."""
+
+    code = "unreadable"
+
+
+class ClaimLost(I2iiError):
+    """The job was taken from this worker, which was taken for dead. Its result is dropped."""
+
+    code = "claim_lost"
+
+
+class NoServer(I2iiError):
+    """No i2ii server answers at the URL."""
+
+    code = "no_server"
+
+
+class NoWorker(I2iiError):
+    """No worker is running, so that no job would ever end."""
+
+    code = "no_worker"
+
+
+class BadResult(I2iiError):
+    """The server sent a result that is not a picture."""
+
+    code = "bad_result"
+
+
 def from_os_error(error: OSError) -> I2iiError | None:
-    """What an error of the operating system means here, or None if it is a bug of ours."""
+    """Return what an error of the operating system means for the spool; None if it is a bug."""
     if error.errno in DISK_FULL_ERRNOS:
-        return DiskFull(f"the spool's disk is full ({error.strerror}): {DISK_FULL_CURE}")
+        return DiskFull(f"the disk of the spool is full ({error.strerror}): {DISK_FULL_CURE}")
     if error.errno in UNUSABLE_ERRNOS:
-        return SpoolUnusable(
-            f"the spool cannot be used ({error.strerror}): `i2ii doctor` says more"
-        )
+        return SpoolUnusable(f"the spool cannot be used ({error.strerror}): run `i2ii doctor`")
     return None
+
+
+def from_answer(status: int, described: dict[str, Any], retry_after: int) -> I2iiError:
+    """Return the error that an HTTP answer describes: by its code, else by its status.
+
+    `described` is the answer's `error` object, `retry_after` its `Retry-After` in seconds.
+    """
+    code, message, field = (described.get(name) for name in ("code", "message", "field"))
+    kind = REGISTER.get(str(code))
+    if (
+        kind is None or kind.http_status != status
+    ):  # a job's failure, or the code of a later version
+        kind = next((each for each in REGISTER.values() if each.http_status == status), I2iiError)
+    if issubclass(kind, TryLater):
+        return kind(str(message), field=field, retry_after=retry_after)
+    error = kind(str(message), field=field)
+    if code is not None:
+        error.code = code
+    return error
+
+
+def validation_message(details: Mapping[str, Any]) -> str:
+    """Return pydantic's message for one error (`ValidationError.errors()`), as i2ii words it."""
+    message: str = details["msg"]
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")

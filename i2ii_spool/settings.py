@@ -1,27 +1,30 @@
-"""Every setting, once: its name, type, default and meaning.
+"""Every setting, once: name, type, default, limits, meaning, and which process reads it.
 
 A flag beats the environment (`I2II_PORT`), the environment beats `~/.config/i2ii/i2ii.env`, that
-beats `/etc/i2ii/i2ii.env`, and that beats the default.
+beats `/etc/i2ii/i2ii.env`, and that beats the default. The flags of the commands, the file that
+`i2ii units install` writes and `docs/settings.md` are made from this list.
 """
 
 import os
 from collections.abc import Sequence
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from i2ii_spool.errors import SettingsError
+from i2ii_spool.errors import SettingsError, validation_message
 
 ENV_PREFIX = "I2II_"
 ENV_FILE = Path("/etc/i2ii/i2ii.env")
 USER_ENV_FILE = Path(
     os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "i2ii/i2ii.env"
 )
-# After a change of user, HOME may still be another's, and closed to us: then there is no file of
-# our own.
+# After a change of user, HOME may still be another user's, and closed to this process: then there
+# is no file of this user's own.
 ENV_FILES = (ENV_FILE, USER_ENV_FILE) if os.access(USER_ENV_FILE, os.R_OK) else (ENV_FILE,)
 MIB = 2**20
 
@@ -30,9 +33,68 @@ StepCache = Literal["off", "first-block", "taylorseer", "dbcache"]
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MIN_TOKEN_LENGTH = 16
 AUTH_CURE = (
-    "require tokens (i2ii token add NAME --tokens-file FILE), or keep to 127.0.0.1 behind a proxy that authenticates, "
-    "or say --no-auth"
+    "require tokens (i2ii token add NAME --tokens-file FILE), or keep to 127.0.0.1 behind a proxy "
+    "that authenticates, or say --no-auth"
 )
+
+
+class Process(StrEnum):
+    """A kind of process that reads settings."""
+
+    SERVER = "server"
+    WORKER = "worker"
+    GC = "gc"
+    CLIENT = "client"
+
+
+class Group(StrEnum):
+    """A heading under which settings are listed."""
+
+    SPOOL = "Spool"
+    ENGINE = "Engine"
+    TUNING = "Tuning of the qwen engine"
+    SERVER = "Server"
+    ACCESS = "Access"
+    LIMITS = "Limits"
+    JOBS = "Jobs"
+    RETENTION = "Retention"
+
+
+class About(NamedTuple):
+    """What is known of a setting besides its type, default and meaning."""
+
+    group: Group
+    processes: frozenset[Process]
+    """The processes that read it: their commands take it as a flag."""
+    unit: str = ""
+    """Of the value: `s`, `MiB`, `px`..."""
+    reloadable: bool = False
+    """`systemctl reload i2ii-http` brings a new value into force."""
+    lossy: bool = False
+    """It changes results; `result.json` records it."""
+
+
+ALL = (Process.SERVER, Process.WORKER, Process.GC, Process.CLIENT)
+DAEMONS = (Process.SERVER, Process.WORKER)
+SERVER = (Process.SERVER,)
+WORKER = (Process.WORKER,)
+GC = (Process.GC,)
+
+
+def _setting(meaning: str, *, group: Group, processes: Sequence[Process], **rest: Any) -> Any:
+    """A pydantic field: its limits, its meaning, and its `About`."""
+    known = {name: rest.pop(name) for name in ("unit", "reloadable", "lossy") if name in rest}
+    extra: Any = {"about": About(group, frozenset(processes), **known)}
+    return Field(description=meaning, json_schema_extra=extra, **rest)
+
+
+_engine = partial(_setting, group=Group.ENGINE, processes=WORKER)
+_tuning = partial(_setting, group=Group.TUNING, processes=WORKER)
+_server = partial(_setting, group=Group.SERVER, processes=SERVER)
+_access = partial(_setting, group=Group.ACCESS, processes=SERVER)
+_limit = partial(_setting, group=Group.LIMITS, processes=SERVER)
+_jobs = partial(_setting, group=Group.JOBS, processes=DAEMONS)
+_retention = partial(_setting, group=Group.RETENTION, processes=GC)
 
 
 class Settings(BaseSettings):
@@ -46,154 +108,187 @@ class Settings(BaseSettings):
         extra="forbid",
     )
 
-    spool: Annotated[Path, Field(description="the spool directory")] = Path("spool")
+    spool: Annotated[Path, _setting("the spool directory", group=Group.SPOOL, processes=ALL)] = (
+        Path("spool")
+    )
+
     engine: Annotated[
         Literal["auto", "qwen", "classic"],
-        Field(
-            description="what edits pictures; auto takes qwen on a CUDA device, else classic, and says so"
-        ),
+        _engine("what edits pictures; auto takes qwen on a CUDA device, else classic, and logs it"),
     ] = "auto"
     model: Annotated[
         str,
-        Field(
-            min_length=1,
-            description="what the qwen engine runs: a folder, or a name at model_source",
-        ),
+        _engine("model of the qwen engine: a folder, or a name at model_source", min_length=1),
     ] = "Qwen/Qwen-Image-Edit-2511"
     model_source: Annotated[
         Literal["modelscope", "huggingface"],
-        Field(description="where the weights come from, and whose cache holds them"),
+        _engine("hub that the weights come from, and whose cache holds them"),
     ] = "modelscope"
     max_side: Annotated[
         int,
-        Field(
+        _engine(
+            "the model works on at most this squared in area; 1024 is its native size",
+            unit="px",
             ge=64,
             le=2048,
-            description="the model works on at most this squared in area; 1024 is native, px",
         ),
     ] = 768
     presets: Annotated[
         Path | None,
-        Field(
-            description="a TOML file of presets of your own, for the qwen engine (docs/models.md)"
-        ),
+        _engine("TOML file of your own presets (docs/engines/qwen.md)"),
     ] = None
 
     offload: Annotated[
         Literal["auto", "full", "model-offload", "group-offload", "fp8"],
-        Field(
-            description="where weights wait; auto takes what fits, fastest first; fp8 is lossy (docs/models.md)"
+        _tuning(
+            "CPU offloading of weights: none (full), per model, per block, or lossy fp8; "
+            "auto takes the fastest exact mode that fits, and logs it"
         ),
     ] = "auto"
     attention: Annotated[
         str,
-        Field(
-            description="diffusers' name of a kernel; auto takes the fastest exact one; sage is lossy"
+        _tuning(
+            "attention kernel by diffusers name; auto takes the fastest exact one; sage is lossy"
         ),
     ] = "auto"
     compile: Annotated[
         bool,
-        Field(
-            description="compile the transformer: about 5 % faster (published), takes minutes at start"
-        ),
+        _tuning("compile the transformer: about 5 % faster (published), takes minutes at start"),
     ] = False
     prompt_cache: Annotated[
         int,
-        Field(
-            ge=0,
-            description="readings of (pictures, prompt) kept: saves the language model, 10 MB each",
-        ),
+        _tuning("prompt embeddings to cache, about 10 MB each; a hit skips the text encoder", ge=0),
     ] = 8
     modulation_cache: Annotated[
         bool,
-        Field(
-            description="compute AdaLN once a schedule: 1 % faster (computed), takes 4 MiB a step"
-        ),
+        _tuning("compute AdaLN once a schedule: 1 % faster (computed), takes 4 MiB a step"),
     ] = True
     frame_vae: Annotated[
         bool,
-        Field(
-            description="run the video VAE on single frames: 60 % less of its work (counted), free"
-        ),
+        _tuning("run the video VAE on single frames: 60 % less of its work (counted)"),
     ] = True
     step_cache: Annotated[
         StepCache,
-        Field(
-            description="lossy: skip or guess blocks where steps change little: 1.5 to 2.4 times faster (published)"
+        _tuning(
+            "skip or extrapolate blocks that change little: 1.5 to 2.4 times faster (published)",
+            lossy=True,
         ),
     ] = "off"
     fp8: Annotated[
         bool,
-        Field(
-            description="lossy: multiply 8-bit floats: 1.1 to 1.3 times faster (published); Ada or later"
+        _tuning(
+            "multiply 8-bit floats: 1.1 to 1.3 times faster (published); Ada, Hopper or later",
+            lossy=True,
         ),
     ] = False
 
-    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
-    port: Annotated[
-        int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    ] = 8000
+    host: Annotated[str, _server("address to listen on")] = "127.0.0.1"
+    port: Annotated[int, _server("port to listen on; 0 takes a free one", ge=0, le=65535)] = 8000
+
     tokens_file: Annotated[
         Path | None,
-        Field(description="a file of tokens; who bears none may do nothing (i2ii token add)"),
+        _access("path of the tokens file; requests without a valid token get 401"),
     ] = None
     api_token: Annotated[
         SecretStr | None,
-        Field(description="one token, an operator's; the command sends it to a --url"),
+        _access(
+            "one operator token; the commands send it to a --url",
+            processes=(Process.SERVER, Process.CLIENT),
+        ),
     ] = None
     private_jobs: Annotated[
         bool,
-        Field(description="a token sees only the jobs submitted with it; an operator's sees all"),
+        _access("a token sees only the jobs submitted with it; an operator token sees all"),
     ] = True
     no_auth: Annotated[
-        bool, Field(description="listen beyond loopback although anybody may then submit")
+        bool,
+        _access("listen on a non-loopback address without tokens (insecure: anyone can submit)"),
     ] = False
-    max_connections: Annotated[
-        int, Field(ge=1, description="connections at a time; beyond, 503")
-    ] = 1000
+
+    max_connections: Annotated[int, _limit("connections at a time; beyond, 503", ge=1)] = 1000
     client_max_uploads: Annotated[
-        int, Field(ge=1, description="uploads of one client at a time; beyond, 429")
+        int,
+        _limit(
+            "uploads at a time of one client (a token, or an address without tokens); beyond, 429",
+            reloadable=True,
+            ge=1,
+        ),
     ] = 100
     client_submits_per_minute: Annotated[
-        float | None, Field(gt=0, description="submits of one client a minute; beyond, 429")
+        float | None,
+        _limit("submits of one client; beyond, 429", reloadable=True, gt=0),
     ] = None
     max_upload_mib: Annotated[
-        float, Field(gt=0, description="largest request body and largest picture, MiB")
+        float,
+        _limit(
+            "largest request body and largest picture",
+            processes=DAEMONS,
+            unit="MiB",
+            reloadable=True,
+            gt=0,
+        ),
     ] = 50
-    max_megapixels: Annotated[float, Field(gt=0, description="largest picture, million pixels")] = (
-        64
-    )
+    max_megapixels: Annotated[
+        float,
+        _limit(
+            "largest picture, judged by its header",
+            processes=(*DAEMONS, Process.CLIENT),
+            unit="million pixels",
+            reloadable=True,
+            gt=0,
+        ),
+    ] = 64
     max_queue: Annotated[
-        int, Field(ge=1, description="jobs that may wait; beyond, submits get 429")
+        int,
+        _limit("jobs that may wait; beyond, 429", reloadable=True, ge=1),
     ] = 10_000
     min_free_mib: Annotated[
-        float, Field(ge=0, description="free disk to keep; under it, submits get 507, MiB")
+        float,
+        _limit(
+            "free disk to keep; below it, submits get 507; below half of it, workers pause",
+            processes=DAEMONS,
+            unit="MiB",
+            reloadable=True,
+            ge=0,
+        ),
     ] = 512
 
     max_attempts: Annotated[
-        int, Field(ge=1, description="how often a job is begun before it has crashed for good")
+        int,
+        _jobs("attempts at a job; it fails as crashed when all have died", ge=1),
     ] = 3
     drain_seconds: Annotated[
-        float, Field(ge=0, description="a stop lets the current job finish within this, s")
+        float,
+        _jobs(
+            "time that a stop gives the current job to finish; else it returns to the queue",
+            processes=WORKER,
+            unit="s",
+            ge=0,
+        ),
     ] = 60
     lease_seconds: Annotated[
-        float, Field(gt=0, description="another host's worker is dead after this silence, s")
+        float,
+        _jobs("silence after which another host's worker is dead", unit="s", gt=0),
     ] = 60
     settle_seconds: Annotated[
-        float, Field(ge=0, description="a guest in incoming/ is taken when unchanged for this, s")
+        float,
+        _jobs("time for which a guest must be unchanged to be admitted", unit="s", ge=0),
     ] = 5
     guest_patience_seconds: Annotated[
-        float, Field(ge=0, description="a wrong guest is refused after this, s")
+        float,
+        _jobs("time after which an unchanged invalid guest is refused", unit="s", ge=0),
     ] = 60
 
     keep_days: Annotated[
-        float | None, Field(ge=0, description="gc deletes jobs that ended longer ago, days")
+        float | None,
+        _retention("gc deletes jobs that ended longer ago", unit="days", ge=0),
     ] = None
-    keep_jobs: Annotated[
-        int | None, Field(ge=0, description="gc keeps at most so many ended jobs")
-    ] = None
+    keep_jobs: Annotated[int | None, _retention("gc keeps at most this many ended jobs", ge=0)] = (
+        None
+    )
     keep_free_mib: Annotated[
-        float | None, Field(ge=0, description="gc deletes until so much is free, MiB")
+        float | None,
+        _retention("gc deletes the oldest ended jobs until this much is free", unit="MiB", ge=0),
     ] = None
 
     @field_validator("api_token")
@@ -201,28 +296,26 @@ class Settings(BaseSettings):
     def _cannot_be_guessed(cls, token: SecretStr | None) -> SecretStr | None:
         if token is not None and len(token.get_secret_value()) < MIN_TOKEN_LENGTH:
             raise ValueError(
-                f"must be at least {MIN_TOKEN_LENGTH} characters long; take that many random ones, or more"
+                f"must be at least {MIN_TOKEN_LENGTH} characters; use that many random ones, or more"
             )
         return token
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
         if self.host not in LOOPBACK and not self.auth_required and not self.no_auth:
-            raise ValueError(
-                f"host {self.host} is reachable from outside, where anybody could submit: {AUTH_CURE}"
-            )
+            raise ValueError(f"host {self.host} lets anyone who reaches it submit: {AUTH_CURE}")
         if self.auth_required and self.no_auth:
-            raise ValueError("no_auth and tokens contradict each other: take one of them away")
+            raise ValueError("no_auth and tokens contradict each other: remove one of them")
         return self
 
     @property
     def auth_required(self) -> bool:
-        """Whether a token is required."""
+        """Whether a request needs a token."""
         return self.tokens_file is not None or self.api_token is not None
 
     @property
-    def bearer(self) -> str | None:
-        """The token that the command sends."""
+    def client_token(self) -> str | None:
+        """The token that a command sends to a server."""
         return None if self.api_token is None else self.api_token.get_secret_value()
 
     @property
@@ -241,16 +334,33 @@ class Settings(BaseSettings):
         return round(self.min_free_mib * MIB)
 
     def to_environment(self) -> dict[str, str]:
-        """These settings as variables for another process of ours."""
+        """These settings as environment variables, for a child process."""
         return {
-            f"{ENV_PREFIX}{name.upper()}": _plain(value)
+            variable(name): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             for name, value in self
             if value is not None
         }
 
 
-def _plain(value: object) -> str:
-    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"{ENV_PREFIX}{name.upper()}"
+
+
+def about(name: str) -> About:
+    """What is known of a setting besides its type, default and meaning."""
+    extra: Any = Settings.model_fields[name].json_schema_extra
+    described: About = extra["about"]
+    return described
+
+
+def flags_of(*processes: str) -> tuple[str, ...]:
+    """The settings that the commands of these processes take as flags; a secret is never one."""
+    return tuple(
+        name
+        for name in Settings.model_fields
+        if name != "api_token" and not about(name).processes.isdisjoint(map(Process, processes))
+    )
 
 
 def load(flags: dict[str, Any] | None = None, files: Sequence[Path] = ENV_FILES) -> Settings:
@@ -260,8 +370,9 @@ def load(flags: dict[str, Any] | None = None, files: Sequence[Path] = ENV_FILES)
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     try:
-        _check_secret_is_kept(files)
-        return Settings(_env_file=files, **given)  # type: ignore[call-arg]  # pydantic's own, which mypy does not see
+        for file in files:
+            _check_secret_is_kept(file)
+        return Settings(_env_file=files, **given)  # type: ignore[call-arg]  # pydantic's own
     except PermissionError as error:
         raise SettingsError(
             f"{error.filename} cannot be read: chmod 644 it, and its folder 755"
@@ -269,33 +380,30 @@ def load(flags: dict[str, Any] | None = None, files: Sequence[Path] = ENV_FILES)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        message = validation_message(first)
         if name:
             got = "" if name == "api_token" else f", got {first['input']!r}"
             message = f"{name} {message}{got}; it comes from {source(name, given, files)}"
         raise SettingsError(message, field=name or None) from None
 
 
-def _check_secret_is_kept(files: Sequence[Path]) -> None:
-    for file in files:
-        if (
-            file.exists()
-            and dotenv_values(file).get(f"{ENV_PREFIX}API_TOKEN")
-            and file.stat().st_mode & 0o007
-        ):
-            raise SettingsError(
-                f"{file} holds a token, and others may read it: chmod 640 {file}", field="api_token"
-            )
+def _check_secret_is_kept(file: Path) -> None:
+    if not file.exists() or not file.stat().st_mode & 0o007:
+        return
+    if dotenv_values(file).get(variable("api_token")):
+        raise SettingsError(
+            f"{file} holds a token, and other users can read it: chmod 640 {file}",
+            field="api_token",
+        )
 
 
 def source(name: str, flags: dict[str, Any], files: Sequence[Path] = ENV_FILES) -> str:
     """Where the value of a setting comes from."""
-    variable = f"{ENV_PREFIX}{name.upper()}"
     if flags.get(name) is not None:
         return "a flag"
-    if os.environ.get(variable):
-        return variable
+    if os.environ.get(variable(name)):
+        return variable(name)
     for file in reversed(files):
-        if dotenv_values(file).get(variable):
+        if dotenv_values(file).get(variable(name)):
             return str(file)
     return "the default"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from i2ii_spool.settings import Settings
 
 
-@command("spool", "max_megapixels", takes_request=True)
+@command(of=["client"], takes_request=True)
 @click.argument(
     "images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
@@ -50,7 +50,7 @@ def submit(
         if url is None:
             client = SpoolClient(open_spool(settings), settings.max_pixels)
         else:
-            client = stack.enter_context(Client(url, settings.bearer))
+            client = stack.enter_context(Client(url, settings.client_token))
         id = client.submit(images, request)
         if wait:
             wait_and_write(client, id, output)
@@ -137,7 +137,7 @@ def rm(settings: "Settings", ids: tuple[str, ...]) -> None:
         click.echo(f"{id} deleted")
 
 
-@command("spool", "keep_days", "keep_jobs", "keep_free_mib")
+@command(of=["gc"])
 def gc(settings: "Settings") -> None:
     """Delete ended jobs that have been kept long enough."""
     from i2ii_spool.spool.retention import RetentionPolicy, prune

@@ -11,49 +11,27 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from i2ii_spool.cli.main import main
-from i2ii_spool.errors import (
-    I2iiError,
-    InvalidRequest,
-    NotFound,
-    SettingsError,
-    SpoolUnusable,
-    WrongState,
-    from_os_error,
-)
+from i2ii_spool.errors import I2iiError, SpoolUnusable, from_os_error
 from i2ii_spool.host.systemd import sd_notify
 
 if TYPE_CHECKING:
     from i2ii_spool.settings import Settings
     from i2ii_spool.spool.layout import Spool
 
-# sysexits(3); a unit lists EX_CONFIG in RestartPreventExitStatus, since starting again cures no
-# setting.
-EX_USAGE, EX_CONFIG = 64, 78
-
-ACCESS = ("tokens_file", "private_jobs", "no_auth")
-CLIENTS = ("max_connections", "client_max_uploads", "client_submits_per_minute")
-SERVER = (
-    "host",
-    "port",
-    *ACCESS,
-    *CLIENTS,
-    "max_upload_mib",
-    "max_megapixels",
-    "max_queue",
-    "min_free_mib",
-)
-EXACT = ("attention", "compile", "prompt_cache", "modulation_cache", "frame_vae")
-LEVERS = ("offload", *EXACT, "step_cache", "fp8")
-WORKER = ("engine", "model", "model_source", "max_side", *LEVERS, "drain_seconds", "max_attempts")
-HOUSEKEEPING = ("settle_seconds", "guest_patience_seconds", "lease_seconds")
-
 
 class Command(click.Command):
-    """A command that takes some of the settings, or all of a request, as flags, with the help that
-    they have there."""
+    """A command that takes settings, or all of a request, as flags.
+
+    The flags, their types and their help come from the settings and from the request. They are
+    looked up when the command runs, so that `i2ii --help` imports neither.
+    """
 
     def __init__(
-        self, *args: Any, settings: Sequence[str] = (), takes_request: bool = False, **kwargs: Any
+        self,
+        *args: Any,
+        settings: Callable[[], list[str]],
+        takes_request: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._settings = settings
@@ -65,17 +43,17 @@ class Command(click.Command):
         return [
             *own[:-1],
             *(_request_flags() if self._takes_request else []),
-            *map(_flag, self._settings),
+            *map(_flag, self._settings()),
             own[-1],
         ]
 
 
 def _flag(name: str) -> click.Option:
-    from i2ii_spool.settings import ENV_PREFIX, Settings
+    from i2ii_spool.settings import Settings, about, variable
 
-    field = Settings.model_fields[name]
+    field, unit = Settings.model_fields[name], about(name).unit
     default = "not set" if field.default is None else f"default {field.default}"
-    text = f"{field.description}  [{ENV_PREFIX}{name.upper()}; {default}]"
+    text = f"{field.description}{f', in {unit}' if unit else ''}  [{variable(name)}; {default}]"
     return _option(name, field.annotation, text)
 
 
@@ -106,21 +84,28 @@ METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
 def command(
-    *settings: str, takes_request: bool = False
+    *settings: str, of: Sequence[str] = (), takes_request: bool = False
 ) -> Callable[[Callable[..., None]], click.Command]:
-    """Add a command; its function gets the settings in force first. `settings` are those that it
-    takes as flags."""
+    """Add a command; its function gets the settings in force first.
+
+    It takes as flags the named `settings`, and those that the processes `of` read: `of=["worker"]`.
+    """
+
+    def names() -> list[str]:
+        from i2ii_spool.settings import flags_of
+
+        return list(dict.fromkeys((*flags_of(*of), *settings)))
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
         def call(**values: Any) -> None:
             from i2ii_spool.settings import load
 
-            flags = {name: values.pop(name) for name in settings}
+            flags = {name: values.pop(name) for name in names()}
             with errors_shown():
                 function(load(flags), **values)
 
-        return main.command(cls=Command, settings=settings, takes_request=takes_request)(call)
+        return main.command(cls=Command, settings=names, takes_request=takes_request)(call)
 
     return decorate
 
@@ -132,10 +117,7 @@ def errors_shown() -> Iterator[None]:
         yield
     except I2iiError as error:
         _show(error)
-        is_wrong_call = isinstance(error, InvalidRequest | NotFound | WrongState)
-        sys.exit(
-            EX_CONFIG if isinstance(error, SettingsError) else EX_USAGE if is_wrong_call else 1
-        )
+        sys.exit(error.exit_code)
     except OSError as error:
         if from_os_error(error) is None:
             raise

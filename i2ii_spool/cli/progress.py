@@ -8,20 +8,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from i2ii_spool.client import Client, SpoolClient
-from i2ii_spool.errors import EngineError
+from i2ii_spool.errors import JobFailed
 from i2ii_spool.spool.status import JobStatus
 
 
 def wait_and_write(client: Client | SpoolClient, id: str, output: Path | None) -> None:
     """Show how the job goes; once it is done, write its pictures and print their paths. Raises
-    `EngineError`."""
+    `JobFailed`."""
     try:
         status = _watch(client, id)
     except KeyboardInterrupt:
         click.echo(f"job {id} goes on; `i2ii cancel {id}` stops it", err=True)
         sys.exit(130)
     if status.status != "completed":
-        raise EngineError(f"job {id} {status.status}: {(status.error or {}).get('message')}")
+        raise JobFailed(f"job {id} {status.status}: {(status.error or {}).get('message')}")
     for n, name in enumerate(status.outputs or (), start=1):
         path = _path_of(n, output or Path(id + Path(name).suffix))
         path.write_bytes(client.result(id, n))

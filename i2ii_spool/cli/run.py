@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from i2ii_spool.cli.options import HOUSEKEEPING, SERVER, WORKER, command
+from i2ii_spool.cli.options import command
 
 if TYPE_CHECKING:
     from i2ii_spool.settings import Settings
 
 
-@command("spool", *SERVER, *WORKER, *HOUSEKEEPING)
+@command(of=["server", "worker"])
 def up(settings: "Settings") -> None:
     """Run the whole service: the server and its workers.
 
@@ -24,7 +24,7 @@ def up(settings: "Settings") -> None:
     sys.exit(supervisor.run(settings))
 
 
-@command("spool", *SERVER, "max_attempts", *HOUSEKEEPING)
+@command(of=["server"])
 def serve(settings: "Settings") -> None:
     """Run the HTTP server."""
     from i2ii_spool.host.logging import configure_logging
@@ -36,7 +36,7 @@ def serve(settings: "Settings") -> None:
     daemon.serve(settings, functools.partial(load, dict(click.get_current_context().params)))
 
 
-@command("spool", *WORKER, *HOUSEKEEPING, "max_upload_mib", "max_megapixels")
+@command(of=["worker"])
 @click.argument("gpu", metavar="N")
 @click.option("--burst", is_flag=True, help="end when no job waits any more")
 def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from i2ii_spool.cli.options import ACCESS, HOUSEKEEPING, SERVER, WORKER, command, open_spool
+from i2ii_spool.cli.options import command, open_spool
 
 if TYPE_CHECKING:
     from i2ii_spool.settings import Settings
@@ -40,7 +40,7 @@ def bench(
     from i2ii_spool.ops.loadtest import run
 
     url = url or f"http://{settings.host}:{settings.port}"
-    report = run.run(url, settings.bearer, jobs=jobs, concurrency=concurrency, prompt=prompt)
+    report = run.run(url, settings.client_token, jobs=jobs, concurrency=concurrency, prompt=prompt)
     click.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())
     sys.exit(0 if report.all_succeeded else 1)
 
@@ -58,7 +58,9 @@ def top(settings: "Settings") -> None:
     "spool",
     "host",
     "port",
-    *ACCESS,
+    "tokens_file",
+    "private_jobs",
+    "no_auth",
     "min_free_mib",
     "engine",
     "model",
@@ -93,7 +95,7 @@ def doctor(settings: "Settings", *, as_json: bool) -> None:
     sys.exit(0 if healthy else 1)
 
 
-@command("spool", *SERVER, *WORKER, *HOUSEKEEPING, "keep_days", "keep_jobs", "keep_free_mib")
+@command(of=["server", "worker", "gc", "client"])
 def settings(settings: "Settings") -> None:
     """Print every setting in force, and where it comes from."""
     from i2ii_spool.settings import source

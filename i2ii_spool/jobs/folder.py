@@ -1,4 +1,4 @@
-"""The files of a job folder: their names, and how to open what others have put there."""
+"""The job folder: every file in it by name, and how to open what other processes put there."""
 
 import errno
 import io
@@ -8,40 +8,116 @@ from pathlib import Path
 
 from i2ii_spool.errors import InvalidRequest, TooLarge
 
-JOB = "job.json"
-PROMPT = "prompt.txt"
-PROGRESS = "progress.json"
-RESULT = "result.json"
-ERROR = "error.json"
-ERROR_TEXT = "error.txt"
-CANCEL = "cancel"
-READY = "ready"
-
 MAX_RECORD = 64 * 1024
-"""Bytes of a JSON file or of a `prompt.txt`; what we write stays far below."""
+"""Bytes of a JSON record or of a `prompt.txt`. Records that i2ii writes are far smaller."""
+
+JOB, PROMPT, RESULT = "job.json", "prompt.txt", "result.json"
+RETRY_SUFFIX = ".retry"
+
+
+class JobFolder:
+    """The paths of one job folder. `docs/protocol.md` says who writes each file, and when."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def id(self) -> str:
+        """The name of the folder."""
+        return self.path.name
+
+    @property
+    def job(self) -> Path:
+        """The request; its presence makes the folder a job, and no guest."""
+        return self.path / JOB
+
+    @property
+    def prompt(self) -> Path:
+        """The instruction of a guest that has no `job.json`."""
+        return self.path / PROMPT
+
+    @property
+    def ready(self) -> Path:
+        """An empty file: the guest is complete, and is not watched for changes."""
+        return self.path / "ready"
+
+    @property
+    def cancel(self) -> Path:
+        """An empty file: stop this job."""
+        return self.path / "cancel"
+
+    @property
+    def progress(self) -> Path:
+        """How far the engine is; a hint."""
+        return self.path / "progress.json"
+
+    @property
+    def result(self) -> Path:
+        """The commit record: its presence means that the edit succeeded."""
+        return self.path / RESULT
+
+    @property
+    def error(self) -> Path:
+        """Why the job failed: its presence means that it has."""
+        return self.path / "error.json"
+
+    @property
+    def error_text(self) -> Path:
+        """The same for people, with the traceback."""
+        return self.path / "error.txt"
+
+    @property
+    def retry_marker(self) -> Path:
+        """An empty file beside the folder of a claimed job: the ending inside is an earlier one."""
+        return self.path.with_name(f".{self.path.name}{RETRY_SUFFIX}")
+
+    def attempt(self, number: int) -> Path:
+        """The record that attempt `number` (from 1) has begun."""
+        return self.path / f"attempt-{number}.json"
+
+    def attempts(self) -> list[Path]:
+        """The attempt records that are there, in no order; their number is the crash counter."""
+        return list(self.path.glob("attempt-*.json"))
+
+    def has_ended(self) -> bool:
+        """Whether the record of an ending is there, of this run or of an earlier one."""
+        return self.result.exists() or self.error.exists()
+
+
+def input_name(index: int, extension: str) -> str:
+    """The name of the picture at `index` (from 0): `input.png`, `input-2.jpg`, `input-3.webp`."""
+    return f"input.{extension}" if index == 0 else f"input-{index + 1}.{extension}"
+
+
+def output_name(index: int, output_format: str) -> str:
+    """The name of the result at `index` (from 0): `result.png`, `result-2.jpg`."""
+    extension = "jpg" if output_format == "jpeg" else output_format
+    return f"result.{extension}" if index == 0 else f"result-{index + 1}.{extension}"
 
 
 def open_regular(path: Path | str) -> io.BufferedReader:
-    """Open a file that others may have put there: never through a link, never waiting for a FIFO or
-    a device."""
+    """Open a file that another process may have put there, never through a link.
+
+    Opening never waits for a FIFO or a device. Raises `InvalidRequest` for what is not a regular
+    file.
+    """
+    not_regular = f"{os.path.basename(path)} is not a regular file; put the file itself there"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
-        raise InvalidRequest(
-            f"{os.path.basename(path)} is not a regular file; put the file itself there"
-        ) from None
+        raise InvalidRequest(not_regular) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InvalidRequest(
-            f"{os.path.basename(path)} is not a regular file; put the file itself there"
-        )
+        raise InvalidRequest(not_regular)
     return io.BufferedReader(io.FileIO(descriptor))  # open() would ask whether it is a terminal
 
 
 def read_record(path: Path) -> bytes:
-    """Return what a small file holds that others may have put there.
+    """Return the contents of a small file that another process may have put there.
 
     Raises `TooLarge`, or `InvalidRequest` for what is not a regular file.
     """
@@ -50,8 +126,3 @@ def read_record(path: Path) -> bytes:
     if len(text) > MAX_RECORD:
         raise TooLarge(f"{path.name} has more than {MAX_RECORD} bytes; no more are read")
     return text
-
-
-def attempt_files(folder: Path) -> list[Path]:
-    """The attempt files in `folder`, in no order."""
-    return list(folder.glob("attempt-*.json"))

@@ -17,8 +17,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from i2ii_spool.errors import InvalidRequest
-from i2ii_spool.jobs.folder import JOB
+from i2ii_spool.errors import InvalidRequest, validation_message
 
 MAX_IMAGES = 3
 MAX_PROMPT = 4000
@@ -177,7 +176,7 @@ def _explained(error: ErrorDetails, model: type[BaseModel]) -> InvalidRequest:
         case "json_invalid":
             cure = f"is not JSON: {limits['error']}"
         case _:
-            cure = error["msg"].replace("Input should be", "must be") + got
+            cure = validation_message(error) + got
     return InvalidRequest(f"{field or JOB} {cure}", field=field)
 
 

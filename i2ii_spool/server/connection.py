@@ -7,7 +7,8 @@ import socket
 
 from aiohttp import web
 
-from i2ii_spool.server.errors import broken_request
+from i2ii_spool.errors import TooManyConnections
+from i2ii_spool.server.errors import malformed_http
 
 log = logging.getLogger(__name__)
 
@@ -16,12 +17,6 @@ KEEPALIVE_SECONDS = 30.0
 LINGER_SECONDS = 5.0
 STALLED_SECONDS = 60.0
 """Seconds after which a client that takes nothing of its answer is gone."""
-TOO_MANY_CONNECTIONS = {
-    "error": {
-        "code": "too_many_connections",
-        "message": "the server has as many connections as it may; try again",
-    }
-}
 
 
 class Connection(web.RequestHandler):
@@ -80,11 +75,12 @@ class Connection(web.RequestHandler):
         """Answer what is no HTTP in the one shape of all errors."""
         if exc is not None and status >= 500:
             return super().handle_error(request, status, exc, message)
-        return broken_request(status, message)
+        return malformed_http(status, message)
 
 
 def _refusal() -> bytes:
-    body = json.dumps(TOO_MANY_CONNECTIONS).encode()
+    error = TooManyConnections("the server has as many connections as it may; try again")
+    body = json.dumps({"error": error.to_dict()}).encode()
     head = (
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n"
         f"Retry-After: 1\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -18,7 +18,7 @@ from i2ii_spool.host.systemd import listen_socket, notify_reloading, sd_notify, 
 from i2ii_spool.server.app import create_app
 from i2ii_spool.server.connection import Connection
 from i2ii_spool.server.state import SETTINGS, CurrentSettings
-from i2ii_spool.settings import AUTH_CURE, Settings
+from i2ii_spool.settings import AUTH_CURE, Settings, about
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +26,6 @@ SHUTDOWN_SECONDS = 10.0
 FIRST_REQUEST_SECONDS = 1.0
 """Seconds for which a server that stops waits for the first word of a new connection."""
 BACKLOG = 1024
-RELOADABLE = (
-    "max_upload_mib",
-    "max_megapixels",
-    "max_queue",
-    "min_free_mib",
-    "client_max_uploads",
-    "client_submits_per_minute",
-)
 
 
 def serve(settings: Settings, reload: Callable[[], Settings]) -> None:
@@ -104,10 +96,10 @@ def _reload(live: CurrentSettings, reload: Callable[[], Settings]) -> None:
         changed = {name: value for name, value in new if value != getattr(live.settings, name)}
         for name, value in changed.items():
             log.info(
-                "%s is now %s%s", name, value, "" if name in RELOADABLE else ", after a restart"
+                "%s is now %s%s", name, value, "" if about(name).reloadable else ", after a restart"
             )
         live.settings = live.settings.model_copy(
-            update={name: value for name, value in changed.items() if name in RELOADABLE}
+            update={name: value for name, value in changed.items() if about(name).reloadable}
         )
         log.info("settings read again")
     sd_notify(READY=1)

@@ -8,18 +8,14 @@ from functools import partial
 from aiohttp import hdrs, web
 
 from i2ii_spool.errors import (
-    Deleted,
-    DiskFull,
-    Forbidden,
     I2iiError,
-    InvalidRequest,
+    MalformedHttp,
+    MethodNotAllowed,
     NotFound,
-    SpoolUnusable,
-    TooLarge,
+    RangeNotSatisfiable,
     TooSlow,
     TryLater,
     Unauthorized,
-    WrongState,
     from_os_error,
 )
 
@@ -29,26 +25,9 @@ SERVER_NAME = "i2ii"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# The first class that an error is an instance of decides.
-STATUSES: list[tuple[type[I2iiError], int]] = [
-    (TooLarge, 413),
-    (InvalidRequest, 400),
-    (Deleted, 410),
-    (NotFound, 404),
-    (WrongState, 409),
-    (Unauthorized, 401),
-    (Forbidden, 403),
-    (TooSlow, 408),
-    (TryLater, 429),
-    (DiskFull, 507),
-    (SpoolUnusable, 503),
-    (I2iiError, 500),
-]
-
 
 def _dumps(answer: object) -> str:
-    # Chinese stays printable. What a client sent that is no UTF-8 is quoted back with its bytes
-    # spelled out.
+    # Chinese stays readable. Bytes of a client that are not UTF-8 are quoted back escaped.
     return json.dumps(answer, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
@@ -57,8 +36,7 @@ json_response = partial(web.json_response, dumps=_dumps)
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error in the one shape; what is not raised on purpose is logged, and said to be
-    our fault."""
+    """Answer every error in the one shape. An error that is not in the register is logged."""
     try:
         return await handler(request)
     except I2iiError as error:
@@ -66,75 +44,53 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        code = error.reason.lower().replace(" ", "_").replace("-", "_")
-        return _response(
-            error.status,
-            {"code": code, "message": _http_message(request, error)},
-            _kept_headers(error),
-        )
-    except OSError as error:
-        known = from_os_error(error)
+        return _router_response(request, error)
+    except Exception as error:
+        known = from_os_error(error) if isinstance(error, OSError) else None
         if known is None:
-            return _internal_error(request)
+            log.exception("%s %s failed", request.method, request.path)
+            return error_response(I2iiError("internal server error; see the server log"))
         log.error("%s %s failed: %s", request.method, request.path, error)
         return error_response(known)
-    except Exception:
-        return _internal_error(request)
 
 
-def error_response(error: I2iiError) -> web.Response:
-    """The answer for an error that is raised on purpose."""
-    status = next(status for kind, status in STATUSES if isinstance(error, kind))
-    return _response(status, error.to_dict(), _headers(error))
-
-
-def _headers(error: I2iiError) -> dict[str, str]:
+def error_response(error: I2iiError, **headers: str) -> web.Response:
+    """Return the answer for an error: its status, its headers and its one shape."""
     match error:
         case TryLater():
-            return {"Retry-After": str(error.retry_after)}
+            headers["Retry-After"] = str(error.retry_after)
         case Unauthorized():
-            return {"WWW-Authenticate": 'Bearer realm="i2ii"'}
+            headers["WWW-Authenticate"] = 'Bearer realm="i2ii"'
         case TooSlow():
-            return {"Connection": "close"}
+            headers["Connection"] = "close"
+        case RangeNotSatisfiable():
+            headers["Content-Range"] = f"bytes */{error.size}"
+    return json_response({"error": error.to_dict()}, status=error.http_status, headers=headers)
+
+
+def _router_response(request: web.Request, error: web.HTTPException) -> web.Response:
+    """Answer what aiohttp itself raises: mostly a route or a method that does not exist."""
+    match error:
+        case web.HTTPNotFound():
+            routes = "/edit, /status/ID, /result/ID and /jobs"
+            return error_response(
+                NotFound(f"there is no route {request.path}; jobs are at {routes}")
+            )
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            refused = f"{request.path} does not take {request.method}; it takes {allowed}"
+            return error_response(MethodNotAllowed(refused), Allow=error.headers["Allow"])
         case _:
-            return {}
+            code = error.reason.lower().replace(" ", "_").replace("-", "_")
+            described = {"code": code, "message": error.text or error.reason}
+            return json_response({"error": described}, status=error.status)
 
 
-def _response(status: int, shown: dict[str, str], headers: dict[str, str]) -> web.Response:
-    return json_response({"error": shown}, status=status, headers=headers)
-
-
-def broken_request(status: int, message: str | None) -> web.Response:
-    """The answer to what is no HTTP, or more of it than is read. It closes the connection."""
-    said = " ".join((message or "").split()) or "it cannot be read"
-    response = _response(
-        status,
-        {"code": "bad_request", "message": f"this is no proper HTTP request: {said[:300]}"},
-        {},
-    )
+def malformed_http(status: int, reason: str | None) -> web.Response:
+    """Return the answer to bytes that are not an HTTP request. It closes the connection."""
+    said = " ".join((reason or "").split()) or "it cannot be read"
+    response = error_response(MalformedHttp(f"malformed HTTP request: {said[:300]}"))
+    response.set_status(status)
     response.headers[hdrs.SERVER] = SERVER_NAME
     response.force_close()
     return response
-
-
-def _http_message(request: web.Request, error: web.HTTPException) -> str:
-    if isinstance(error, web.HTTPNotFound):
-        return f"there is nothing at {request.path}; jobs are at /edit, /status/ID, /result/ID and /jobs"
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        return f"{request.method} is not for {request.path}; it takes {', '.join(sorted(error.allowed_methods))}"
-    return error.text or error.reason
-
-
-def _kept_headers(error: web.HTTPException) -> dict[str, str]:
-    return {
-        name: error.headers[name] for name in ("Allow", "Content-Range") if name in error.headers
-    }
-
-
-def _internal_error(request: web.Request) -> web.Response:
-    log.exception("%s %s failed", request.method, request.path)
-    return _response(
-        500,
-        {"code": "internal_error", "message": "this is our fault; the server's log says more"},
-        {},
-    )

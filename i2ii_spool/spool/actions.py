@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from i2ii_spool.errors import Cancelled, WrongState
-from i2ii_spool.jobs.folder import CANCEL, ERROR
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.spool.durable_io import move, write_marker
 from i2ii_spool.spool.failure import write_error_text, write_failure
 from i2ii_spool.spool.layout import Spool, State
@@ -37,7 +37,7 @@ def _cancel(spool: Spool, place: JobLocation) -> State:
         raise WrongState(f"job {place.id} is in {place.state} already; there is nothing to cancel")
     # The wish first: should we die before the rename, or lose it to a worker's claim, the job still
     # stops.
-    write_marker(place.folder / CANCEL)
+    write_marker(JobFolder(place.folder).cancel)
     if place.state is State.RUNNING:
         return State.RUNNING
     # An `error.json` would make a job that a worker claims now look as if it had been sent back to
@@ -62,7 +62,7 @@ def _retry(spool: Spool, place: JobLocation) -> None:
     if place.state is not State.FAILED:
         raise WrongState(f"job {place.id} is in {place.state}; only a failed job can be retried")
     if not (
-        place.folder / ERROR
+        JobFolder(place.folder).error
     ).exists():  # whoever cancelled it died on the way: `cancel` must not outlive this
         write_failure(place.folder, CANCELLED)
     move(

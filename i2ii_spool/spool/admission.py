@@ -16,7 +16,7 @@ from pathlib import Path
 
 from i2ii_spool.errors import I2iiError, InvalidRequest
 from i2ii_spool.images.probe import inspect
-from i2ii_spool.jobs.folder import JOB, READY
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.ids import is_id, new_id
 from i2ii_spool.jobs.text import printable
 from i2ii_spool.spool.durable_io import (
@@ -118,7 +118,7 @@ class Admission:
 
     def _look_into(self, place: Path, guest: Path) -> list[str]:
         quiet = self._quiet_for(place.name, fingerprint(guest))
-        is_ready = os.path.lexists(guest / READY)
+        is_ready = os.path.lexists(JobFolder(guest).ready)
         if quiet < self._settle and not is_ready:
             return []
         try:
@@ -152,7 +152,7 @@ class Admission:
         if JOB in files:
             sync_folder(guest)
         else:
-            write_file(guest / JOB, record.to_json())
+            write_file(JobFolder(guest).job, record.to_json())
         return self._move(place, guest, self._spool.incoming)
 
     def _refuse(self, place: Path, guest: Path, error: I2iiError) -> None:

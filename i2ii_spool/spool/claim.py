@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from i2ii_spool.errors import Cancelled, ClaimLost, I2iiError, InvalidRequest
-from i2ii_spool.jobs.folder import CANCEL, JOB, PROGRESS, RESULT, attempt_files, read_record
+from i2ii_spool.errors import Cancelled, ClaimLost, Crashed, I2iiError, InvalidRequest
+from i2ii_spool.jobs.folder import JobFolder, read_record
 from i2ii_spool.jobs.ids import is_id, new_id
 from i2ii_spool.jobs.records import Attempt, Progress, Result
 from i2ii_spool.jobs.request import Job, parse_json
@@ -108,7 +108,7 @@ class Claims:
     def _move(self, waiting: Path, mine: Path) -> bool:
         try:
             with opened(waiting) as folder:
-                if not (folder / JOB).exists():  # being copied in under an id
+                if not (JobFolder(folder).job).exists():  # being copied in under an id
                     return False
                 if has_ended(folder):
                     write_marker(retry_marker(mine))
@@ -138,9 +138,9 @@ class Claims:
     def _begin(self, folder: Path) -> "Claim | None":
         sweep_temp_files(folder)  # of somebody who died while cancelling it
         reset_for_retry(folder)
-        before = len(attempt_files(folder))
+        before = len(JobFolder(folder).attempts())
         claim = Claim(self._spool, self._worker, folder, before + 1)
-        if (folder / CANCEL).exists():
+        if (JobFolder(folder).cancel).exists():
             claim.fail(Cancelled("cancelled before it ran"))
             return None
         if before >= self._max_attempts:
@@ -155,9 +155,9 @@ class Claims:
         return claim
 
 
-def crashed(attempts: int) -> I2iiError:
+def crashed(attempts: int) -> Crashed:
     """Why a job is given up that its workers did not survive."""
-    return I2iiError(f"the worker died in each of {attempts} attempts at this job", code="crashed")
+    return Crashed(f"the worker died in each of {attempts} attempts at this job")
 
 
 @contextmanager
@@ -168,7 +168,8 @@ def claim_lost_if_missing(folder: Path) -> Iterator[None]:
     except FileNotFoundError:
         if is_folder(folder):
             raise
-        raise ClaimLost(folder.name) from None
+        message = f"job {folder.name} was taken from this worker, which was silent for too long"
+        raise ClaimLost(message) from None
 
 
 class Claim:
@@ -197,17 +198,17 @@ class Claim:
 
     def job(self) -> Job:
         """Read the request. Raises `InvalidRequest` for a `job.json` that a guest has got wrong."""
-        return parse_json(Job, read_record(self.folder / JOB))
+        return parse_json(Job, read_record(JobFolder(self.folder).job))
 
     def is_cancelled(self) -> bool:
         """Whether somebody has asked for the job to stop."""
-        return (self.folder / CANCEL).exists()
+        return (JobFolder(self.folder).cancel).exists()
 
     def report(self, progress: Progress) -> None:
         """Replace `progress.json`. It is a hint: a full disk does not stop a job for want of it."""
         try:
             with claim_lost_if_missing(self.folder):
-                write_hint(self.folder / PROGRESS, progress.to_json())
+                write_hint(JobFolder(self.folder).progress, progress.to_json())
         except OSError as error:
             log.warning("job %s: its progress cannot be shown: %s", self.id, error)
 
@@ -232,7 +233,7 @@ class Claim:
         """Move the job back to `incoming/`, where it keeps its place. A voluntary stop is not
         counted as an attempt."""
         with claim_lost_if_missing(self.folder):
-            unlink_if_exists(self.folder / PROGRESS)
+            unlink_if_exists(JobFolder(self.folder).progress)
             if uncount_attempt:
                 unlink_if_exists(self.folder / f"attempt-{self.attempt}.json")
             sync_folder(self.folder)

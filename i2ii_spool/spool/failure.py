@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from i2ii_spool.errors import I2iiError
-from i2ii_spool.jobs.folder import ERROR, ERROR_TEXT
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.records import Failure
 from i2ii_spool.spool.durable_io import is_folder, write_file
 
@@ -19,8 +19,8 @@ def write_failure(
     failure = Failure(
         **error.to_dict(), attempt=attempt, worker=worker, failed_at=datetime.now(UTC)
     )
-    _make_way(folder / ERROR)
-    write_file(folder / ERROR, failure.to_json())
+    _make_way(JobFolder(folder).error)
+    write_file(JobFolder(folder).error, failure.to_json())
 
 
 def write_error_text(folder: Path, error: I2iiError, trace: str = "") -> None:
@@ -28,8 +28,8 @@ def write_error_text(folder: Path, error: I2iiError, trace: str = "") -> None:
     text = f"{error.code}: {error.message}\n"
     if trace:
         text += f"\n{trace}"
-    _make_way(folder / ERROR_TEXT)
-    write_file(folder / ERROR_TEXT, text.encode(errors="backslashreplace"))
+    _make_way(JobFolder(folder).error_text)
+    write_file(JobFolder(folder).error_text, text.encode(errors="backslashreplace"))
 
 
 def _make_way(path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from i2ii_spool.errors import InvalidRequest, TooLarge
 from i2ii_spool.images.probe import IMAGE_SUFFIXES
-from i2ii_spool.jobs.folder import JOB, PROMPT, read_record
+from i2ii_spool.jobs.folder import JobFolder, read_record
 from i2ii_spool.jobs.request import MAX_IMAGES, Job, parse, parse_json
 from i2ii_spool.jobs.text import printable
 from i2ii_spool.spool.durable_io import TEMP_FILE
@@ -173,9 +173,9 @@ def read_request(folder: Path, files: dict[str, int], name: str) -> Job:
     Raises `InvalidRequest`, or `TooLarge`.
     """
     if JOB in files:
-        record = parse_json(Job, read_record(folder / JOB))
+        record = parse_json(Job, read_record(JobFolder(folder).job))
     elif PROMPT in files:
-        text = read_record(folder / PROMPT).decode("utf-8-sig", errors="replace")
+        text = read_record(JobFolder(folder).prompt).decode("utf-8-sig", errors="replace")
         record = parse(
             Job, {"prompt": text.strip(), "name": name[:200], "submitted_at": datetime.now(UTC)}
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
+from i2ii_spool.errors import IdempotencyKeyReused, InvalidRequest, NotFound
 from i2ii_spool.jobs.ids import without_name
 from i2ii_spool.spool.durable_io import move, sync_folder, write_new
 from i2ii_spool.spool.layout import Spool
@@ -50,9 +50,8 @@ def reserve(spool: Spool, owner: str, key: str, record: KeyRecord) -> str:
     while not _write_once(path := spool.keys / hashlib.sha256(chain.encode()).hexdigest(), record):
         earlier = KeyRecord.model_validate_json(path.read_bytes())
         if earlier.digest != record.digest:
-            raise WrongState(
+            raise IdempotencyKeyReused(
                 f"this Idempotency-Key was used for another request, job {earlier.id}; use a new key for a new request",
-                code="idempotency_key_reused",
                 field="Idempotency-Key",
             )
         if _is_published(spool, earlier.id):

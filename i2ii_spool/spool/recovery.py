@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from i2ii_spool.errors import Cancelled, ClaimLost, I2iiError
-from i2ii_spool.jobs.folder import CANCEL, ERROR, PROGRESS, RESULT, attempt_files
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.spool.claim import crashed, leave
 from i2ii_spool.spool.durable_io import (
@@ -47,13 +47,13 @@ def _recover_job(spool: Spool, folder: Path, max_attempts: int) -> None:
     sync_folder(folder)
     if retry_marker(folder).exists():
         reset_for_retry(folder)
-    attempts = len(attempt_files(folder))
-    if (folder / RESULT).exists():
+    attempts = len(JobFolder(folder).attempts())
+    if (JobFolder(folder).result).exists():
         log.info("job %s was finished; its worker died before it could say so", folder.name)
         leave(spool, folder, State.DONE)
-    elif (folder / ERROR).exists():
+    elif (JobFolder(folder).error).exists():
         leave(spool, folder, State.FAILED)
-    elif (folder / CANCEL).exists():
+    elif (JobFolder(folder).cancel).exists():
         _give_up(spool, folder, Cancelled("cancelled; its worker died on it"), attempts)
     elif attempts >= max_attempts:
         _give_up(spool, folder, crashed(attempts), attempts)
@@ -61,7 +61,7 @@ def _recover_job(spool: Spool, folder: Path, max_attempts: int) -> None:
         log.warning(
             "job %s goes back to the queue: its worker died (attempt %d)", folder.name, attempts
         )
-        unlink_if_exists(folder / PROGRESS)
+        unlink_if_exists(JobFolder(folder).progress)
         move(folder, spool.incoming / folder.name)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from i2ii_spool.errors import NotFound, WrongState
-from i2ii_spool.jobs.folder import ERROR, RESULT
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.spool.actions import delete_job, delete_trashed, delete_tree
 from i2ii_spool.spool.capacity import free_bytes
@@ -70,9 +70,10 @@ def _ended(spool: Spool) -> list[tuple[float, str]]:
 
 
 def _ended_at(folder: Path) -> float:
-    for record in (RESULT, ERROR):
+    job = JobFolder(folder)
+    for record in (job.result, job.error):
         with suppress(FileNotFoundError):
-            return (folder / record).stat().st_mtime
+            return record.stat().st_mtime
     return folder.stat().st_mtime
 
 

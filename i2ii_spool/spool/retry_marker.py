@@ -4,7 +4,7 @@ anew."""
 from contextlib import suppress
 from pathlib import Path
 
-from i2ii_spool.jobs.folder import CANCEL, ERROR, ERROR_TEXT, PROGRESS, RESULT, attempt_files
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.spool.durable_io import sync_folder, unlink_if_exists
 
@@ -34,7 +34,7 @@ def has_ended(folder: Path) -> bool:
 
 
 def _endings(folder: Path) -> list[Path]:
-    return [folder / RESULT, folder / ERROR]
+    return [JobFolder(folder).result, JobFolder(folder).error]
 
 
 def reset_for_retry(folder: Path) -> None:
@@ -45,10 +45,12 @@ def reset_for_retry(folder: Path) -> None:
     """
     endings = _endings(folder)
     if has_ended(folder):
-        written = [*attempt_files(folder), *folder.glob("result*"), *folder.glob(".*.tmp")]
-        hints = [folder / name for name in (PROGRESS, ERROR_TEXT)]
-        if not _is_newer(folder / CANCEL, endings):  # else somebody wants this life to end as well
-            hints.append(folder / CANCEL)
+        written = [*JobFolder(folder).attempts(), *folder.glob("result*"), *folder.glob(".*.tmp")]
+        hints = [folder / name for name in ("progress.json", "error.txt")]
+        if not _is_newer(
+            JobFolder(folder).cancel, endings
+        ):  # else somebody wants this life to end as well
+            hints.append(JobFolder(folder).cancel)
         for path in [*(path for path in written if path not in endings), *hints, *endings]:
             unlink_if_exists(path)
         sync_folder(folder)

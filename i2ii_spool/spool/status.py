@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from i2ii_spool.errors import InvalidRequest, NotFound, WrongState
-from i2ii_spool.jobs.folder import CANCEL, ERROR, JOB, PROGRESS, RESULT, attempt_files, read_record
+from i2ii_spool.errors import Cancelled, InvalidRequest, JobFailed, NotFound, Unreadable, WrongState
+from i2ii_spool.jobs.folder import JobFolder, read_record
 from i2ii_spool.jobs.records import Failure, Progress, Result, Timings
 from i2ii_spool.jobs.request import Job, Model, parse_json
 from i2ii_spool.jobs.text import printable
@@ -90,7 +90,7 @@ def no_result(status: JobStatus) -> WrongState:
     if not status.has_ended:
         return WrongState(f"job {status.request_id} is {status.status}; it has no result yet")
     error = status.error or {}
-    return WrongState(
+    return JobFailed(
         f"job {status.request_id} has no result: {error.get('message')}", code=error.get("code")
     )
 
@@ -136,8 +136,8 @@ def _queued(spool: Spool, place: JobLocation, queue: Sequence[str] | None) -> Jo
 
 
 def _running(_spool: Spool, place: JobLocation, _queue: Sequence[str] | None) -> JobStatus:
-    attempts = len(attempt_files(place.folder))
-    progress = _read(Progress, place.folder / PROGRESS) or Progress(
+    attempts = len(JobFolder(place.folder).attempts())
+    progress = _read(Progress, JobFolder(place.folder).progress) or Progress(
         phase="starting", step=0, steps=0
     )
     return JobStatus(
@@ -150,9 +150,9 @@ def _running(_spool: Spool, place: JobLocation, _queue: Sequence[str] | None) ->
 
 
 def _done(_spool: Spool, place: JobLocation, _queue: Sequence[str] | None) -> JobStatus:
-    result = _read(Result, place.folder / RESULT)
+    result = _read(Result, JobFolder(place.folder).result)
     if result is None:  # somebody has laid hands on it
-        error = {"code": "damaged", "message": "its result.json is missing or cannot be read"}
+        error = Unreadable("result.json is missing or cannot be read").to_dict()
         return JobStatus(status="completed", error=error, **_request(place))
     shared = set(Result.model_fields) & set(JobStatus.model_fields)
     return JobStatus(
@@ -165,8 +165,10 @@ def _done(_spool: Spool, place: JobLocation, _queue: Sequence[str] | None) -> Jo
 
 
 def _failed(_spool: Spool, place: JobLocation, _queue: Sequence[str] | None) -> JobStatus:
-    failure = _read(Failure, place.folder / ERROR)
-    cancelled = failure.code == "cancelled" if failure else (place.folder / CANCEL).exists()
+    failure = _read(Failure, JobFolder(place.folder).error)
+    cancelled = (
+        failure.code == "cancelled" if failure else (JobFolder(place.folder).cancel).exists()
+    )
     shown = (
         failure.model_dump(include={"code", "message", "field"}, exclude_none=True)
         if failure
@@ -175,12 +177,16 @@ def _failed(_spool: Spool, place: JobLocation, _queue: Sequence[str] | None) -> 
     return JobStatus(
         status="cancelled" if cancelled else "failed",
         worker=failure.worker if failure else None,
-        attempts=len(attempt_files(place.folder)),
+        attempts=len(JobFolder(place.folder).attempts()),
         completed_at=failure.failed_at if failure else None,
-        error=shown
-        or {"code": "cancelled" if cancelled else "unknown", "message": "there is no error.json"},
+        error=shown or _unexplained(cancelled),
         **_request(place),
     )
+
+
+def _unexplained(cancelled: bool) -> dict[str, str]:
+    kind = Cancelled if cancelled else Unreadable
+    return kind("error.json is missing or cannot be read").to_dict()
 
 
 _READERS = {
@@ -192,7 +198,7 @@ _READERS = {
 
 
 def _request(place: JobLocation) -> dict[str, Any]:
-    record = _read(Job, place.folder / JOB)
+    record = _read(Job, JobFolder(place.folder).job)
     if record is None:
         return {"request_id": place.id}
     return {

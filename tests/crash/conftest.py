@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MEMORY
+from tests.support.disks import MEMORY
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from i2ii_spool.spool.layout import Spool
-from tests.crash.disk import Disk, Op
-from tests.crash.lives import LIVES, begin, end
-from tests.crash.promises import Promises, check
+from tests.support.promises import Promises, check
+from tests.support.recording_disk import Op, RecordingDisk
+from tests.support.scenarios import SCENARIOS, begin, end
 
 
 def die_at(n: int, number: int, op: Op, *, root: Path) -> None:
@@ -25,22 +25,22 @@ def die_at(n: int, number: int, op: Op, *, root: Path) -> None:
 def calls(name: str, root: Path) -> list[Op]:
     """The calls of a life that is not disturbed."""
     spool, promised = Spool(root), Promises()
-    disk = Disk(spool.root)
+    disk = RecordingDisk(spool.root)
     end(begin(name, spool, promised), disk)
     check(spool, promised)
     return disk.ops
 
 
-@pytest.mark.parametrize("name", LIVES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_death_at_any_call_breaks_no_promise(name: str, tmp_path: Path) -> None:
     ops = calls(name, tmp_path / "whole")
-    assert ops, "nothing happens in this life"
+    assert ops, "the scenario changes nothing"
     for n in range(1, len(ops) + 1):
         spool = Spool(tmp_path / str(n))
         said = os.memfd_create("promises")
         if (child := os.fork()) == 0:
             try:
-                disk = Disk(
+                disk = RecordingDisk(
                     spool.root,
                     lambda number, op, n=n, root=spool.root: die_at(n, number, op, root=root),
                 )

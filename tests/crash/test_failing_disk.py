@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from i2ii_spool.spool.layout import Spool
-from tests.crash.disk import Disk, Op
-from tests.crash.lives import LIVES, begin, end
-from tests.crash.promises import Promises, check
 from tests.crash.test_every_call import calls
+from tests.support.promises import Promises, check
+from tests.support.recording_disk import Op, RecordingDisk
+from tests.support.scenarios import SCENARIOS, begin, end
 
 FAILURES = {
     "once, with EIO": (errno.EIO, False),
@@ -23,7 +23,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-@pytest.mark.parametrize("name", LIVES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_a_disk_that_fails_breaks_no_promise(
     name: str, failure: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -41,7 +41,7 @@ def test_a_disk_that_fails_breaks_no_promise(
         raised = None
         caplog.clear()
         try:
-            end(going, Disk(spool.root, fail))
+            end(going, RecordingDisk(spool.root, fail))
         except Exception as error:
             raised = error
         try:

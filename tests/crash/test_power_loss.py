@@ -13,10 +13,10 @@ import pytest
 
 from i2ii_spool.spool import durable_io
 from i2ii_spool.spool.layout import Spool
-from tests.crash.disk import Disk, Op
-from tests.crash.lives import LIVES, begin, end
-from tests.crash.power import History, Model, State
-from tests.crash.promises import Promises, check
+from tests.support.power_loss import History, Model, State
+from tests.support.promises import Promises, check
+from tests.support.recording_disk import Op, RecordingDisk
+from tests.support.scenarios import SCENARIOS, begin, end
 
 ROOTS = itertools.count()
 
@@ -60,7 +60,7 @@ class Recording:
 
 def record(name: str, root: Path) -> Recording:
     spool = Spool(root / "spool")
-    disk = Disk(spool.root)
+    disk = RecordingDisk(spool.root)
     told: list[tuple[int, bytes]] = []
     going = begin(name, spool, Promises(lambda text: told.append((len(disk.ops), text))))
     shutil.copytree(spool.root, root / "before")
@@ -90,7 +90,7 @@ def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("model", Model)
-@pytest.mark.parametrize("name", LIVES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_power_loss_at_any_moment_breaks_no_promise(
     name: str, model: Model, tmp_path: Path
 ) -> None:
@@ -99,12 +99,12 @@ def test_power_loss_at_any_moment_breaks_no_promise(
 
 
 def test_without_any_one_fsync_a_promise_would_break(tmp_path: Path) -> None:
-    recordings = {name: record(name, tmp_path / name) for name in LIVES}
+    recordings = {name: record(name, tmp_path / name) for name in SCENARIOS}
     sites = {op.site for recording in recordings.values() for op in recording.ops if op.site}
     needless = [site for site in sorted(sites) if not is_needed(site, recordings, tmp_path)]
     assert not needless, "\n" + "\n".join(needless)
     untried = places_in_the_code() - {site.split()[0] for site in sites}
-    assert not untried, f"no life comes by {untried}"
+    assert not untried, f"no scenario reaches {untried}"
 
 
 def places_in_the_code() -> set[str]:

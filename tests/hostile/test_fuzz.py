@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from i2ii_spool.jobs.request import EditRequest
-from tests.conftest import Service, get_json
-from tests.hostile.wire import END, GOOD, PICTURE, Wire, error_of, head, length, part, serve_with
+from tests.support import UNKNOWN_ID
+from tests.support.http import END, error_of, part
+from tests.support.raw_http import GOOD, PICTURE, Wire, head, length
+from tests.support.seams import serve_with
+from tests.support.service import Service, get_json
 
-ID = "20260101-000000-000-aaaaaa"
 FIELDS = ["image", *EditRequest.model_fields]
 METHODS = ["GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "get", "X"]
 PATHS = [
@@ -44,13 +46,15 @@ TELLING = [
 ]
 
 ids = st.one_of(
-    st.just(ID),
+    st.just(UNKNOWN_ID),
     st.text(max_size=40),
     st.from_regex(r"[0-9-]{19}-[a-z2-7]{6}(_.{0,10})?", fullmatch=True),
 )
 numbers = st.one_of(st.integers(), st.floats()).map(str)
 values = st.one_of(
-    st.text(max_size=50), numbers, st.sampled_from(["auto", "input", "10x10", "png", ID, "true"])
+    st.text(max_size=50),
+    numbers,
+    st.sampled_from(["auto", "input", "10x10", "png", UNKNOWN_ID, "true"]),
 )
 
 
@@ -89,7 +93,7 @@ def calls(draw: st.DrawFn) -> bytes:
 @st.composite
 def spoilt(draw: st.DrawFn) -> bytes:
     """Good requests, in which bytes were changed, left out, doubled or put in."""
-    get = f"GET /status/{ID}?wait=0 HTTP/1.1\r\nHost: a\r\nRange: bytes=0-5\r\nAccept: */*\r\n\r\n".encode()
+    get = f"GET /status/{UNKNOWN_ID}?wait=0 HTTP/1.1\r\nHost: a\r\nRange: bytes=0-5\r\nAccept: */*\r\n\r\n".encode()
     data = draw(st.sampled_from([head(length(GOOD)) + GOOD, get]))
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, len(data)))
@@ -109,7 +113,11 @@ def spoilt(draw: st.DrawFn) -> bytes:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     service = Service(tmp_path_factory.mktemp("fuzzed"))
-    constants = "server.IDLE = limits.PATIENCE = 0.3; server.LINGER = 0.1"
+    constants = {
+        "connection.KEEPALIVE_SECONDS": 0.3,
+        "limits.SLOW_UPLOAD_GRACE_SECONDS": 0.3,
+        "connection.LINGER_SECONDS": 0.1,
+    }
     yield serve_with(service, constants, min_free_mib="0", max_queue="1000000")
     assert "Traceback" not in service.read_log()
     assert " ERROR " not in service.read_log()
@@ -120,13 +128,14 @@ def check(url: str, request: bytes) -> None:
     with Wire(url) as wire:
         wire.send(request)
         try:
-            status, body = wire.answer()
+            answer = wire.answer()
         except (ConnectionError, http.client.HTTPException):  # it waited for the rest, and hung up
             return
-    assert status != 500, body
-    assert status != 503 or "reason" in body, body
-    if status >= 400 and "reason" not in body:
-        error_of((status, body))
+    body = answer.json() if answer.body else {}
+    assert answer.status != 500, body
+    assert answer.status != 503 or "reason" in body, body
+    if answer.status >= 400 and "reason" not in body:
+        error_of(answer)
 
 
 FUZZ = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))

@@ -20,23 +20,22 @@ import pytest
 
 from i2ii_spool.jobs.ids import new_id
 from i2ii_spool.jobs.request import Job
-from i2ii_spool.spool import admission
+from i2ii_spool.spool import admission as admission_module
 from i2ii_spool.spool.admission import Admission
 from i2ii_spool.spool.layout import Spool
-from tests.conftest import MEMORY, Service, cli, get_json, make_picture, wait_until
-from tests.disks import why_not
+from tests.support.disks import MEMORY, why_not
+from tests.support.pictures import make_picture
+from tests.support.service import Service, cli, get_json, wait_until
 
 pytestmark = pytest.mark.xdist_group("guests")  # one service serves them all
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
 Spoil = Callable[[Path, Path], None]
-SECRET = "the diary of somebody else"
+SECRET = "the diary of another user"
 
 
-class Live(Service):
+class Target(Service):
     """A service, and a folder outside its spool."""
-
-    url: str
 
     @property
     def outside(self) -> Path:
@@ -44,15 +43,15 @@ class Live(Service):
 
 
 @pytest.fixture(scope="module")
-def live() -> Iterator[Live]:
-    """A server and a worker, and beside the spool what is nobody's business. All is as it was at
-    the end, and after all that came a good guest is edited by the same worker."""
+def target() -> Iterator[Target]:
+    """A server and a worker, and beside the spool a folder that no guest may reach. That folder is
+    unchanged at the end, and the same worker edits a good guest after all the others."""
     root = Path(
         tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None)
     )  # a hundred thousand files take their time
-    service = Live(root)
+    service = Target(root)
     service.environment |= {"I2II_GUEST_PATIENCE_SECONDS": "0.5", "I2II_MAX_UPLOAD_MIB": "1"}
-    service.url = service.serve()
+    service.serve()
     worker = service.work()
     outside = service.outside
     outside.mkdir()
@@ -76,9 +75,9 @@ def state_of(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {path.name: (path.read_bytes(), path.stat().st_mode) for path in folder.iterdir()}
 
 
-def guest_of(live: Live, name: str, **texts: str) -> Path:
+def guest_of(target: Target, name: str, **texts: str) -> Path:
     """A folder that would be a good guest, outside the spool."""
-    folder = live.spool.root.with_name("guests") / name
+    folder = target.spool.root.with_name("guests") / name
     folder.mkdir(parents=True)
     make_picture(folder / "photo.png")
     for file, text in {"prompt_txt": "sepia", **texts}.items():
@@ -86,13 +85,13 @@ def guest_of(live: Live, name: str, **texts: str) -> Path:
     return folder
 
 
-def move_in(live: Live, guest: Path) -> None:
-    guest.rename(live.spool.incoming / guest.name)
+def move_in(target: Target, guest: Path) -> None:
+    guest.rename(target.spool.incoming / guest.name)
 
 
-def why_refused(live: Live, name: str) -> str:
+def why_refused(target: Target, name: str) -> str:
     """What stands in the error.txt of the guest that was called `name`."""
-    folder = wait_until(lambda: next(live.spool.failed.glob(f"*_{name}"), None), seconds=30)
+    folder = wait_until(lambda: next(target.spool.failed.glob(f"*_{name}"), None), seconds=30)
     text = (folder / "error.txt").read_text()
     assert SECRET not in text
     assert json.loads((folder / "error.json").read_text())["code"] in (
@@ -221,14 +220,14 @@ WRONG = {
 
 
 @pytest.fixture(scope="module")
-def crowd(live: Live) -> Live:
+def wrong_guests(target: Target) -> Target:
     """All of them at once."""
     for spoil in WRONG:
-        spoil(guest := guest_of(live, name_of(spoil)), live.outside)
-        move_in(live, guest)
+        spoil(guest := guest_of(target, name_of(spoil)), target.outside)
+        move_in(target, guest)
     for bomb, text in BOMBS.items():
-        move_in(live, guest_of(live, f"bomb-{bomb}", job_json=text))
-    return live
+        move_in(target, guest_of(target, f"bomb-{bomb}", job_json=text))
+    return target
 
 
 def name_of(spoil: Spoil) -> str:
@@ -236,16 +235,18 @@ def name_of(spoil: Spoil) -> str:
 
 
 @pytest.mark.parametrize("spoil", WRONG, ids=name_of)
-def test_a_guest_that_holds_what_it_should_not_is_refused(crowd: Live, spoil: Spoil) -> None:
-    assert WRONG[spoil] in why_refused(crowd, name_of(spoil))
+def test_a_guest_that_holds_what_it_should_not_is_refused(
+    wrong_guests: Target, spoil: Spoil
+) -> None:
+    assert WRONG[spoil] in why_refused(wrong_guests, name_of(spoil))
 
 
 @ROOT_ONLY
-def test_a_device_is_not_opened(live: Live) -> None:
-    guest = guest_of(live, "with-a-device")
-    with_a_device(guest, live.outside)
-    move_in(live, guest)
-    assert "'zero.png' is a device" in why_refused(live, guest.name)
+def test_a_device_is_not_opened(target: Target) -> None:
+    guest = guest_of(target, "with-a-device")
+    with_a_device(guest, target.outside)
+    move_in(target, guest)
+    assert "'zero.png' is a device" in why_refused(target, guest.name)
 
 
 BOMBS = {
@@ -262,17 +263,19 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_request_that_is_a_bomb_is_refused(crowd: Live, bomb: str) -> None:
-    assert len(why_refused(crowd, f"bomb-{bomb}")) < 2000
+def test_a_request_that_is_a_bomb_is_refused(wrong_guests: Target, bomb: str) -> None:
+    assert len(why_refused(wrong_guests, f"bomb-{bomb}")) < 2000
 
 
 @pytest.mark.parametrize("spoil", [with_a_deep_tree, with_too_many_files], ids=name_of)
-def test_what_was_refused_can_be_deleted_however_deep_or_full(crowd: Live, spoil: Spoil) -> None:
-    why_refused(crowd, name_of(spoil))
-    (folder,) = crowd.spool.failed.glob(f"*_{name_of(spoil)}")
-    cli(crowd, "rm", folder.name)
+def test_what_was_refused_can_be_deleted_however_deep_or_full(
+    wrong_guests: Target, spoil: Spoil
+) -> None:
+    why_refused(wrong_guests, name_of(spoil))
+    (folder,) = wrong_guests.spool.failed.glob(f"*_{name_of(spoil)}")
+    cli(wrong_guests, "rm", folder.name)
     assert not folder.exists()
-    assert not [path for path in crowd.spool.trash.iterdir() if path.is_dir()]
+    assert not [path for path in wrong_guests.spool.trash.iterdir() if path.is_dir()]
 
 
 # --- what they are --------------------------------------------------------------------------------
@@ -289,76 +292,81 @@ NAMES = [
 ]
 
 
-def test_a_strange_name_is_no_obstacle_and_no_trick(live: Live) -> None:
+def test_a_strange_name_is_no_obstacle_and_no_trick(target: Target) -> None:
     for number, name in enumerate(NAMES):
-        guest_of(live, f"strange-{number}", prompt_txt=f"sepia, strange {number}").rename(
-            live.spool.incoming / name
+        guest_of(target, f"strange-{number}", prompt_txt=f"sepia, strange {number}").rename(
+            target.spool.incoming / name
         )
-    wait_until(lambda: len(jobs_asking_for(live, "strange")) == len(NAMES), seconds=40)
+    wait_until(lambda: len(jobs_asking_for(target, "strange")) == len(NAMES), seconds=40)
 
 
-def jobs_asking_for(live: Live, words: str) -> list[Path]:
+def jobs_asking_for(target: Target, words: str) -> list[Path]:
     return [
         record.parent
-        for record in live.spool.done.glob("*/job.json")
+        for record in target.spool.done.glob("*/job.json")
         if words in record.read_text()
     ]
 
 
 @pytest.mark.parametrize("name", ["linked", new_id()], ids=["linked", "as-an-id"])
-def test_a_link_to_a_folder_is_neither_followed_nor_moved(live: Live, name: str) -> None:
-    (live.outside / "job.json").write_bytes(Job(prompt="sepia").to_json())
+def test_a_link_to_a_folder_is_neither_followed_nor_moved(target: Target, name: str) -> None:
+    (target.outside / "job.json").write_bytes(Job(prompt="sepia").to_json())
     try:
-        (live.spool.incoming / name).symlink_to(live.outside)
-        wait_until((live.spool.incoming / f"{name}.rejected").exists)
-        assert (live.spool.incoming / name).is_symlink()
-        assert cli(live, "cancel", name, check=False).returncode == 64
+        (target.spool.incoming / name).symlink_to(target.outside)
+        wait_until((target.spool.incoming / f"{name}.rejected").exists)
+        assert (target.spool.incoming / name).is_symlink()
+        assert cli(target, "cancel", name, check=False).returncode == 64
     finally:
-        (live.spool.incoming / name).unlink()
-        (live.outside / "job.json").unlink()
-    wait_until(lambda: not (live.spool.incoming / f"{name}.rejected").exists())
+        (target.spool.incoming / name).unlink()
+        (target.outside / "job.json").unlink()
+    wait_until(lambda: not (target.spool.incoming / f"{name}.rejected").exists())
 
 
 @pytest.mark.skipif(bool(why_not()), reason=f"nothing can be mounted: {why_not()}")
 @pytest.mark.parametrize("where", [".", "photo.png"])
-def test_a_mount_is_not_looked_into(live: Live, where: str) -> None:
+def test_a_mount_is_not_looked_into(target: Target, where: str) -> None:
     name = f"mounted-{len(where)}"
-    move_in(live, guest_of(live, name))
-    place = live.spool.incoming / name / where
+    move_in(target, guest_of(target, name))
+    place = target.spool.incoming / name / where
     subprocess.run(
-        ["mount", "--bind", live.outside if where == "." else live.outside / "photo.png", place],
+        [
+            "mount",
+            "--bind",
+            target.outside if where == "." else target.outside / "photo.png",
+            place,
+        ],
         check=True,
     )
     try:
-        note = live.spool.incoming / f"{name}.rejected"
+        note = target.spool.incoming / f"{name}.rejected"
         wait_until(note.exists)
         assert "mounted" in note.read_text()
     finally:
         subprocess.run(["umount", place], check=True)
-    wait_until(lambda: list(live.spool.done.glob(f"*_{name}")))
+    wait_until(lambda: list(target.spool.done.glob(f"*_{name}")))
 
 
-def test_a_tree_that_never_settles_is_never_taken_until_it_does(live: Live) -> None:
-    guest = guest_of(live, "restless")
-    move_in(live, guest)
+def test_a_tree_that_never_settles_is_never_taken_until_it_does(target: Target) -> None:
+    guest = guest_of(target, "restless")
+    move_in(target, guest)
     settled = threading.Event()
 
     def write() -> None:
-        place = live.spool.incoming / "restless" / "notes.txt"
+        place = target.spool.incoming / "restless" / "notes.txt"
         while not settled.wait(0.02):
             place.write_text("still writing")
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        other = guest_of(live, "calm")
-        move_in(live, other)
-        wait_until(lambda: list(live.spool.done.glob("*_calm")))
-        assert (live.spool.incoming / "restless").is_dir()
+        other = guest_of(target, "calm")
+        move_in(target, other)
+        wait_until(lambda: list(target.spool.done.glob("*_calm")))
+        assert (target.spool.incoming / "restless").is_dir()
     finally:
         settled.set()
         writer.join()
-    wait_until(lambda: list(live.spool.done.glob("*_restless")))
+    wait_until(lambda: list(target.spool.done.glob("*_restless")))
 
 
 # --- swapped between check and use ----------------------------------------------------------------
@@ -385,11 +393,11 @@ def test_a_folder_that_is_now_a_folder_and_now_a_link_is_not_followed(
     (place := spool.incoming / "swapped").mkdir()
     (place / "job.json").write_text("{")
     (place / "ready").touch()
-    doorkeeper = Admission(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
+    admission = Admission(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
     command = [sys.executable, "-c", SWAP, place, spool.root / "kept", outside]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as swapper:
         for _ in range(2000):
-            doorkeeper.run_once()
+            admission.run_once()
             if os.listdir(spool.failed):  # it has been refused, and the swapper has lost it
                 break
         swapper.kill()
@@ -407,27 +415,27 @@ def test_a_guest_swapped_for_another_is_not_admitted_in_its_place(
     (good / "prompt.txt").write_text("sepia")
     (bad := tmp_path / "bad").mkdir()
     (bad / "photo.png").symlink_to("/etc/passwd")
-    real = getattr(admission, at)
+    real = getattr(admission_module, at)
 
     def swap(*arguments: object) -> object:
         good.rename(tmp_path / "good")
         bad.rename(good)
         return real(*arguments)
 
-    doorkeeper = Admission(spool, settle=0, patience=100, max_bytes=10**6, max_pixels=10**6)
-    with mock.patch.object(admission, at, side_effect=swap):
-        assert doorkeeper.run_once() == []
+    admission = Admission(spool, settle=0, patience=100, max_bytes=10**6, max_pixels=10**6)
+    with mock.patch.object(admission_module, at, side_effect=swap):
+        assert admission.run_once() == []
     assert os.listdir(spool.incoming) == ["holiday"]
     assert (spool.incoming / "holiday" / "photo.png").is_symlink()
-    assert doorkeeper.run_once() == []
+    assert admission.run_once() == []
 
 
 # --- put among the jobs ---------------------------------------------------------------------------
 
 
-def a_job(live: Live, state: str) -> Path:
+def a_job(target: Target, state: str) -> Path:
     """A folder that looks like one of ours, made by hand."""
-    folder = live.spool.root / state / new_id()
+    folder = target.spool.root / state / new_id()
     folder.mkdir()
     make_picture(folder / "input.png")
     (folder / "job.json").write_bytes(Job(prompt="sepia", inputs=("input.png",)).to_json())
@@ -450,57 +458,62 @@ KINDS = ["folder", "fifo", "link"]
 
 
 @pytest.fixture(scope="module")
-def odd_jobs(live: Live) -> dict[tuple[str, str], str]:
+def odd_jobs(target: Target) -> dict[tuple[str, str], str]:
     """Jobs that somebody has laid hands on, by what is odd in them."""
-    return {(kind, name): put_odd_job(live, kind, name) for kind in KINDS for name in ODD}
+    return {(kind, name): put_odd_job(target, kind, name) for kind in KINDS for name in ODD}
 
 
-def put_odd_job(live: Live, kind: str, name: str) -> str:
-    folder = a_job(live, ".tmp")
+def put_odd_job(target: Target, kind: str, name: str) -> str:
+    folder = a_job(target, ".tmp")
     match kind:
         case "folder":
             (folder / name).mkdir()
         case "fifo":
             os.mkfifo(folder / name)
         case "link":
-            (folder / name).symlink_to(live.outside / "diary.txt")
-    folder.rename(live.spool.incoming / folder.name)
+            (folder / name).symlink_to(target.outside / "diary.txt")
+    folder.rename(target.spool.incoming / folder.name)
     return folder.name
 
 
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_odd_entry_ends_its_job_alone(
-    live: Live, odd_jobs: dict[tuple[str, str], str], kind: str, name: str
+    target: Target, odd_jobs: dict[tuple[str, str], str], kind: str, name: str
 ) -> None:
     id = odd_jobs[kind, name]
-    status = wait_until(lambda: ended(live, id), seconds=60)
+    status = wait_until(lambda: ended(target, id), seconds=60)
     if status["status"] == "failed":
-        assert f"'{name}' is a " in (live.spool.failed / id / "error.txt").read_text()
+        assert f"'{name}' is a " in (target.spool.failed / id / "error.txt").read_text()
 
 
-def ended(live: Live, id: str) -> dict[str, object] | None:
-    status: dict[str, object] = get_json(f"{live.url}/status/{id}")
+def ended(target: Target, id: str) -> dict[str, object] | None:
+    status: dict[str, object] = get_json(f"{target.url}/status/{id}")
     return status if status["status"] in ("completed", "failed") else None
 
 
 @pytest.mark.parametrize("record", ["job.json", "result.json", "error.json", "progress.json"])
 @pytest.mark.parametrize("state", ["done", "failed"])
-def test_a_record_that_cannot_be_read_holds_nobody_up(live: Live, state: str, record: str) -> None:
-    folder = a_job(live, state)
+def test_a_record_that_cannot_be_read_holds_nobody_up(
+    target: Target, state: str, record: str
+) -> None:
+    folder = a_job(target, state)
     (folder / record).unlink(missing_ok=True)
     os.mkfifo(folder / record)
-    assert get_json(f"{live.url}/status/{folder.name}")["status"] in ("completed", "failed")
-    assert folder.name in cli(live, "ls", state).stdout
+    assert get_json(f"{target.url}/status/{folder.name}")["status"] in ("completed", "failed")
+    assert folder.name in cli(target, "ls", state).stdout
     shutil.rmtree(folder)
 
 
-def test_a_status_file_that_cannot_be_read_holds_nobody_up(live: Live) -> None:
-    for path in (live.spool.workers / "node9.gpu0.json", live.spool.workers / "node9.gpu1.json"):
+def test_a_status_file_that_cannot_be_read_holds_nobody_up(target: Target) -> None:
+    for path in (
+        target.spool.workers / "node9.gpu0.json",
+        target.spool.workers / "node9.gpu1.json",
+    ):
         os.mkfifo(path)
     try:
-        status = get_json(f"{live.url}/system/status")
+        status = get_json(f"{target.url}/system/status")
         assert len(status["workers"]) == 1
     finally:
-        for path in live.spool.workers.glob("node9.*"):
+        for path in target.spool.workers.glob("node9.*"):
             path.unlink()

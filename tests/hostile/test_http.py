@@ -11,40 +11,36 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.conftest import Service, get_json, wait_until
-from tests.hostile.wire import END, GOOD, PICTURE, Wire, error_of, head, length, part, serve_with
+from tests.support.http import END, error_of, part
+from tests.support.raw_http import GOOD, PICTURE, Wire, head, length
+from tests.support.seams import serve_with
+from tests.support.service import Service, get_json, wait_until
 
 pytestmark = pytest.mark.xdist_group("http")  # one service serves them all
 
 MIB = 2**20
 
 
-class Live(Service):
-    """A service, and where it listens."""
-
-    url: str
-
-
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    service = Live(tmp_path_factory.mktemp("live"))
-    service.url = serve_with(
-        service, "server.LINGER = 0.5", max_upload_mib="1", max_connections="200"
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service(tmp_path_factory.mktemp("target"))
+    serve_with(
+        service, {"connection.LINGER_SECONDS": 0.5}, max_upload_mib="1", max_connections="200"
     )
     yield service
     service.stop_all()
 
 
 @pytest.fixture
-def url(live: Live) -> Iterator[str]:
+def url(target: Service) -> Iterator[str]:
     """A server that answers before and after, has never said that something is its own fault, and
     keeps nothing."""
-    url = live.url
+    url = target.url
     yield url
     assert get_json(f"{url}/livez") == {"status": "alive"}
-    assert " failed" not in live.read_log()
-    assert "Traceback" not in live.read_log()
-    wait_until(lambda: not list(live.spool.staging.iterdir()))
+    assert " failed" not in target.read_log()
+    assert "Traceback" not in target.read_log()
+    wait_until(lambda: not list(target.spool.staging.iterdir()))
 
 
 @pytest.fixture
@@ -152,7 +148,7 @@ def test_an_endless_body_is_cut_off(wire: Wire, where: str) -> None:
     while sent < 30 * MIB and wire.send(b"%x\r\n%s\r\n" % (len(chunk), chunk)):
         sent += len(chunk)
     if where == "after the last":
-        assert wire.answer()[0] == 202
+        assert wire.answer().status == 202
     elif sent >= 30 * MIB or where in ("in a picture", "before the first part"):
         assert error_of(wire.answer())[0] in (400, 413)
     assert wire.is_closed()
@@ -164,11 +160,11 @@ def test_thousands_of_parts_are_one_part_too_many(wire: Wire) -> None:
     assert error_of(wire.answer()) == (400, "invalid_request")
 
 
-def test_thousands_of_pictures_are_three_at_most(wire: Wire, live: Live) -> None:
+def test_thousands_of_pictures_are_three_at_most(wire: Wire, target: Service) -> None:
     body = b"".join(part("image", b"x") for _ in range(5000)) + END
     wire.send(head(length(body)) + body)
     assert error_of(wire.answer()) == (400, "invalid_request")
-    wait_until(lambda: not list(live.spool.staging.iterdir()))
+    wait_until(lambda: not list(target.spool.staging.iterdir()))
 
 
 BODIES = {
@@ -201,12 +197,12 @@ BODIES = {
 
 @pytest.mark.parametrize("body", BODIES)
 def test_a_form_that_is_none_is_refused_and_leaves_nothing(
-    wire: Wire, live: Live, body: str
+    wire: Wire, target: Service, body: str
 ) -> None:
-    before = len(list(live.spool.incoming.iterdir()))
+    before = len(list(target.spool.incoming.iterdir()))
     wire.send(head(length(BODIES[body])) + BODIES[body])
     assert error_of(wire.answer())[0] in (400, 413, 415)
-    assert len(list(live.spool.incoming.iterdir())) == before
+    assert len(list(target.spool.incoming.iterdir())) == before
 
 
 def test_a_compressed_body_counts_as_what_it_becomes(wire: Wire) -> None:
@@ -221,12 +217,12 @@ def test_a_length_that_lies_short_makes_of_the_rest_another_request(wire: Wire) 
     assert error_of(wire.answer())[0] == 400
 
 
-def test_a_client_that_goes_away_leaves_nothing(url: str, live: Live) -> None:
+def test_a_client_that_goes_away_leaves_nothing(url: str, target: Service) -> None:
     for _ in range(5):
         with Wire(url) as wire:
             wire.send(head(length(GOOD)) + GOOD[:200])
-            wait_until(lambda: list(live.spool.staging.iterdir()))
-        wait_until(lambda: not list(live.spool.staging.iterdir()))
+            wait_until(lambda: list(target.spool.staging.iterdir()))
+        wait_until(lambda: not list(target.spool.staging.iterdir()))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +258,9 @@ def test_no_name_gets_into_a_header(url: str, name: str) -> None:
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that waits one second where others wait thirty."""
     service = Service(tmp_path_factory.mktemp("impatient"))
-    yield serve_with(service, "server.IDLE = limits.PATIENCE = 1.0")
+    yield serve_with(
+        service, {"connection.KEEPALIVE_SECONDS": 1.0, "limits.SLOW_UPLOAD_GRACE_SECONDS": 1.0}
+    )
     assert "Traceback" not in service.read_log()
     service.stop_all()
 
@@ -280,7 +278,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(impatient: str, sent: str) 
     with Wire(impatient) as wire:
         if sent == "after a request":
             wire.send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert wire.answer()[0] == 200
+            assert wire.answer().status == 200
         if sent != "nothing":
             drip(wire, b"GET /livez HTTP/1.1\r\nHost: " + b"a" * 200)
         assert wire.is_closed()
@@ -300,7 +298,7 @@ def test_many_slow_clients_hold_up_nobody(impatient: str) -> None:
             stack.enter_context(Wire(impatient)).send(head(length(GOOD)) + GOOD[:100])
         quick = stack.enter_context(Wire(impatient))
         quick.send(head(length(GOOD)) + GOOD)
-        assert quick.answer()[0] == 202
+        assert quick.answer().status == 202
 
 
 # --- floods ---------------------------------------------------------------------------------------
@@ -311,7 +309,7 @@ def test_too_many_connections_are_told_so_and_the_rest_are_served(url: str) -> N
         wires = [stack.enter_context(Wire(url)) for _ in range(210)]
         assert {error_of(wire.answer()) for wire in wires[200:]} == {(503, "too_many_connections")}
         wires[0].send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert wires[0].answer()[0] == 200
+        assert wires[0].answer().status == 200
     wait_until(lambda: answers_again(url))
 
 
@@ -333,10 +331,10 @@ def test_one_client_makes_so_many_uploads_at_a_time_and_no_more(service: Service
         one_more.send(head(length(GOOD)) + GOOD)
         assert error_of(one_more.answer()) == (429, "too_many_requests")
         slow[0].send(GOOD[100:])
-        assert slow[0].answer()[0] == 202
+        assert slow[0].answer().status == 202
         after = stack.enter_context(Wire(url))
         after.send(head(length(GOOD)) + GOOD)
-        assert after.answer()[0] == 202
+        assert after.answer().status == 202
 
 
 def test_one_client_makes_so_many_submits_a_minute_and_no_more(service: Service) -> None:

@@ -16,10 +16,11 @@ from i2ii_spool.errors import InvalidRequest, UnsupportedPicture
 from i2ii_spool.images import probe
 from i2ii_spool.images.codec import read
 from i2ii_spool.images.probe import inspect
-from tests.conftest import Service, get_json
-from tests.fire import Answer, post
-from tests.hostile import bombs
-from tests.hostile.bombs import Bomb, gradient, saved
+from tests.support import hostile_pictures as bombs
+from tests.support.hostile_pictures import Bomb
+from tests.support.http import Answer, post
+from tests.support.pictures import gradient, saved
+from tests.support.service import Service, get_json
 
 pytestmark = pytest.mark.xdist_group("pictures")  # one service serves them all
 

@@ -21,7 +21,7 @@ from i2ii_spool.engines.classic.geometry import MOVES
 from i2ii_spool.engines.classic.instructions import INSTRUCTIONS
 from i2ii_spool.engines.classic.language import Wish, understand
 from i2ii_spool.engines.classic.materials import Size, Stage, Touch
-from i2ii_spool.errors import InvalidRequest
+from i2ii_spool.errors import InvalidRequest, UnknownInstruction
 from i2ii_spool.jobs.request import EditRequest
 
 # The largest side of an `auto` picture: every effect is done with one in seconds, and it fills a
@@ -82,7 +82,7 @@ def _wishes(request: EditRequest) -> list[Wish]:
         )
     wishes = understand(request.prompt)
     if not wishes:
-        raise InvalidRequest(_unknown(), code="unknown_instruction", field="prompt")
+        raise UnknownInstruction(_unknown(), field="prompt")
     if len(wishes) > MAX_INSTRUCTIONS:
         raise InvalidRequest(
             f"prompt holds {len(wishes)} instructions; the classic engine follows at most {MAX_INSTRUCTIONS}",

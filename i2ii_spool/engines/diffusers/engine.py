@@ -12,7 +12,7 @@ from PIL import Image
 
 from i2ii_spool.engines.base import EngineInfo, OnStep
 from i2ii_spool.engines.diffusers import loading, loras, pipelines, presets, resolution
-from i2ii_spool.errors import EngineError, InvalidRequest, SettingsError
+from i2ii_spool.errors import BadOutput, InvalidRequest, SettingsError
 from i2ii_spool.images.codec import on_white
 from i2ii_spool.jobs.request import PRESET_FIELDS, EditRequest
 from i2ii_spool.settings import OffloadMode, Settings
@@ -244,14 +244,9 @@ class QwenEngine:
             self._pipeline.maybe_free_model_hooks()  # as at its regular end: nothing half done meets the next edit
             raise
         if not np.isfinite(pixels).all():
-            raise EngineError(
-                f"the model returned numbers that are no colours (NaN) for seed {seed}",
-                code="bad_output",
-            )
+            raise BadOutput(f"the model returned numbers that are no colours (NaN) for seed {seed}")
         if not pixels[..., :3].any():
-            raise EngineError(
-                f"the model returned a black picture for seed {seed}", code="bad_output"
-            )
+            raise BadOutput(f"the model returned a black picture for seed {seed}")
         return Image.fromarray((pixels * 255).round().astype("uint8"))
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from i2ii_spool.client import AsyncClient
-from i2ii_spool.errors import I2iiError
+from i2ii_spool.errors import BadResult, I2iiError, NoWorker
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.ops.loadtest.photo import SIZES, photograph
 from i2ii_spool.ops.loadtest.report import Outcome, Report
@@ -33,7 +33,7 @@ def _check_picture(data: bytes) -> None:
     except (
         Exception
     ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError...
-        raise I2iiError(f"the result is not a picture: {error}", code="bad_result") from error
+        raise BadResult(f"the result is not a picture: {error}") from error
 
 
 class LoadTest:
@@ -51,8 +51,8 @@ class LoadTest:
         """Run all jobs to their ends. Raises `I2iiError` if there is no server, or no worker."""
         system = await self._client.system()
         if not system["alive_processes"]:
-            raise I2iiError(
-                "no worker lives, so no job would ever end; start one: i2ii gpu 0", code="no_worker"
+            raise NoWorker(
+                "no workers are running, so no job would ever end; start one: i2ii gpu 0"
             )
         self._see(system)
         watch = asyncio.create_task(self._watch())

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from i2ii_spool.errors import UnsupportedMediaType
 from i2ii_spool.jobs.ids import check_id
 from i2ii_spool.server.auth.middleware import caller_of
 from i2ii_spool.server.errors import json_response
@@ -33,8 +34,8 @@ MAX_LISTED = 1000
 async def edit(request: web.Request) -> web.Response:
     """Take a job in: 202 once it is on disk."""
     if not is_form(request):
-        raise web.HTTPUnsupportedMediaType(
-            text="send multipart/form-data, like curl -F image=@photo.jpg -F prompt=..."
+        raise UnsupportedMediaType(
+            "send multipart/form-data, like curl -F image=@photo.jpg -F prompt=..."
         )
     key = request.headers.get("Idempotency-Key")
     if key is not None:

@@ -8,7 +8,7 @@ from typing import BinaryIO
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from i2ii_spool.errors import InvalidRequest, NotFound
+from i2ii_spool.errors import InvalidRequest, NotFound, RangeNotSatisfiable
 from i2ii_spool.jobs.folder import open_regular
 from i2ii_spool.jobs.ids import check_id
 from i2ii_spool.server.errors import json_response
@@ -76,8 +76,4 @@ def _check_range(request: web.Request, size: int) -> None:
             return
     except ValueError:  # it is no range at all
         pass
-    raise web.HTTPRequestRangeNotSatisfiable(
-        reason="Range Not Satisfiable",
-        headers={"Content-Range": f"bytes */{size}"},
-        text=f"the picture has {size} bytes; ask for some of those",
-    )
+    raise RangeNotSatisfiable(f"the picture has {size} bytes; ask for some of those", size=size)

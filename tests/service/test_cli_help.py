@@ -1,0 +1,150 @@
+"""The `i2ii` command: help, documentation and settings."""
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from i2ii_spool.cli import main
+from i2ii_spool.settings import Settings
+from tests.support.cli import run_in, the_error
+from tests.support.service import Service, cli, get_json
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = sorted(main.commands)
+
+
+def test_help_lists_every_command_with_a_whole_line(service: Service, tmp_path: Path) -> None:
+    shown = run_in(tmp_path, service, "--help", COLUMNS="80").stdout.partition("Commands:\n")[2]
+
+    lines = dict(re.findall(r"^  (\S+)  +(.+)$", shown, re.MULTILINE))
+    assert sorted(lines) == COMMANDS
+    assert [name for name, line in lines.items() if "..." in line] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself_and_each_of_its_options(
+    service: Service, command: str
+) -> None:
+    answer = cli(service, command, "--help")
+
+    assert answer.stdout.startswith("Usage: ")
+    parameters = main.commands[command].params
+    options = re.findall(r"^  (-\S.*)$", answer.stdout, re.MULTILINE)
+    assert len(options) > len([each for each in parameters if each.param_type_name == "option"])
+    assert [line for line in options if re.fullmatch(r"-\S+(, --\S+)?( [A-Z]+)?  +", line)] == []
+
+
+def test_a_setting_is_explained_in_the_help_with_its_variable_and_default(service: Service) -> None:
+    assert "[I2II_PORT; default 8000]" in " ".join(cli(service, "serve", "--help").stdout.split())
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
+def test_every_command_is_documented(readme: str) -> None:
+    text = (ROOT / readme).read_text()
+    assert [name for name in COMMANDS if not re.search(rf"\bi2ii {name}\b", text)] == []
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
+def test_every_setting_is_documented(readme: str) -> None:
+    text = (ROOT / readme).read_text()
+    assert [
+        name
+        for name in Settings.model_fields
+        if not re.search(rf"\bI2II_{name.upper()}\b|`{name}`", text)
+    ] == []
+
+
+def test_the_installed_command_is_the_same() -> None:
+    installed = Path(sys.executable).with_name("i2ii")
+    if not installed.exists():
+        pytest.skip("the package is not installed in this environment")
+    command = [[str(installed), "--version"], [sys.executable, "-m", "i2ii_spool", "--version"]]
+    first, second = (
+        subprocess.run(each, capture_output=True, text=True, check=True).stdout for each in command
+    )
+    assert first == second
+
+
+def test_settings_prints_each_with_its_source(service: Service, tmp_path: Path) -> None:
+    answer = run_in(
+        tmp_path,
+        service,
+        "settings",
+        "--port",
+        "8123",
+        "--no-auth",
+        I2II_PORT="9000",
+        I2II_MAX_QUEUE="77",
+    )
+
+    shown = {
+        name: (value, where) for name, value, where in map(_fields, answer.stdout.splitlines())
+    }
+    assert set(shown) == set(Settings.model_fields)
+    assert shown["port"] == ("8123", "a flag")
+    assert shown["no_auth"] == ("True", "a flag")
+    assert shown["max_queue"] == ("77", "I2II_MAX_QUEUE")
+    assert shown["spool"] == (str(service.spool.root), "I2II_SPOOL")
+    assert shown["host"] == ("127.0.0.1", "the default")
+    assert shown["max_attempts"] == ("3", "the default")
+
+
+def _fields(line: str) -> list[str]:
+    return line.split(maxsplit=2)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("I2II_PORT", "http"),
+        ("I2II_PORT", "65536"),
+        ("I2II_ENGINE", "banana"),
+        ("I2II_MAX_QUEUE", "0"),
+        ("I2II_SETTLE_SECONDS", "-1"),
+    ],
+)
+def test_a_wrong_variable_is_named_and_exits_as_a_matter_of_configuration(
+    service: Service, tmp_path: Path, variable: str, value: str
+) -> None:
+    answer = run_in(tmp_path, service, "settings", **{variable: value})
+
+    assert answer.returncode == 78
+    error = the_error(answer)
+    assert variable in error
+    assert repr(value) in error
+
+
+def test_a_wrong_flag_is_named_and_exits_as_a_matter_of_configuration(service: Service) -> None:
+    answer = cli(service, "serve", "--port", "http", check=False)
+
+    assert answer.returncode == 78
+    assert "port" in the_error(answer)
+    assert "a flag" in answer.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "up", "settings"])
+def test_listening_beyond_loopback_is_refused(service: Service, command: str) -> None:
+    answer = cli(service, command, "--host", "0.0.0.0", "--port", "0", check=False)
+
+    assert answer.returncode == 78
+    assert "0.0.0.0" in the_error(answer)
+    assert "--no-auth" in answer.stderr
+
+
+def test_listening_beyond_loopback_is_done_when_said_aloud(service: Service) -> None:
+    url = service.serve(host="0.0.0.0", no_auth="true")
+
+    assert get_json(f"{url.replace('0.0.0.0', '127.0.0.1')}/livez") == {"status": "alive"}
+
+
+def test_a_port_that_is_taken_is_a_matter_of_configuration(service: Service) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        answer = cli(service, "serve", "--port", port, check=False)
+
+    assert answer.returncode == 78
+    assert port in the_error(answer)

@@ -1,0 +1,325 @@
+"""The three clients do the same thing: over HTTP, async over HTTP, and straight into the spool."""
+
+import asyncio
+import io
+import json
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from PIL import Image
+
+from i2ii_spool.client import AsyncClient, Client, OnStatus, SpoolClient
+from i2ii_spool.errors import Deleted, I2iiError, NotFound
+from i2ii_spool.jobs.request import EditRequest, Job
+from i2ii_spool.spool import actions
+from i2ii_spool.spool.status import JobStatus
+from tests.support import UNKNOWN_ID
+from tests.support.pictures import make_picture
+from tests.support.service import Service, wait_until
+
+KINDS = ["sync", "async", "spool"]
+OVER_HTTP = ["sync", "async"]
+
+
+class AnyClient(Protocol):
+    """What the three have in common."""
+
+    def submit(self, pictures: Sequence[Path], request: EditRequest) -> str: ...
+    def wait(self, id: str, on_status: OnStatus | None = None) -> JobStatus: ...
+    def result(self, id: str, n: int = 1) -> bytes: ...
+    def cancel(self, id: str) -> None: ...
+
+
+class Awaited:
+    """An `AsyncClient` whose every call is awaited, so that one test can be about all three."""
+
+    def __init__(self, runner: asyncio.Runner, client: AsyncClient) -> None:
+        self._runner = runner
+        self._client = client
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method: Callable[..., Awaitable[Any]] = getattr(self._client, name)
+
+        async def call(*arguments: Any) -> Any:
+            return await method(*arguments)
+
+        return lambda *arguments: self._runner.run(call(*arguments))
+
+
+def over_http(kind: str, url: str) -> Iterator[AnyClient]:
+    if kind == "sync":
+        with Client(url) as client:
+            yield client
+        return
+    with asyncio.Runner() as runner:
+        asynchronous = AsyncClient(url)
+        runner.run(asynchronous.__aenter__())
+        try:
+            yield Awaited(runner, asynchronous)
+        finally:
+            runner.run(asynchronous.__aexit__())
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest, service: Service) -> Iterator[AnyClient]:
+    """One kind of client of the service; the two over HTTP get a server."""
+    if request.param == "spool":
+        yield SpoolClient(service.spool, max_pixels=10**8)
+    else:
+        yield from over_http(request.param, service.serve())
+
+
+@pytest.fixture
+def deaf(request: pytest.FixtureRequest) -> Iterator[AnyClient]:
+    """A client of an address at which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield from over_http(request.param, f"http://127.0.0.1:{bound.getsockname()[1]}")
+
+
+all_clients = pytest.mark.parametrize("client", KINDS, indirect=True)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What an error says to a program."""
+
+    code: str
+    field: str | None
+
+
+def refusal(
+    call: Callable[..., Any], *arguments: Any, kind: type[I2iiError] = I2iiError
+) -> Refusal:
+    with pytest.raises(kind) as caught:
+        call(*arguments)
+    assert caught.value.message
+    return Refusal(caught.value.code, caught.value.field)
+
+
+# --- what goes well -------------------------------------------------------------------------------
+
+
+@all_clients
+def test_a_picture_is_edited(service: Service, client: AnyClient, picture: Path) -> None:
+    service.work()
+
+    id = client.submit([picture], EditRequest(prompt="sepia", seed=7, name="wedding 042"))
+    status = client.wait(id)
+
+    assert id.endswith("_wedding-042")
+    assert (status.request_id, status.status, status.seed) == (id, "completed", 7)
+    assert (status.width, status.height, status.outputs) == (64, 48, ("result.png",))
+    with Image.open(io.BytesIO(client.result(id))) as edited, Image.open(picture) as original:
+        assert (edited.format, edited.size) == ("PNG", original.size)
+        assert edited.convert("RGB").tobytes() != original.convert("RGB").tobytes()
+
+
+@all_clients
+def test_everything_in_the_request_reaches_the_job(
+    service: Service, client: AnyClient, tmp_path: Path
+) -> None:
+    pictures = [make_picture(tmp_path / name) for name in ("a.png", "b.jpg", "c.webp")]
+    request = EditRequest(
+        prompt="将图像转换为水彩画风格", negative_prompt="blurry", num_inference_steps=20, true_cfg_scale=2.5, seed=42,
+        size="32x48", output_format="webp", n=2, name="婚礼",
+    )  # fmt: skip
+
+    id = client.submit(pictures, request)
+
+    folder = service.spool.incoming / id
+    job = Job.model_validate_json((folder / "job.json").read_bytes())
+    assert job.model_dump(include=set(EditRequest.model_fields)) == request.model_dump()
+    for name, original in zip(("input.png", "input-2.jpg", "input-3.webp"), pictures, strict=True):
+        assert (folder / name).read_bytes() == original.read_bytes()
+
+
+@all_clients
+def test_each_of_several_pictures_is_fetched_by_its_number(
+    service: Service, client: AnyClient, picture: Path
+) -> None:
+    service.work()
+    id = client.submit([picture], EditRequest(prompt="sepia", n=2, output_format="jpeg"))
+    client.wait(id)
+
+    done = service.spool.done / id
+    assert client.result(id) == client.result(id, 1) == (done / "result.jpg").read_bytes()
+    assert client.result(id, 2) == (done / "result-2.jpg").read_bytes()
+
+
+@all_clients
+def test_a_default_that_is_said_beside_a_preset_is_kept(
+    service: Service, client: AnyClient, picture: Path
+) -> None:
+    id = client.submit(
+        [picture], EditRequest(prompt="anything", preset="fast", num_inference_steps=50)
+    )
+    record = json.loads((service.spool.incoming / id / "job.json").read_text())
+    assert record["num_inference_steps"] == 50
+    assert "true_cfg_scale" not in record, "what is not said is the preset's to decide"
+
+
+@all_clients
+def test_whoever_waits_is_told_how_it_goes(
+    service: Service, client: AnyClient, picture: Path
+) -> None:
+    id = client.submit([picture], EditRequest(prompt="anything", num_inference_steps=30))
+    heard: list[JobStatus] = []
+
+    def on_status(status: JobStatus) -> None:
+        if not heard:
+            service.work(engine="slow")
+        heard.append(status)
+
+    status = client.wait(id, on_status)
+
+    order = ["queued", "running", "completed"]
+    assert heard[-1] == status
+    assert list(dict.fromkeys(each.status for each in heard)) == order
+    assert heard[0].position == 1
+    steps = [each.step for each in heard if each.status == "running" and each.phase == "editing"]
+    assert steps
+    assert steps == sorted(step for step in steps if step is not None)
+    assert {each.steps for each in heard if each.phase == "editing"} == {30}
+
+
+# --- cancelling -----------------------------------------------------------------------------------
+
+
+@all_clients
+def test_a_waiting_job_is_cancelled(service: Service, client: AnyClient, picture: Path) -> None:
+    id = client.submit([picture], EditRequest(prompt="sepia"))
+
+    client.cancel(id)
+
+    status = client.wait(id)
+    assert (status.status, (status.error or {})["code"]) == ("cancelled", "cancelled")
+    assert (service.spool.failed / id).is_dir()
+
+
+@all_clients
+def test_a_running_job_is_cancelled(service: Service, client: AnyClient, picture: Path) -> None:
+    service.work(engine="slow")
+    id = client.submit([picture], EditRequest(prompt="anything", num_inference_steps=100))
+    wait_until(lambda: list(service.spool.running.glob(f"*/{id}")))
+
+    client.cancel(id)
+
+    assert client.wait(id).status == "cancelled"
+    assert (service.spool.failed / id).is_dir()
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+@all_clients
+def test_a_failed_job_says_why_and_has_no_result(
+    service: Service, client: AnyClient, picture: Path
+) -> None:
+    service.work()
+    id = client.submit([picture], EditRequest(prompt="qwertyuiop"))
+
+    status = client.wait(id)
+
+    assert status.status == "failed"
+    assert "watercolour" in (status.error or {})["message"]
+    with pytest.raises(I2iiError, match="watercolour") as caught:
+        client.result(id)
+    assert caught.value.code == (status.error or {})["code"]
+
+
+@all_clients
+def test_a_job_that_has_not_ended_has_no_result_yet(client: AnyClient, picture: Path) -> None:
+    id = client.submit([picture], EditRequest(prompt="sepia"))
+
+    with pytest.raises(I2iiError, match="queued") as caught:
+        client.result(id)
+    assert caught.value.code == "wrong_state"
+
+
+@all_clients
+def test_a_picture_that_was_not_made_is_not_found(
+    service: Service, client: AnyClient, picture: Path
+) -> None:
+    service.work()
+    id = client.submit([picture], EditRequest(prompt="sepia"))
+    client.wait(id)
+
+    assert refusal(client.result, id, 2, kind=NotFound) == Refusal("not_found", None)
+    refusal(client.result, id, 0)
+
+
+@all_clients
+def test_bad_pictures_are_refused(service: Service, client: AnyClient, tmp_path: Path) -> None:
+    whole = make_picture(tmp_path / "whole.png").read_bytes()
+    bad = tmp_path / "bad.png"
+
+    for contents in (b"hello", b"", whole[: len(whole) // 2]):
+        bad.write_bytes(contents)
+        refused = refusal(client.submit, [bad], EditRequest(prompt="sepia"))
+        assert refused == Refusal("unsupported_picture", "image")
+
+    assert list(service.spool.incoming.iterdir()) == list(service.spool.staging.iterdir()) == []
+
+
+@all_clients
+def test_too_few_and_too_many_pictures_are_refused(client: AnyClient, picture: Path) -> None:
+    for pictures in ([], [picture] * 4):
+        refused = refusal(client.submit, pictures, EditRequest(prompt="sepia"))
+        assert refused == Refusal("invalid_request", "image")
+
+
+@all_clients
+def test_a_job_that_never_was_is_not_found(client: AnyClient) -> None:
+    for call in (client.wait, client.result, client.cancel):
+        assert refusal(call, UNKNOWN_ID, kind=NotFound) == Refusal("not_found", None)
+
+
+@all_clients
+def test_what_is_not_an_id_is_refused(client: AnyClient) -> None:
+    for call in (client.wait, client.result, client.cancel):
+        assert refusal(call, "nonsense") == Refusal("invalid_request", "id")
+
+
+@all_clients
+def test_a_deleted_job_is_said_to_be_deleted(
+    service: Service, client: AnyClient, picture: Path
+) -> None:
+    id = client.submit([picture], EditRequest(prompt="sepia"))
+    client.cancel(id)
+    actions.delete_job(service.spool, id)
+
+    for call in (client.wait, client.result, client.cancel):
+        assert refusal(call, id, kind=Deleted) == Refusal("deleted", None)
+
+
+@pytest.mark.parametrize("deaf", OVER_HTTP, indirect=True)
+def test_a_server_that_does_not_answer_is_said_to(deaf: AnyClient, picture: Path) -> None:
+    assert refusal(deaf.submit, [picture], EditRequest(prompt="sepia")) == Refusal(
+        "no_server", None
+    )
+    for call in (deaf.wait, deaf.result, deaf.cancel):
+        assert refusal(call, UNKNOWN_ID) == Refusal("no_server", None)
+
+
+async def test_the_async_client_serves_many_at_once_and_takes_bytes(
+    service: Service, picture: Path
+) -> None:
+    url = await asyncio.to_thread(service.serve)
+    await asyncio.to_thread(service.work)
+    async with AsyncClient(url) as client:
+
+        async def edit(seed: int) -> JobStatus:
+            id = await client.submit([picture.read_bytes()], EditRequest(prompt="sepia", seed=seed))
+            return await client.wait(id)
+
+        ended = await asyncio.gather(*map(edit, range(8)))
+
+        assert [(status.status, status.seed) for status in ended] == [
+            ("completed", seed) for seed in range(8)
+        ]
+        assert (await client.system())["completed_requests"] >= 0

@@ -1,0 +1,91 @@
+"""Real file systems in a file: one that can be shut down under its users, one that is small, one
+that is read-only."""
+
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+MEMORY = Path("/dev/shm")
+"""A file system in memory, if there is one: for tests that make many files."""
+
+EXT4_IOC_SHUTDOWN = 0x8004587D
+WITHOUT_THE_LOG = 2
+
+
+def why_not() -> str | None:
+    """Why no file system can be mounted here; None if one can."""
+    if os.geteuid() != 0:
+        return "mounting takes root"
+    if shutil.which("mkfs.ext4") is None:
+        return "mkfs.ext4 is missing; install e2fsprogs"
+    if not Path("/dev/loop-control").exists():
+        return "there are no loop devices"
+    return None
+
+
+class MountedDisk:
+    """An ext4 of its own, mounted at `folder`."""
+
+    def __init__(self, root: Path, *, mib: int = 8, inodes: int = 1024) -> None:
+        self._image = root / "disk.img"
+        self.folder = root / "disk"
+        self.folder.mkdir()
+        with self._image.open("wb") as image:
+            image.truncate(mib * 2**20)
+        _run(
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-m",
+            "0",
+            "-N",
+            str(inodes),
+            "-E",
+            "lazy_itable_init=0",
+            str(self._image),
+        )
+
+    def __enter__(self) -> Self:
+        self.mount()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.unmount()
+        self._image.unlink()
+
+    def mount(self) -> None:
+        _run("mount", "-o", "loop", str(self._image), str(self.folder))
+
+    def unmount(self) -> None:
+        _run("umount", str(self.folder))
+
+    def remount(self, options: str) -> None:
+        """Mount it otherwise: `ro`, `rw`."""
+        _run("mount", "-o", f"remount,{options}", str(self.folder))
+
+    def cut_power(self) -> None:
+        """From now on every call fails, and what was not synced is gone for good."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, EXT4_IOC_SHUTDOWN, struct.pack("I", WITHOUT_THE_LOG))
+        finally:
+            os.close(descriptor)
+
+    def boot(self) -> None:
+        """Mount it again, as a machine does whose power has come back: the journal is replayed."""
+        self.unmount()
+        self.mount()
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)

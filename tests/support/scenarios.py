@@ -1,0 +1,406 @@
+"""What happens to jobs, as pieces of which each may be cut short anywhere.
+
+A life is a generator: what it does before its `yield` is durable and over; what it does after may
+be struck. Whatever it says in `promised` must hold afterwards: how a job may end once the service
+has been started again.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from unittest import mock
+
+from i2ii_spool.errors import EngineError
+from i2ii_spool.jobs.records import Progress
+from i2ii_spool.jobs.request import Job
+from i2ii_spool.spool import actions, durable_io, retention
+from i2ii_spool.spool.admission import Admission
+from i2ii_spool.spool.claim import Claim, Claims
+from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.recovery import recover
+from i2ii_spool.spool.submit import Submission
+from tests.support import promises
+from tests.support.jobs import result_of
+from tests.support.promises import (
+    MAX_ATTEMPTS,
+    OUTPUT,
+    PICTURE,
+    WORKER,
+    Promises,
+    commit,
+    say_that_a_worker_lives,
+    write_upload,
+)
+from tests.support.recording_disk import RecordingDisk
+
+Scenario = Callable[[Spool, Promises], Iterator[None]]
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(function: Scenario) -> Scenario:
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+def begin(name: str, spool: Spool, promised: Promises) -> Iterator[None]:
+    """Live a life up to its `yield`."""
+    spool.create()
+    going = SCENARIOS[name](spool, promised)
+    next(going)
+    return going
+
+
+def end(going: Iterator[None], disk: RecordingDisk) -> None:
+    """Live the rest of it, with `disk` between it and the kernel."""
+    with disk:
+        for _ in going:
+            raise AssertionError("a scenario has one yield")
+
+
+def submit_one(spool: Spool, promised: Promises, *, key: str | None = None) -> str:
+    id = promises.submit_one(spool, key=key)
+    promised.end(id, "done")
+    return id
+
+
+def claim_one(spool: Spool) -> Claim:
+    say_that_a_worker_lives(spool)
+    claim = Claims(spool, WORKER, max_attempts=MAX_ATTEMPTS).next()
+    assert claim is not None
+    return claim
+
+
+def fail(spool: Spool, promised: Promises) -> str:
+    """Bring a job into `failed/`."""
+    id = submit_one(spool, promised)
+    claim_one(spool).fail(EngineError("it cannot be done"))
+    promised.end(id, "failed:engine_error")
+    return id
+
+
+@scenario
+def make_a_spool(spool: Spool, promised: Promises) -> Iterator[None]:
+    yield
+    made = Spool(spool.root / "srv" / "pictures" / "spool")
+    made.create()
+    id = promises.submit_one(made)
+    promised.stay(f"srv/pictures/spool/incoming/{id}/{JOB}")
+
+
+# --- in -------------------------------------------------------------------------------------------
+
+
+@scenario
+def submit(spool: Spool, promised: Promises) -> Iterator[None]:
+    yield
+    submit_one(spool, promised)
+
+
+@scenario
+def submit_with_a_key(spool: Spool, promised: Promises) -> Iterator[None]:
+    promised.send_again("order 17")
+    yield
+    id = submit_one(spool, promised, key="order 17")
+    assert submit_one(spool, promised, key="order 17") == id
+
+
+@scenario
+def submit_again_with_the_key_of_one_who_died(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised, key="order 17")
+    (spool.incoming / id).rename(spool.staging / id)
+    promised.forget(id)
+    promised.send_again("order 17")
+    yield
+    assert submit_one(spool, promised, key="order 17") == id
+
+
+@scenario
+def refuse_at_the_door(spool: Spool, promised: Promises) -> Iterator[None]:
+    yield
+    submission = Submission(spool)
+    write_upload(submission.upload(), PICTURE)
+    submission.discard()
+    promised.count(0)
+
+
+def put_guest(spool: Spool, name: str, *, prompt: str | None) -> None:
+    """Do what a copy does, which syncs nothing."""
+    folder = spool.incoming / name
+    os.mkdir(folder)
+    write_upload(f"{folder}/photo.png", PICTURE)
+    if prompt is not None:
+        write_upload(f"{folder}/{PROMPT}", prompt.encode())
+
+
+def admission_of(spool: Spool) -> Admission:
+    return Admission(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
+
+
+@scenario
+def admit(spool: Spool, promised: Promises) -> Iterator[None]:
+    put_guest(spool, "holiday", prompt="sepia")
+    promised.end("holiday", "done")
+    yield
+    assert admission_of(spool).run_once()
+
+
+@scenario
+def admit_what_has_just_been_copied(spool: Spool, promised: Promises) -> Iterator[None]:
+    yield
+    put_guest(spool, "holiday", prompt="sepia")
+    (id,) = admission_of(spool).run_once()
+    promised.end(id, "done")
+
+
+@scenario
+def admit_what_came_with_a_request(spool: Spool, promised: Promises) -> Iterator[None]:
+    yield
+    put_guest(spool, "holiday", prompt=None)
+    write_upload(f"{spool.incoming}/holiday/{JOB}", Job(prompt="sepia").to_json())
+    (id,) = admission_of(spool).run_once()
+    promised.end(id, "done")
+
+
+@scenario
+def refuse(spool: Spool, promised: Promises) -> Iterator[None]:
+    put_guest(spool, "nonsense", prompt=None)
+    promised.end("nonsense", "failed:invalid_request")
+    yield
+    admission_of(spool).run_once()
+    assert not list(spool.incoming.iterdir())
+
+
+# --- through --------------------------------------------------------------------------------------
+
+
+@scenario
+def claim_and_commit(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    yield
+    claim = claim_one(spool)
+    promised.count_attempts(id, 1)
+    claim.report(Progress(phase="edit", step=1, steps=10))
+    commit(claim)
+    promised.finished(id)
+
+
+@scenario
+def claim_and_fail(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    promised.end(id, "done", "failed:engine_error")
+    yield
+    claim_one(spool).fail(EngineError("it cannot be done"))
+    promised.end(id, "failed:engine_error")
+
+
+@scenario
+def claim_and_give_back(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    yield
+    claim_one(spool).release(uncount_attempt=True)
+    promised.count_attempts(id, 0)
+    assert (spool.incoming / id).is_dir()
+
+
+@scenario
+def claim_for_the_last_time(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    for _ in range(MAX_ATTEMPTS - 1):
+        claim_one(spool).release(uncount_attempt=False)
+    promised.begun(id, MAX_ATTEMPTS - 1)
+    promised.end(id, "done", "failed:crashed")
+    yield
+    claim = claim_one(spool)
+    promised.begun(id, MAX_ATTEMPTS)
+    commit(claim)
+    promised.finished(id)
+
+
+@scenario
+def claim_what_was_begun_too_often(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    for _ in range(MAX_ATTEMPTS):
+        claim_one(spool).release(uncount_attempt=False)
+    promised.begun(id, MAX_ATTEMPTS)
+    promised.end(id, "failed:crashed")
+    yield
+    assert Claims(spool, WORKER, max_attempts=MAX_ATTEMPTS).next() is None
+
+
+# --- what people do -------------------------------------------------------------------------------
+
+
+@scenario
+def cancel_what_waits(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    promised.end(id, "done", "failed", "failed:cancelled")
+    yield
+    actions.cancel(spool, id)
+    promised.end(id, "failed:cancelled")
+
+
+@scenario
+def cancel_what_runs(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    claim_one(spool)
+    promised.begun(id, 1)
+    promised.end(id, "done", "failed:cancelled")
+    yield
+    actions.cancel(spool, id)
+    promised.end(id, "failed:cancelled")
+
+
+@scenario
+def retry_and_claim(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = fail(spool, promised)
+    promised.end(id, "done", "failed:engine_error")
+    yield
+    actions.retry(spool, id)
+    promised.end(id, "done")
+    commit(claim_one(spool))
+    promised.finished(id)
+
+
+@scenario
+def finish_what_was_retried(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = fail(spool, promised)
+    actions.retry(spool, id)
+    promised.end(id, "done")
+    yield
+    claim = claim_one(spool)
+    claim.save("result.png", OUTPUT)
+    with (
+        suppress(InterruptedError),
+        mock.patch("i2ii_spool.spool.claim.leave", side_effect=InterruptedError),
+    ):
+        claim.commit(result_of(claim))  # dies when the result counts, and before it is moved
+    promised.finished(id)
+
+
+@scenario
+def remove(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = fail(spool, promised)
+    promised.end(id, "failed:engine_error", "gone")
+    yield
+    actions.delete_job(spool, id)
+    promised.end(id, "gone")
+
+
+@scenario
+def prune(spool: Spool, promised: Promises) -> Iterator[None]:
+    ids = [fail(spool, promised) for _ in range(2)]
+    for id in ids:
+        promised.end(id, "failed:engine_error", "gone")
+    yield
+    retention.prune(spool, retention.RetentionPolicy(jobs=0))
+    for id in ids:
+        promised.end(id, "gone")
+
+
+@scenario
+def sweep_what_a_deletion_left(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = fail(spool, promised)
+    (spool.failed / id).rename(spool.trash / id)
+    promised.end(id, "gone")
+    yield
+    retention.sweep(spool)
+
+
+# --- recovery -------------------------------------------------------------------------------------
+
+
+def recovered(spool: Spool) -> None:
+    recover(spool, WORKER, max_attempts=MAX_ATTEMPTS)
+
+
+@scenario
+def recover_what_was_begun(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    claim_one(spool).report(Progress(phase="edit", step=1, steps=10))
+    promised.begun(id, 1)
+    yield
+    recovered(spool)
+
+
+@scenario
+def recover_what_was_finished(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    commit(claim_one(spool))
+    (spool.done / id).rename(spool.running / WORKER / id)
+    promised.finished(id)
+    yield
+    recovered(spool)
+
+
+@scenario
+def recover_what_was_finished_and_not_yet_synced(
+    spool: Spool, promised: Promises
+) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    yield
+    claim = claim_one(spool)
+    claim.save("result.png", OUTPUT)
+    with (
+        suppress(InterruptedError),
+        mock.patch.object(durable_io, "sync_folder", side_effect=InterruptedError),
+    ):
+        claim.commit(result_of(claim))  # dies before that
+    recovered(spool)
+    promised.finished(id)
+
+
+@scenario
+def recover_what_had_failed(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = fail(spool, promised)
+    (spool.failed / id).rename(spool.running / WORKER / id)
+    yield
+    recovered(spool)
+
+
+@scenario
+def recover_what_was_cancelled(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    claim_one(spool)
+    actions.cancel(spool, id)
+    promised.end(id, "failed:cancelled")
+    yield
+    recovered(spool)
+
+
+@scenario
+def recover_what_was_begun_too_often(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    for _ in range(MAX_ATTEMPTS - 1):
+        claim_one(spool).release(uncount_attempt=False)
+    claim_one(spool)
+    promised.begun(id, MAX_ATTEMPTS)
+    promised.end(id, "failed:crashed")
+    yield
+    recovered(spool)
+
+
+@scenario
+def recover_what_somebody_put_among_what_runs(spool: Spool, promised: Promises) -> Iterator[None]:
+    put_guest(spool, "stray", prompt="sepia")
+    say_that_a_worker_lives(spool)
+    (spool.incoming / "stray").rename(spool.running / WORKER / "stray")
+    promised.end("stray", "done")
+    yield
+    recovered(spool)
+
+
+@scenario
+def finish_what_there_already_is(spool: Spool, promised: Promises) -> Iterator[None]:
+    """Somebody copied a job under its own id while it ended once: both endings stay."""
+    id = submit_one(spool, promised)
+    shutil.copytree(spool.incoming / id, spool.root / "copy")
+    commit(claim_one(spool))
+    (spool.root / "copy").rename(spool.incoming / id)
+    claim = claim_one(spool)
+    time.sleep(0.002)  # or the second ending would bear the first one's id
+    promised.copy(id)
+    promised.count(2)
+    yield
+    commit(claim)

@@ -1,0 +1,149 @@
+"""Engines that go wrong on purpose, each in a real worker: `python stub_engines.py CASE UNIT
+[--burst]`."""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from PIL.Image import Image
+
+from i2ii_spool import settings
+from i2ii_spool.cli import errors_shown
+from i2ii_spool.engines.base import EngineInfo, OnStep
+from i2ii_spool.errors import EngineBroken
+from i2ii_spool.host import gpus
+from i2ii_spool.host.logging import configure_logging
+from i2ii_spool.jobs.request import EditRequest
+from i2ii_spool.spool.liveness import worker_name
+from i2ii_spool.worker.daemon import Worker
+
+
+class Slow:
+    """Takes as many steps as it is asked for, 50 ms each, and returns the pictures as they are."""
+
+    info = EngineInfo(engine="for tests", model="none", revision="0")
+    step_seconds = 0.05
+
+    def load(self) -> None:
+        pass
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        for step in range(request.num_inference_steps):
+            time.sleep(self.step_seconds)
+            on_step(step + 1, request.num_inference_steps)
+        return [images[0]] * request.n
+
+    def close(self) -> None:
+        pass
+
+
+class Quick(Slow):
+    """The same without the waiting."""
+
+    step_seconds = 0.0
+
+
+class KilledInEdit(Slow):
+    """The worker dies of a job whose prompt is `kill`."""
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        if request.prompt == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().edit(images, request, on_step)
+
+
+class RaisesInEdit(Slow):
+    """A bug in the engine."""
+
+    step_seconds = 0.0
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        if request.prompt == "raise":
+            raise ZeroDivisionError("a bug in the engine")
+        return super().edit(images, request, on_step)
+
+
+class BrokenInEdit(Slow):
+    """The device is lost."""
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        raise EngineBroken("the device is lost")
+
+
+class Hangs(Slow):
+    """A GPU that hangs at a job whose prompt is `hang`, the first time."""
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        has_hung = settings.load().spool.with_name("has-hung")
+        if request.prompt == "hang" and not has_hung.exists():
+            has_hung.touch()
+            threading.Event().wait()
+        return super().edit(images, request, on_step)
+
+
+class Hungry(Slow):
+    """A job whose prompt is `eat` takes all the memory there is."""
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        eaten = []
+        while request.prompt == "eat":
+            eaten.append(b"x" * 2**24)
+        return super().edit(images, request, on_step)
+
+
+class Poisonable(KilledInEdit, RaisesInEdit, Hungry):
+    """Falls to the prompts of all these, and hangs for ever at `hang`."""
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        if request.prompt == "hang":
+            threading.Event().wait()
+        return super().edit(images, request, on_step)
+
+
+class SlowPoisonable(Poisonable):
+    """The same, slowly."""
+
+    step_seconds = 0.05
+
+
+class BrokenAtLoad(Slow):
+    """The card is defective."""
+
+    def load(self) -> None:
+        raise EngineBroken("the card is defective")
+
+
+class SlowToLoad(Slow):
+    """A large model from a slow disk."""
+
+    def load(self) -> None:
+        until = time.monotonic() + 12
+        while time.monotonic() < until:
+            sum(range(10**5))
+
+
+CASES = {
+    "slow": Slow,
+    "quick": Quick,
+    "killed_in_edit": KilledInEdit,
+    "raises_in_edit": RaisesInEdit,
+    "broken_in_edit": BrokenInEdit,
+    "broken_at_load": BrokenAtLoad,
+    "hangs": Hangs,
+    "hungry": Hungry,
+    "poisonable": Poisonable,
+    "slow_poisonable": SlowPoisonable,
+    "slow_to_load": SlowToLoad,
+}
+
+if __name__ == "__main__":
+    case, unit, *burst = sys.argv[1:]
+    gpu = gpus.choose(unit)
+    configure_logging(gpu.unit, worker_name(gpu.unit))
+    faulthandler.enable()
+    with errors_shown():
+        Worker(settings.load(), CASES[case](), gpu, burst=bool(burst)).run()

@@ -1,0 +1,83 @@
+"""Finding and listing jobs, and deleting the oldest."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from i2ii_spool.errors import (
+    NotFound,
+)
+from i2ii_spool.jobs.ids import new_id
+from i2ii_spool.spool.layout import Spool, State
+from i2ii_spool.spool.lookup import find, list_jobs
+from i2ii_spool.spool.retention import RetentionPolicy, prune, sweep
+from i2ii_spool.spool.submit import Submission
+from tests.support.jobs import SubmitJob, claim_next, claims_of, finish, names_in
+
+
+def test_what_never_was_is_not_found(spool: Spool) -> None:
+    with pytest.raises(NotFound):
+        find(spool, new_id())
+
+
+def test_a_job_that_moves_all_the_time_is_always_found(spool: Spool, submit_job: SubmitJob) -> None:
+    id = submit_job()
+    claims = claims_of(spool)
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(lambda: [find(spool, id) for _ in range(1500)])
+        while not looking.done():
+            claims.backlog.hint(id)
+            claim = claims.next()
+            assert claim is not None
+            claim.release(uncount_attempt=True)
+        assert len(looking.result()) == 1500
+
+
+def test_a_list_is_newest_first_and_continues_without_gaps(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    ids = [submit_job() for _ in range(7)]
+    finish(claim_next(spool))
+    first = [place.id for place in list_jobs(spool, limit=4)]
+    rest = [place.id for place in list_jobs(spool, limit=4, after=first[-1])]
+    assert first + rest == ids[::-1]
+    assert [place.id for place in list_jobs(spool, State.DONE)] == ids[:1]
+
+
+def ended_jobs(spool: Spool, submit_job: SubmitJob, ages: list[float]) -> list[str]:
+    ids = []
+    for age in ages:
+        ids.append(submit_job())
+        finish(claim_next(spool))
+        ended = time.time() - age
+        os.utime(spool.done / ids[-1] / "result.json", (ended, ended))
+    return ids
+
+
+def test_retention_by_age_and_by_number_takes_the_longest_ended_first(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    newest, oldest, middle = ended_jobs(spool, submit_job, [10, 300, 100])
+    waits, runs = submit_job(), submit_job()
+    assert claim_next(spool).id == waits
+    assert prune(spool, RetentionPolicy()) == []
+    assert prune(spool, RetentionPolicy(age=200)) == [oldest]
+    assert prune(spool, RetentionPolicy(jobs=1)) == [middle]
+    assert prune(spool, RetentionPolicy(free=2**62)) == [newest]
+    assert {find(spool, waits).state, find(spool, runs).state} == {State.RUNNING, State.INCOMING}
+
+
+def test_dead_submissions_are_swept_and_living_ones_are_not(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission = Submission(spool)
+    Path(submission.upload()).touch()
+    sweep(spool)
+    assert names_in(spool.staging) == [submission.id]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3700)
+    sweep(spool)
+    assert names_in(spool.staging) == []

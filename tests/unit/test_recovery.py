@@ -1,0 +1,98 @@
+"""Jobs of dead workers."""
+
+import os
+import time
+
+import pytest
+
+from i2ii_spool.spool import durable_io
+from i2ii_spool.spool.layout import Spool, State
+from i2ii_spool.spool.liveness import WorkerLock
+from i2ii_spool.spool.lookup import find
+from i2ii_spool.spool.recovery import Reaper, recover
+from i2ii_spool.spool.status import read_status
+from tests.support.jobs import ME, SubmitJob, claim_next, claims_of, result_of
+
+
+def test_a_finished_job_of_a_dead_worker_is_not_run_again(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    id = submit_job()
+    claim = claim_next(spool)
+    durable_io.write_file(claim.folder / "result.json", result_of(claim).to_json())
+    recover(spool, ME, max_attempts=3)
+    assert find(spool, id).state is State.DONE
+
+
+def test_a_failed_job_of_a_dead_worker_has_failed(spool: Spool, submit_job: SubmitJob) -> None:
+    id = submit_job()
+    (claim_next(spool).folder / "error.json").write_text("{}")
+    recover(spool, ME, max_attempts=3)
+    assert find(spool, id).state is State.FAILED
+
+
+def test_a_cancelled_job_of_a_dead_worker_is_cancelled(spool: Spool, submit_job: SubmitJob) -> None:
+    id = submit_job()
+    (claim_next(spool).folder / "cancel").touch()
+    recover(spool, ME, max_attempts=3)
+    assert read_status(spool, id).status == "cancelled"
+
+
+def test_a_job_that_kills_its_workers_is_given_up(spool: Spool, submit_job: SubmitJob) -> None:
+    id = submit_job()
+    for _ in range(2):
+        claim_next(spool)
+        recover(spool, ME, max_attempts=2)
+    status = read_status(spool, id)
+    assert (status.status, status.attempts) == ("failed", 2)
+    assert status.error is not None
+    assert status.error["code"] == "crashed"
+
+
+def test_a_job_moved_back_by_hand_is_not_begun_more_often_than_allowed(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    id = submit_job()
+    claim = claims_of(spool, max_attempts=1).next()
+    assert claim is not None
+    claim.folder.rename(spool.incoming / id)
+    assert claims_of(spool, max_attempts=1).next() is None
+    assert read_status(spool, id).status == "failed"
+
+
+def test_a_living_worker_is_left_alone_and_a_dead_one_recovered(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    id = submit_job()
+    claim_next(spool)
+    reaper = Reaper(spool, max_attempts=3, lease=60)
+    lock = WorkerLock.take(spool, ME)
+    assert lock is not None
+    reaper.run_once()
+    assert find(spool, id).state is State.RUNNING
+    lock.release()
+    reaper.run_once()
+    assert find(spool, id).state is State.INCOMING
+
+
+def test_another_hosts_worker_is_dead_after_its_lease_on_our_clock(
+    spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = submit_job()
+    claim_next(spool, "elsewhere.gpu0")
+    heartbeat = spool.workers / "elsewhere.gpu0.json"
+    heartbeat.touch()
+    os.utime(heartbeat, (0, 0))  # its clock is decades behind: that means nothing
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    reaper = Reaper(spool, max_attempts=3, lease=60)
+    reaper.run_once()
+    now += 59
+    os.utime(heartbeat, (1, 1))
+    reaper.run_once()
+    now += 59
+    reaper.run_once()
+    assert find(spool, id).state is State.RUNNING
+    now += 2
+    reaper.run_once()
+    assert find(spool, id).state is State.INCOMING

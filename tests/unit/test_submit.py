@@ -1,0 +1,133 @@
+"""Submitting a job: what is in its folder, what is refused, and one key for one job."""
+
+import errno
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from i2ii_spool.errors import (
+    DiskFull,
+    InvalidRequest,
+    QueueFull,
+    SpoolUnusable,
+    WrongState,
+)
+from i2ii_spool.jobs.request import EditRequest
+from i2ii_spool.spool.capacity import check_disk, check_queue
+from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.lookup import waiting
+from i2ii_spool.spool.submit import Submission, submit
+from tests.support.jobs import SubmitJob, names_in
+from tests.support.seams import dying_before_publish
+
+
+def test_a_submitted_job_lies_whole_in_incoming(
+    spool: Spool, submit_job: SubmitJob, picture: Path
+) -> None:
+    id = submit_job(prompt="水彩", seed=7)
+    folder = spool.incoming / id
+    assert names_in(folder) == ["input.jpg", "job.json"]
+    assert (folder / "input.jpg").read_bytes() == picture.read_bytes()
+    assert json.loads((folder / "job.json").read_text())["prompt"] == "水彩"
+    assert names_in(spool.staging) == []
+
+
+def test_a_job_is_for_its_group_and_nobody_else(spool: Spool, submit_job: SubmitJob) -> None:
+    folder = spool.incoming / submit_job()
+    assert folder.stat().st_mode & 0o7777 == 0o2770
+    assert not any(
+        path.stat().st_mode & 0o007 for path in [spool.root, *spool.root.rglob("job.json")]
+    )
+
+
+def test_a_refused_picture_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("hello")
+    with pytest.raises(InvalidRequest):
+        submit(spool, [tmp_path / "words.txt"], EditRequest(prompt="a"), max_pixels=10**6)
+    assert names_in(spool.incoming) == names_in(spool.staging) == []
+
+
+@pytest.mark.parametrize("pictures", [0, 4])
+def test_a_job_has_one_to_three_pictures(spool: Spool, picture: Path, pictures: int) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        submit(spool, [picture] * pictures, EditRequest(prompt="a"), max_pixels=10**6)
+    assert refused.value.field == "image"
+
+
+def test_a_failed_fsync_is_reported_and_never_retried(
+    spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def failing(descriptor: int) -> None:
+        calls.append(descriptor)
+        raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="I/O error"):
+        submit_job()
+    assert len(calls) == 1
+    assert names_in(spool.incoming) == []
+
+
+def test_the_door_says_when_to_come_back() -> None:
+    check_queue(9, max_queue=10, seconds_between_completions=4.0)
+    with pytest.raises(QueueFull) as full:
+        check_queue(12, max_queue=10, seconds_between_completions=4.0)
+    assert full.value.retry_after == 12  # three jobs must go before a place is free
+
+
+def test_the_door_keeps_the_disk_above_its_floor(spool: Spool) -> None:
+    with pytest.raises(DiskFull, match="i2ii gc"):
+        check_disk(spool, min_free=2**62)
+
+
+def test_a_spool_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SpoolUnusable, match="I2II_SPOOL"):
+        Spool(tmp_path / "file" / "spool").create()
+
+
+def test_a_jobs_name_stands_behind_its_id(spool: Spool, submit_job: SubmitJob) -> None:
+    id = submit_job(name="wedding 042/é")
+    assert id.endswith("_wedding-042")
+    assert waiting(spool) == [id]
+
+
+def submit_with_key(spool: Spool, picture: Path, key: str, prompt: str = "sepia") -> str:
+    submission = Submission(spool)
+    Path(submission.upload()).write_bytes(picture.read_bytes())
+    return submission.publish(EditRequest(prompt=prompt, name="n"), max_pixels=10**6, key=key)
+
+
+def test_one_key_makes_one_job(spool: Spool, picture: Path) -> None:
+    first = submit_with_key(spool, picture, "a")
+    assert submit_with_key(spool, picture, "a") == first
+    assert submit_with_key(spool, picture, "b") != first
+    assert len(waiting(spool)) == 2
+    assert names_in(spool.staging) == []
+
+
+def test_many_at_once_with_one_key_make_one_job(spool: Spool, picture: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(lambda _: submit_with_key(spool, picture, "a"), range(40)))
+    assert list(ids) == waiting(spool)
+
+
+def test_a_key_is_not_for_another_request(spool: Spool, picture: Path) -> None:
+    submit_with_key(spool, picture, "a")
+    with pytest.raises(WrongState, match="another request"):
+        submit_with_key(spool, picture, "a", prompt="blur")
+
+
+def test_the_next_with_the_key_finishes_what_a_dead_submitter_began(
+    spool: Spool, picture: Path
+) -> None:
+    with dying_before_publish(), pytest.raises(KeyboardInterrupt):
+        submit_with_key(spool, picture, "a")
+    (begun,) = names_in(spool.staging)
+    assert submit_with_key(spool, picture, "a") == f"{begun}_n"
+    assert waiting(spool) == [f"{begun}_n"]
