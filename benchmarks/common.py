@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from i2ii_spool.jobs.folder import JOB, RESULT
 from i2ii_spool.jobs.ids import new_id
 from i2ii_spool.jobs.records import Result, Timings
 from i2ii_spool.jobs.request import Job

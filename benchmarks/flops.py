@@ -69,7 +69,7 @@ def vae() -> Iterator[Figure]:
             tflop(lambda: model.decode(torch.empty(1, 16, 1, 128, 128))),
             "TFLOP",
         )
-        exact.use_frames(model)
+        exact.use_frame_convolutions(model)
 
 
 def reading() -> Iterator[Figure]:
@@ -100,7 +100,7 @@ def memory_needed() -> Iterator[Figure]:
     }
     weights = {name: round(2e9 * _billions(part)) for name, part in parts.items()}
     for side in SIDES[:2]:
-        for mode, needed in offload.needs(weights, side).items():
+        for mode, needed in offload.memory_needed(weights, side).items():
             yield Figure(f"memory {mode} at {side}", needed / offload.GIB, "GiB")
 
 

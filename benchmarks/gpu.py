@@ -34,8 +34,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import describe_machine
 from i2ii_spool import settings
 from i2ii_spool.engines.base import OnStep
-from i2ii_spool.engines.diffusers import loading, resolution
+from i2ii_spool.engines.diffusers import loading
 from i2ii_spool.engines.diffusers.engine import QwenEngine
+from i2ii_spool.engines.diffusers.pipelines import qwen_edit
 from i2ii_spool.engines.diffusers.testing.tiny_edit import TINY, Shape, random_pipeline
 from i2ii_spool.host import gpus
 from i2ii_spool.jobs.request import EditRequest
@@ -154,7 +155,7 @@ class Bench:
         pipeline = self.pipeline()
         for side in self._options.sides:
             self._flops[side] = flops_of_a_pass(pipeline, side)
-        resolution.limit_references(pipeline, self._native)
+        qwen_edit.limit_references(pipeline, self._native)
         for side in self._options.sides:
             edit_plainly(
                 pipeline, side, 2, 4.0
@@ -181,7 +182,7 @@ class Bench:
             picture.write_bytes(photograph(NATIVE, NATIVE, seed=0))
             for job in jobs:
                 submit(spool, [picture], job, max_pixels=NATIVE**2)
-            Worker(engine.settings, engine, gpus.choose("0"), burst=True).run()
+            Worker(engine.settings, engine, gpus.resolve("0"), burst=True).run()
         # Not counted: the engine's own warm-up, and the first edit with the LoRA.
         _, full, _, few, *rest = engine.edits
         self._add("i2ii", side, full, passes=2)
@@ -293,7 +294,7 @@ def edit_plainly(pipeline: Any, side: int, steps: int, cfg: float) -> Edit:
 def flops_of_a_pass(pipeline: Any, side: int) -> float:
     """The multiplications and additions of one pass of the transformer, with result and one
     reference of this side."""
-    resolution.limit_references(pipeline, side)
+    qwen_edit.limit_references(pipeline, side)
     with counting(pipeline.transformer) as counted:
         edit_plainly(pipeline, side, 2, 1.0)
     return counted[-1]

@@ -50,7 +50,7 @@ def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
     from i2ii_spool.spool.liveness import worker_name
     from i2ii_spool.worker.daemon import Worker
 
-    chosen = gpus.choose(gpu)
+    chosen = gpus.resolve(gpu)
     configure_logging(chosen.unit, worker_name(chosen.unit))
     faulthandler.enable()  # systemd's watchdog aborts a worker that hangs: say where
     device = gpus.set_visible(chosen)

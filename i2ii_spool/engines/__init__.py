@@ -1,1 +1,1 @@
-"""What edits pictures. An engine is known to its worker alone."""
+"""The engines, which edit pictures. Only the worker uses them."""

@@ -1,4 +1,4 @@
-"""What an engine is: it turns pictures and an instruction into pictures."""
+"""The engine protocol: an engine makes new pictures from pictures and an instruction."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,42 +9,43 @@ from PIL.Image import Image
 from i2ii_spool.jobs.request import EditRequest
 
 OnStep = Callable[[int, int], None]
-"""`on_step(step, steps)`: `step` of `steps` steps are finished. It raises to stop the edit: let it
-through."""
+"""`on_step(step, steps)` reports that `step` of `steps` steps are done. It raises an exception to
+stop the edit, which the engine must not catch."""
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What made a picture, for the record in `result.json`."""
+    """What made a picture, for `result.json`."""
 
     engine: str
     model: str
     revision: str
     versions: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What the engine has to say of its last edit."""
+    """Engine-specific facts about the last edit."""
 
 
 class Engine(Protocol):
-    """Turns pictures and an instruction into pictures; one call at a time, always from the same
-    thread."""
+    """Makes pictures. Its methods are called one at a time, always from the same thread."""
 
     info: EngineInfo
 
     def load(self) -> None:
-        """Get ready to edit: weights on the device, warmed up. May take minutes; called once,
-        before any edit."""
+        """Prepare to edit: load the weights onto the device and warm up.
+
+        Called once, before the first edit. It may take minutes.
+        """
 
     def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
         """Return `request.n` new pictures; picture i is made with seed `request.seed + i`.
 
-        `images` are upright (EXIF orientation applied), sRGB, mode RGB or RGBA; they are not
-        changed. `on_step` is called at least once for each picture, and raises to stop.
+        `images` are upright (EXIF orientation applied), in sRGB, of mode RGB or RGBA. The engine
+        must not change them. It calls `on_step` at least once for each picture.
 
-        Raises `InvalidRequest` for a request that this engine cannot do, `EngineError` for an edit
-        that failed, `EngineBroken` when the next edit would fail as well. Any other exception fails
+        Raises `InvalidRequest` if this engine does not support the request, `EngineError` if the
+        edit fails, `EngineBroken` if every later edit would fail, too. Any other exception fails
         the job with its traceback.
         """
 
     def close(self) -> None:
-        """Let go of the device."""
+        """Release the device."""

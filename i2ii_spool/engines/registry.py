@@ -1,5 +1,4 @@
-"""What edits pictures. An engine is known to its worker alone; each module loads what it needs when
-it is chosen."""
+"""Create the engine that the settings name. An engine's module is imported only if it is chosen."""
 
 import logging
 
@@ -10,13 +9,11 @@ log = logging.getLogger(__name__)
 
 
 def create(settings: Settings, *, has_gpu: bool) -> Engine:
-    """Return the engine that is set, not loaded yet; `auto` chooses by whether there is a CUDA
-    device."""
+    """Return the engine of the settings, not loaded; `auto` is qwen with a GPU, else classic."""
     name = settings.engine
     if name == "auto":
         name = "qwen" if has_gpu else "classic"
-        found = "a CUDA device" if has_gpu else "no CUDA device"
-        log.info("there is %s: the %s engine edits", found, name)
+        log.info("engine auto: %s, since there is %s", name, "a GPU" if has_gpu else "no GPU")
     if name == "qwen":
         from i2ii_spool.engines.diffusers.engine import QwenEngine
 

@@ -1,1 +1,1 @@
-"""What the processes need of the machine: GPUs, systemd, the journal."""
+"""Interfaces to the host: GPUs, systemd, the journal."""

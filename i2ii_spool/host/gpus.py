@@ -1,8 +1,8 @@
-"""Which GPUs there are, which one a worker is for, and how busy it is.
+"""List the GPUs, resolve the one that a worker uses, and read how busy it is.
 
-A GPU is called by the N of its device file /dev/nvidiaN, by its UUID or by the name of its MIG
-slice. CUDA is always given the UUID: where a unit's `DeviceAllow=` shows a process one card alone,
-CUDA counts that one as its first.
+A GPU has three kinds of names: the N of its device file /dev/nvidiaN, its UUID, and the name of a
+MIG slice. CUDA always gets the UUID: if a unit's `DeviceAllow=` shows a process only one card, that
+card has index 0 in CUDA, whatever its N.
 """
 
 import os
@@ -30,10 +30,10 @@ class Device:
     """A GPU, or a MIG slice of one."""
 
     name: str
-    """The product, like `NVIDIA H100 80GB HBM3`."""
+    """The product, for example `NVIDIA H100 80GB HBM3`."""
     uuid: str
     minor: int
-    """The N of its /dev/nvidiaN; a slice has its card's."""
+    """The N of its /dev/nvidiaN; a slice has the N of its card."""
 
     @property
     def is_slice(self) -> bool:
@@ -43,31 +43,36 @@ class Device:
 
 @contextmanager
 def _nvml_session() -> Iterator[bool]:
-    """Whether there is a driver to ask. Raises `EngineBroken` if there is one that does not work."""
+    """Yield whether an NVIDIA driver is installed.
+
+    Raises `EngineBroken` if there is one and it does not work.
+    """
     try:
         pynvml.nvmlInit()
     except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
         yield False
         return
     except pynvml.NVMLError as error:
-        raise _broken(error) from error
+        raise _driver_error(error) from error
     try:
         yield True
     except pynvml.NVMLError as error:
-        raise _broken(error) from error
+        raise _driver_error(error) from error
     finally:
         pynvml.nvmlShutdown()
 
 
-def _broken(error: Exception) -> EngineBroken:
+def _driver_error(error: Exception) -> EngineBroken:
     return EngineBroken(
-        f"the NVIDIA driver does not work: {error}; nvidia-smi and `dmesg` say more"
+        f"the NVIDIA driver does not work: {error}; see nvidia-smi and `dmesg` for details"
     )
 
 
 def devices() -> list[Device]:
-    """Return what this process may use, as nvidia-smi orders them; of a card that is cut up, its
-    slices."""
+    """Return the GPUs that this process may use, in the order of nvidia-smi.
+
+    A card in MIG mode is represented by its slices.
+    """
     with _nvml_session() as has_driver:
         if not has_driver:
             return []
@@ -93,8 +98,10 @@ def _slices(card: Any) -> list[Any]:
 
 
 def driver_versions() -> tuple[str, str] | None:
-    """Return the driver's version and the newest CUDA that it serves, like `("570.86", "12.8")`;
-    None without one."""
+    """Return the versions of the driver and of the newest CUDA that it supports.
+
+    For example `("570.86", "12.8")`; None without a driver.
+    """
     with _nvml_session() as has_driver:
         if not has_driver:
             return None
@@ -102,7 +109,7 @@ def driver_versions() -> tuple[str, str] | None:
         return pynvml.nvmlSystemGetDriverVersion(), f"{cuda // 1000}.{cuda % 1000 // 10}"
 
 
-# --- the one that a worker is for -----------------------------------------------------------------
+# --- the GPU of a worker --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -110,98 +117,91 @@ class Gpu:
     """One GPU, or one MIG slice of one."""
 
     id: int | str
-    """The number, or the UUID or MIG name by which it was asked for."""
+    """Its number, or the UUID or MIG name that the operator gave."""
     unit: str
-    """The part of the worker's name that tells it from others on this host: `gpu0`, `gpu-8f3a1b2c`,
+    """The part of the worker's name that is unique on this host: `gpu0`, `gpu-8f3a1b2c`,
     `mig-8f3a1b2c`."""
 
 
 def visible_devices() -> list[str] | None:
-    """The entries of `CUDA_VISIBLE_DEVICES`, or None if it is not set."""
+    """Return the entries of `CUDA_VISIBLE_DEVICES`, or None if it is not set."""
     value = os.environ.get(CUDA_VISIBLE_DEVICES)
     if value is None:
         return None
     entries = [entry.strip() for entry in value.split(",")]
-    # CUDA sees the entries up to the first that is none: "" and "-1" hide all.
+    # CUDA ignores the first invalid entry and all that follow it: "" and "-1" hide every GPU.
     end = next((index for index, entry in enumerate(entries) if entry in ("", "-1")), len(entries))
     return entries[:end]
 
 
-def find_all() -> list[str]:
-    """What `i2ii gpu` can be called with for each GPU of this machine that may be used; empty where
-    there is none."""
+def list_ids() -> list[str]:
+    """Return the argument of `i2ii gpu` for each GPU that this process may use."""
     entries = visible_devices()
     if entries is not None:
         return [str(index) for index in range(len(entries))]
     return [device.uuid if device.is_slice else str(device.minor) for device in devices()]
 
 
-def choose(wanted: str) -> Gpu:
-    """Return the GPU that `wanted` names: a number, a UUID, or a MIG name.
+def resolve(id: str) -> Gpu:
+    """Return the GPU that `id` means: a number, a UUID, or a MIG name.
 
-    As for CUDA itself, a number counts within `CUDA_VISIBLE_DEVICES` where that is set. Raises
-    `SettingsError`.
+    Like CUDA, a number counts within `CUDA_VISIBLE_DEVICES` if that is set. Raises `SettingsError`.
     """
     entries = visible_devices()
-    if not wanted.isdecimal():
-        if entries and wanted not in entries:
-            raise SettingsError(
-                f"GPU {wanted} is not in {CUDA_VISIBLE_DEVICES}={','.join(entries)}", field="gpu"
-            )
-        return _named(wanted)
     if not entries:
-        return _named(wanted)
-    if int(wanted) >= len(entries):
+        return _parse(id)
+    visible = f"{CUDA_VISIBLE_DEVICES}={','.join(entries)}"
+    if not id.isdecimal():
+        if id not in entries:
+            raise SettingsError(f"GPU {id} is not in {visible}", field="gpu")
+        return _parse(id)
+    if int(id) >= len(entries):
         raise SettingsError(
-            f"GPU {wanted} is not there: {CUDA_VISIBLE_DEVICES}={','.join(entries)} has {len(entries)}, counted from 0",
-            field="gpu",
+            f"GPU {id} not found: {visible} has {len(entries)}, counted from 0", field="gpu"
         )
-    return _named(entries[int(wanted)])
+    return _parse(entries[int(id)])
 
 
-def _named(name: str) -> Gpu:
-    if name.isdecimal():
-        return Gpu(int(name), f"gpu{int(name)}")
-    match = re.fullmatch(r"(GPU|MIG)(?:-GPU)?-([0-9A-Fa-f]{4,8})[0-9A-Fa-f-]*((?:/\d+)*)", name)
+def _parse(id: str) -> Gpu:
+    if id.isdecimal():
+        return Gpu(int(id), f"gpu{int(id)}")
+    match = re.fullmatch(r"(GPU|MIG)(?:-GPU)?-([0-9A-Fa-f]{4,8})[0-9A-Fa-f-]*((?:/\d+)*)", id)
     if match is None:
         raise SettingsError(
-            f"{name!r} is not a GPU: give an index, a GPU-<uuid> or a MIG-<uuid>", field="gpu"
+            f"{id!r} is not a GPU: give an index, a GPU-<uuid> or a MIG-<uuid>", field="gpu"
         )
     kind, digits, slices = match.groups()
-    return Gpu(name, f"{kind.lower()}-{digits.lower()}{slices.replace('/', '-')}")
+    return Gpu(id, f"{kind.lower()}-{digits.lower()}{slices.replace('/', '-')}")
 
 
 def set_visible(gpu: Gpu) -> Device | None:
-    """Let CUDA see this GPU alone. Call it before anything loads CUDA. Return it; None on a machine
-    without a GPU.
+    """Make this GPU the only one that CUDA sees, and return it. Call this before CUDA is loaded.
 
-    Raises `SettingsError` if there are GPUs here and this is none of them, `EngineBroken` if the
-    driver does not work.
+    Returns None on a machine without a GPU. Raises `SettingsError` if the machine has GPUs and this
+    is not one of them, `EngineBroken` if the driver does not work.
     """
     if visible_devices() == []:
         return None
-    seen = devices()
-    if not seen and not DRIVER.exists():
+    accessible = devices()
+    if not accessible and not DRIVER.exists():
         return None
-    device = _find(gpu, seen)
+    device = _find_device(gpu, accessible)
     if device is None:
-        here = (
-            ", ".join(f"{device.minor} ({device.uuid})" for device in seen)
-            or "none that this process may use"
+        here = ", ".join(f"{device.minor} ({device.uuid})" for device in accessible)
+        raise SettingsError(
+            f"GPU {gpu.id} not found: this process may use {here or 'no GPU'}", field="gpu"
         )
-        raise SettingsError(f"GPU {gpu.id} is not there: there is {here}", field="gpu")
     os.environ[CUDA_VISIBLE_DEVICES] = device.uuid
     return device
 
 
-def _find(gpu: Gpu, seen: list[Device]) -> Device | None:
+def _find_device(gpu: Gpu, accessible: list[Device]) -> Device | None:
     if isinstance(gpu.id, str):
-        return next((device for device in seen if device.uuid.startswith(gpu.id)), None)
+        return next((device for device in accessible if device.uuid.startswith(gpu.id)), None)
     if visible_devices() is None:
-        return next((device for device in seen if device.minor == gpu.id), None)
-    return (
-        seen[gpu.id] if gpu.id < len(seen) else None
-    )  # whoever sets CUDA's variable counts as nvidia-smi does
+        return next((device for device in accessible if device.minor == gpu.id), None)
+    # The numbers in CUDA_VISIBLE_DEVICES are those of nvidia-smi.
+    return accessible[gpu.id] if gpu.id < len(accessible) else None
 
 
 # --- how busy it is -------------------------------------------------------------------------------
@@ -209,31 +209,31 @@ def _find(gpu: Gpu, seen: list[Device]) -> Device | None:
 
 @dataclass(frozen=True)
 class GpuUsage:
-    """What a GPU does, whoever uses it."""
+    """How busy a GPU is with the work of all processes."""
 
     memory_used_mib: int
     memory_total_mib: int
     use_percent: int | None
-    """Of the last second, how much it computed; None for a MIG slice, of which the driver does not
-    know."""
+    """The part of the last second in which it computed; None for a MIG slice, which the driver does
+    not measure."""
 
 
 class GpuMonitor:
-    """Reads how busy a GPU is, as often as it is asked: a reading takes microseconds."""
+    """Reads how busy a GPU is. A reading takes microseconds."""
 
     def __init__(self, device: Device) -> None:
         pynvml.nvmlInit()
         self._handle = pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
 
     def read(self) -> GpuUsage:
-        """Raises `EngineBroken` if the GPU is lost."""
+        """Return the current use. Raises `EngineBroken` if the GPU is lost."""
         try:
             memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
-            return GpuUsage(memory.used // MIB, memory.total // MIB, self._use())
+            return GpuUsage(memory.used // MIB, memory.total // MIB, self._use_percent())
         except pynvml.NVMLError as error:
-            raise _broken(error) from error
+            raise _driver_error(error) from error
 
-    def _use(self) -> int | None:
+    def _use_percent(self) -> int | None:
         try:
             return int(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu)
         except pynvml.NVMLError_NotSupported:

@@ -1,5 +1,4 @@
-"""One line per event. The journal stamps its lines itself, and gets the jobs that a line names as
-fields; on a terminal we stamp them."""
+"""Log one line per event: to the journal with fields, or to a terminal with time stamps."""
 
 import logging
 import os
@@ -20,7 +19,7 @@ PRIORITIES = {
 
 
 def configure_logging(who: str, worker: str | None = None) -> None:
-    """Send the logs of this process, as the process `who`, to the journal or to standard error."""
+    """Send the logs of this process, named `who`, to the journal or to standard error."""
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         logging.Formatter(
@@ -38,10 +37,11 @@ def _stderr_is_the_journal() -> bool:
 
 
 class JournalHandler(logging.Handler):
-    """Sends each record with its fields (systemd.journal-fields(7)): `journalctl I2II_JOB=ID` finds
-    a job's lines, whoever wrote them, and `journalctl I2II_WORKER=node7.gpu0` a worker's.
+    """Sends each record to the journal with its fields (systemd.journal-fields(7)).
 
-    The protocol: https://systemd.io/JOURNAL_NATIVE_PROTOCOL
+    `journalctl I2II_JOB=ID` finds the lines about a job, from every process, and
+    `journalctl I2II_WORKER=node7.gpu0` those of a worker. The protocol:
+    https://systemd.io/JOURNAL_NATIVE_PROTOCOL
     """
 
     def __init__(self, identifier: str, worker: str | None) -> None:
@@ -52,13 +52,14 @@ class JournalHandler(logging.Handler):
             **({"I2II_WORKER": worker} if worker else {}),
         }
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setsockopt(
-            socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20
-        )  # a long traceback is one datagram
+        # A record is one datagram, which must hold a long traceback.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send the record; where the journal cannot take it, write it to standard error, which
-        systemd reads too."""
+        """Send the record. If the journal does not accept it, write it to standard error.
+
+        systemd forwards standard error to the journal, too.
+        """
         try:
             self._socket.sendto(
                 b"".join(_encode(*field) for field in self._fields(record)), JOURNAL

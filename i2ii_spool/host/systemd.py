@@ -1,49 +1,51 @@
-"""Telling systemd how we are (sd_notify(3)). Without systemd every call does nothing."""
+"""The service manager's interface: notifications (sd_notify(3)), watchdog, inherited sockets.
+
+Without systemd every function does nothing.
+"""
 
 import os
 import socket
 import time
 from contextlib import suppress
 
-FIRST_INHERITED = 3  # behind standard input, output and error
+FIRST_INHERITED_FD = 3  # SD_LISTEN_FDS_START
 
 
 def sd_notify(**fields: str | int) -> None:
-    """Send fields like `READY=1` or `STATUS="job 3 of 50"` to the service manager, if one listens."""
+    """Send fields like `READY=1` or `STATUS="job 3 of 50"` to the service manager."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    if address.startswith("@"):  # Linux's abstract name space
+    if address.startswith("@"):  # the abstract namespace of Linux
         address = "\0" + address[1:]
     message = "\n".join(f"{name}={value}" for name, value in fields.items())
-    nobody_listens = suppress(
-        ConnectionRefusedError, FileNotFoundError
-    )  # the manager itself has died
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, nobody_listens:
+    # If the manager itself has died, the service goes on without it.
+    no_manager = suppress(ConnectionRefusedError, FileNotFoundError)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, no_manager:
         manager.sendto(message.encode(), address)
 
 
 def notify_reloading() -> None:
-    """Say that the settings are being read again; `sd_notify(READY=1)` says that they are."""
+    """Announce that the process reads its settings again; `sd_notify(READY=1)` ends this state."""
     sd_notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
 
 
 def extend_timeout(seconds: float, **fields: str | int) -> None:
-    """Say that the start or stop which is under way takes `seconds` more from now, whatever its
-    unit allows."""
+    """Allow the current start or stop `seconds` more from now, beyond the timeout of its unit."""
     sd_notify(EXTEND_TIMEOUT_USEC=round(seconds * 1e6), **fields)
 
 
 def watchdog_interval() -> float | None:
-    """How often `WATCHDOG=1` should be sent, in seconds: twice in the time after which we are
-    killed."""
+    """Return the seconds between two `WATCHDOG=1`: half of the unit's `WatchdogSec=`.
+
+    None if the unit has no watchdog.
+    """
     microseconds = os.environ.get("WATCHDOG_USEC")
     return int(microseconds) / 2e6 if microseconds else None
 
 
 def listen_socket() -> socket.socket | None:
-    """Return the listening socket that systemd has made for this process (sd_listen_fds(3)), if it
-    has."""
+    """Return the listening socket passed by systemd (sd_listen_fds(3)), or None."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
-    return socket.socket(fileno=FIRST_INHERITED)
+    return socket.socket(fileno=FIRST_INHERITED_FD)

@@ -1,1 +1,1 @@
-"""Pictures: judged by header and end, judged in a limited process, read and encoded."""
+"""Pictures: inspected by header and end, decoded in a limited process, read and encoded."""

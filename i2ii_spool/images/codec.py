@@ -1,41 +1,36 @@
-"""Pictures: judged by their header at the door, read upright for the engine, encoded for the
-result."""
+"""Read a picture upright in sRGB for an engine, and encode a result."""
 
 import io
 from pathlib import Path
 
-from PIL import Image, ImageCms, ImageOps, features
+from PIL import Image, ImageCms, ImageOps
 
-from i2ii_spool.images.probe import EXTENSIONS, _damaged, _open, _raise_the_disks
+from i2ii_spool.images.probe import decoder_errors, open_image
 from i2ii_spool.jobs.folder import open_regular
 
-# `inspect` judges the size itself, from the header; Pillow's own limit would only warn, and at
-# another number.
-Image.MAX_IMAGE_PIXELS = None
-if features.check("avif"):
-    EXTENSIONS["AVIF"] = "avif"
+_SRGB = ImageCms.createProfile("sRGB")
 
 
 def read(path: Path, *, max_pixels: int) -> Image.Image:
-    """Return the picture upright, in sRGB, as RGB or (where it has transparency) RGBA; the first
-    frame of many.
+    """Return the picture upright, in sRGB, as RGB, or as RGBA if it has transparency.
 
-    Raises as `inspect` does: somebody may have put another picture there since.
+    Of a file with several frames this is the first. Raises the errors of `probe.inspect`: the file
+    may have been replaced since it was inspected.
     """
     with open_regular(path) as file:
-        image = _open(file, max_pixels, path.name)
+        image = open_image(file, max_pixels, path.name)
         profile = image.info.get("icc_profile")
-        try:
+        with decoder_errors(path.name):
             image.load()
-        except Exception as error:
-            _raise_the_disks(error)
-            raise _damaged(path.name, error) from error
-        return _to_rgb(_to_srgb(_to_8_bit(_upright(image)), profile))
+        upright = _to_srgb(_to_8_bit(_upright(image)), profile)
+        return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
 
 
 def encode(image: Image.Image, output_format: str) -> bytes:
-    """Return `image` as a `png`, `jpeg` or `webp` file. JPEG has no transparency: the picture is
-    laid on white."""
+    """Return `image` as a `png`, `jpeg` or `webp` file.
+
+    JPEG has no transparency: transparent pixels are laid on white.
+    """
     buffer = io.BytesIO()
     match output_format:
         case "png":
@@ -62,7 +57,7 @@ def on_white(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF that cannot be read says nothing of an orientation
+    except Exception:  # unreadable EXIF gives no orientation
         return image
 
 
@@ -74,19 +69,12 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return the colours as sRGB: engines and browsers take them so, and phones write Display P3."""
+    """Convert the colours to sRGB, which engines and browsers expect; phones write Display P3."""
     if profile is None or image.mode not in ("RGB", "CMYK"):
         return image
     try:
         converted = ImageCms.profileToProfile(image, io.BytesIO(profile), _SRGB, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return image  # a profile that cannot be read says nothing: the numbers stand as they are
-    assert converted is not None  # None is for in-place conversion alone
+        return image  # an unreadable profile: take the values as sRGB
+    assert converted is not None  # profileToProfile returns None only for in-place conversion
     return converted
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
-
-
-_SRGB = ImageCms.createProfile("sRGB")

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from i2ii_spool.errors import InvalidRequest, validation_message
+from i2ii_spool.jobs.folder import JOB
 
 MAX_IMAGES = 3
 MAX_PROMPT = 4000

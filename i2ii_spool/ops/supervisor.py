@@ -44,7 +44,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
-        found = gpus.find_all()
+        found = gpus.list_ids()
         self._log_banner(found)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_running("serve"))

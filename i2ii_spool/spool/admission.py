@@ -16,7 +16,7 @@ from pathlib import Path
 
 from i2ii_spool.errors import I2iiError, InvalidRequest
 from i2ii_spool.images.probe import inspect
-from i2ii_spool.jobs.folder import JobFolder
+from i2ii_spool.jobs.folder import JOB, JobFolder
 from i2ii_spool.jobs.ids import is_id, new_id
 from i2ii_spool.jobs.text import printable
 from i2ii_spool.spool.durable_io import (

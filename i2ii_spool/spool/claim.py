@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from i2ii_spool.errors import Cancelled, ClaimLost, Crashed, I2iiError, InvalidRequest
-from i2ii_spool.jobs.folder import JobFolder, read_record
+from i2ii_spool.jobs.folder import RESULT, JobFolder, read_record
 from i2ii_spool.jobs.ids import is_id, new_id
 from i2ii_spool.jobs.records import Attempt, Progress, Result
 from i2ii_spool.jobs.request import Job, parse_json

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from i2ii_spool.errors import InvalidRequest, TooLarge
 from i2ii_spool.images.probe import IMAGE_SUFFIXES
-from i2ii_spool.jobs.folder import JobFolder, read_record
+from i2ii_spool.jobs.folder import JOB, PROMPT, JobFolder, read_record
 from i2ii_spool.jobs.request import MAX_IMAGES, Job, parse, parse_json
 from i2ii_spool.jobs.text import printable
 from i2ii_spool.spool.durable_io import TEMP_FILE

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from i2ii_spool.errors import InvalidRequest, UnsupportedPicture
 from i2ii_spool.images.probe import inspect_file
-from i2ii_spool.jobs.folder import open_regular
+from i2ii_spool.jobs.folder import JOB, open_regular
 from i2ii_spool.jobs.ids import new_id, with_name
 from i2ii_spool.jobs.request import MAX_IMAGES, EditRequest, Job
 from i2ii_spool.spool import idempotency

@@ -41,15 +41,15 @@ def test_an_index_counts_within_the_visible_gpus(
 ) -> None:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpus.choose(wanted) == chosen
+    assert gpus.resolve(wanted) == chosen
     assert WORKER_NAME.fullmatch(worker_name(chosen.unit))
 
 
 @pytest.mark.parametrize(
     ("visible", "wanted", "says"),
     [
-        ("3,5", "2", "GPU 2 is not there: CUDA_VISIBLE_DEVICES=3,5 has 2"),
-        ("3,-1,5", "1", "GPU 1 is not there"),
+        ("3,5", "2", "GPU 2 not found: CUDA_VISIBLE_DEVICES=3,5 has 2"),
+        ("3,-1,5", "1", "GPU 1 not found"),
         ("3,5", f"GPU-{UUID}", "is not in CUDA_VISIBLE_DEVICES=3,5"),
         (None, "first", "'first' is not a GPU"),
         (None, "-1", "'-1' is not a GPU"),
@@ -63,7 +63,7 @@ def test_a_gpu_that_is_not_there_is_refused(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(SettingsError, match="GPU") as refused:
-        gpus.choose(wanted)
+        gpus.resolve(wanted)
     assert says in refused.value.message
     assert refused.value.field == "gpu"
 
@@ -83,7 +83,7 @@ def test_the_environment_says_which_gpus_may_be_used(
     monkeypatch: pytest.MonkeyPatch, visible: str, found: list[str]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpus.find_all() == found
+    assert gpus.list_ids() == found
 
 
 # --- the driver -----------------------------------------------------------------------------------
@@ -111,15 +111,15 @@ def install(monkeypatch: pytest.MonkeyPatch, *cards: dict[str, Any]) -> None:
 
 def test_without_a_driver_there_is_no_gpu() -> None:
     assert gpus.devices() == []
-    assert gpus.find_all() == []
+    assert gpus.list_ids() == []
     assert gpus.driver_versions() is None
-    assert gpus.set_visible(gpus.choose("0")) is None
+    assert gpus.set_visible(gpus.resolve("0")) is None
 
 
 def test_a_gpu_is_called_by_its_device_file(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, {"minor": 1, "uuid": A}, {"minor": 0, "uuid": B})
-    assert gpus.find_all() == ["1", "0"]
-    chosen = gpus.set_visible(gpus.choose("0"))
+    assert gpus.list_ids() == ["1", "0"]
+    chosen = gpus.set_visible(gpus.resolve("0"))
     assert chosen == Device("NVIDIA Imaginary", B, 0)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == B
     assert gpus.driver_versions() == ("570.86.15", "12.8")
@@ -130,7 +130,7 @@ def test_in_a_unit_that_sees_one_card_alone_it_keeps_its_number(
 ) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A}, {"minor": 1, "uuid": B})
     monkeypatch.setenv("FAKE_FENCE", "1")
-    gpus.set_visible(gpus.choose("1"))
+    gpus.set_visible(gpus.resolve("1"))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == B
 
 
@@ -142,14 +142,14 @@ def test_what_is_visible_already_is_named_by_its_uuid(
 ) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A}, {"minor": 1, "uuid": B})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    gpus.set_visible(gpus.choose(wanted))
+    gpus.set_visible(gpus.resolve(wanted))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == uuid
 
 
 def test_of_a_card_that_is_cut_up_each_slice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A, "slices": SLICES}, {"minor": 1, "uuid": B})
-    assert gpus.find_all() == [*SLICES, "1"]
-    chosen = gpus.set_visible(gpus.choose(SLICES[1]))
+    assert gpus.list_ids() == [*SLICES, "1"]
+    chosen = gpus.set_visible(gpus.resolve(SLICES[1]))
     assert chosen is not None
     assert (chosen.uuid, chosen.minor, chosen.is_slice) == (SLICES[1], 0, True)
     assert GpuMonitor(chosen).read() == GpuUsage(30 * 1024, 80 * 1024, None)
@@ -162,8 +162,8 @@ def test_how_busy_it_is_is_read_from_the_driver(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_gpu_that_the_driver_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A})
-    with pytest.raises(SettingsError, match=f"GPU 7 is not there: there is 0 \\({A}\\)"):
-        gpus.set_visible(gpus.choose("7"))
+    with pytest.raises(SettingsError, match=f"GPU 7 not found: this process may use 0 \\({A}\\)"):
+        gpus.set_visible(gpus.resolve("7"))
 
 
 def test_a_driver_that_shows_nothing_is_no_machine_without_gpus(
@@ -173,10 +173,8 @@ def test_a_driver_that_shows_nothing_is_no_machine_without_gpus(
     install(monkeypatch)
     (tmp_path / "version").touch()
     monkeypatch.setattr(gpus, "DRIVER", tmp_path / "version")
-    with pytest.raises(
-        SettingsError, match="GPU 0 is not there: there is none that this process may use"
-    ):
-        gpus.set_visible(gpus.choose("0"))
+    with pytest.raises(SettingsError, match="GPU 0 not found: this process may use no GPU"):
+        gpus.set_visible(gpus.resolve("0"))
 
 
 def test_a_driver_that_does_not_work_is_no_machine_without_gpus(
@@ -187,7 +185,7 @@ def test_a_driver_that_does_not_work_is_no_machine_without_gpus(
         EngineBroken,
         match="the NVIDIA driver does not work: RM has detected an NVML/RM version mism",
     ):
-        gpus.find_all()
+        gpus.list_ids()
 
 
 def test_a_worker_shows_how_busy_its_gpu_is(service: Service) -> None:
@@ -209,5 +207,5 @@ def test_a_worker_whose_gpu_is_not_there_says_so(service: Service) -> None:
     refused = cli(service, "gpu", "0", check=False)
     assert (refused.returncode, refused.stderr) == (
         78,
-        f"i2ii: GPU 0 is not there: there is 2 ({A})\n",
+        f"i2ii: GPU 0 not found: this process may use 2 ({A})\n",
     )

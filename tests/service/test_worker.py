@@ -481,5 +481,5 @@ def test_a_gpu_that_is_not_there_is_no_reason_to_start_again(service: Service) -
     refused = cli(service, "gpu", "2", check=False)
     assert refused.returncode == 78
     assert refused.stderr.splitlines() == [
-        "i2ii: GPU 2 is not there: CUDA_VISIBLE_DEVICES=0,1 has 2, counted from 0"
+        "i2ii: GPU 2 not found: CUDA_VISIBLE_DEVICES=0,1 has 2, counted from 0"
     ]

@@ -13,6 +13,7 @@ from contextlib import suppress
 from unittest import mock
 
 from i2ii_spool.errors import EngineError
+from i2ii_spool.jobs.folder import JOB, PROMPT
 from i2ii_spool.jobs.records import Progress
 from i2ii_spool.jobs.request import Job
 from i2ii_spool.spool import actions, durable_io, retention

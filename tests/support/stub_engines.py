@@ -142,7 +142,7 @@ CASES = {
 
 if __name__ == "__main__":
     case, unit, *burst = sys.argv[1:]
-    gpu = gpus.choose(unit)
+    gpu = gpus.resolve(unit)
     configure_logging(gpu.unit, worker_name(gpu.unit))
     faulthandler.enable()
     with errors_shown():

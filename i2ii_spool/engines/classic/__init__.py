@@ -1,8 +1,7 @@
-"""The classic engine: Pillow alone, no model, and a fixed list of instructions in English and
-Chinese.
+"""The classic engine: a fixed list of instructions in English and Chinese, made with Pillow alone.
 
-language       reads the prompt: which instructions, in which order, how strongly
-instructions   the table of all that it knows
+language       finds the instructions in a prompt, their order and their strength
+instructions   the table of all instructions
 painting, brush, drawing, printing, darkroom, moods, geometry
                the effects, each a tuple of stages
 materials      what the effects share
@@ -19,27 +18,26 @@ from i2ii_spool import __version__
 from i2ii_spool.engines.base import EngineInfo, OnStep
 from i2ii_spool.engines.classic.geometry import MOVES
 from i2ii_spool.engines.classic.instructions import INSTRUCTIONS
-from i2ii_spool.engines.classic.language import Wish, understand
+from i2ii_spool.engines.classic.language import RequestedEffect, understand
 from i2ii_spool.engines.classic.materials import Size, Stage, Touch
 from i2ii_spool.errors import InvalidRequest, UnknownInstruction
 from i2ii_spool.jobs.request import EditRequest
 
-# The largest side of an `auto` picture: every effect is done with one in seconds, and it fills a
-# large screen.
 MAX_AUTO_SIDE = 2048
+"""The longest side of a result with `size=auto`, in pixels: each effect takes seconds at this size,
+and the result fills a large screen."""
 
-# A prompt has room for hundreds, which would keep a worker busy for minutes.
+# A prompt could hold hundreds, which would take a worker minutes.
 MAX_INSTRUCTIONS = 12
 
 
 class ClassicEngine:
-    """Edits pictures as a prompt's instructions say, one after another in the order in which they
-    stand.
+    """Applies the instructions of a prompt in their order.
 
-    `negative_prompt`, `num_inference_steps` and `true_cfg_scale` steer a diffusion model; here they
-    are accepted and mean nothing. The same picture, request and seed give the same bytes. The seed
-    decides what is random: paper, grain, brushes, flakes; effects of pure colour or geometry have
-    nothing random in them.
+    `negative_prompt`, `num_inference_steps` and `true_cfg_scale` are for diffusion models: they are
+    accepted and have no effect. The same picture, request and seed give the same bytes. The seed
+    decides what is random in an effect: paper, grain, brushes, flakes. Effects of pure colour or
+    geometry have nothing random.
     """
 
     info = EngineInfo(
@@ -50,90 +48,90 @@ class ClassicEngine:
     )
 
     def load(self) -> None:
-        """There is nothing to load."""
+        """Do nothing: there is nothing to load."""
 
     def edit(
         self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep
     ) -> list[Image.Image]:
         """See `Engine.edit`. Steps are the stages of all effects, over all pictures."""
-        wishes = _wishes(request)
-        picture = _only(images)
+        requested = _parse(request)
+        if len(images) != 1:
+            raise InvalidRequest(
+                f"the classic engine edits one picture, {len(images)} were given", field="image"
+            )
+        picture = images[0]
         sides = picture.size if request.size == "input" else request.sides()
-        start = _sized(picture, sides)
-        steps = request.n * sum(len(wish.instruction.effect) for wish in wishes)
+        start = _resized(picture, sides)
+        steps = request.n * sum(len(each.instruction.effect) for each in requested)
         step = count(1)
 
-        def tell() -> None:
+        def on_stage() -> None:
             on_step(next(step), steps)
 
-        edited = (_edited(start, wishes, Random(request.seed + i), tell) for i in range(request.n))
-        return [_sized(image, sides) for image in edited]  # again: a rotation has changed its sides
+        edited = (
+            _edited(start, requested, Random(request.seed + i), on_stage) for i in range(request.n)
+        )
+        return [_resized(image, sides) for image in edited]  # again: a rotation changes the sides
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there is nothing to release."""
 
 
-def _wishes(request: EditRequest) -> list[Wish]:
-    """What the prompt asks for, or `InvalidRequest` with the list of what is known."""
+def _parse(request: EditRequest) -> list[RequestedEffect]:
+    """Return what the prompt asks for. Raises `InvalidRequest`, with the list of instructions if
+    the prompt has none."""
     if request.preset:
         raise InvalidRequest(
             f"the classic engine has no presets, got {request.preset!r}; leave it out",
             field="preset",
         )
-    wishes = understand(request.prompt)
-    if not wishes:
-        raise UnknownInstruction(_unknown(), field="prompt")
-    if len(wishes) > MAX_INSTRUCTIONS:
-        raise InvalidRequest(
-            f"prompt holds {len(wishes)} instructions; the classic engine follows at most {MAX_INSTRUCTIONS}",
+    requested = understand(request.prompt)
+    if not requested:
+        known = ", ".join(instruction.name for instruction in INSTRUCTIONS)
+        raise UnknownInstruction(
+            "prompt contains no instruction of the classic engine, which has no model but a fixed "
+            f"list: {known}. The qwen engine accepts any instruction.",
             field="prompt",
         )
-    return wishes
-
-
-def _unknown() -> str:
-    known = ", ".join(instruction.name for instruction in INSTRUCTIONS)
-    return (
-        f"prompt holds no instruction that the classic engine knows. It has no model, but a fixed list: {known}. "
-        "The qwen engine takes any instruction."
-    )
-
-
-def _only(images: Sequence[Image.Image]) -> Image.Image:
-    if len(images) != 1:
+    if len(requested) > MAX_INSTRUCTIONS:
         raise InvalidRequest(
-            f"the classic engine edits one picture, {len(images)} were given", field="image"
+            f"prompt contains {len(requested)} instructions; the classic engine follows at most "
+            f"{MAX_INSTRUCTIONS}",
+            field="prompt",
         )
-    return images[0]
+    return requested
 
 
-def _sized(image: Image.Image, sides: Size | None) -> Image.Image:
+def _resized(image: Image.Image, sides: Size | None) -> Image.Image:
     """Return `image` with these sides, cropped about its centre; without sides, within
     `MAX_AUTO_SIDE`."""
     return _within(image, MAX_AUTO_SIDE) if sides is None else ImageOps.fit(image, sides)
 
 
 def _within(image: Image.Image, side: int) -> Image.Image:
-    """Return `image` with no side longer than `side`, and never enlarged."""
+    """Return `image`, made smaller if one of its sides is longer than `side`."""
     return image if max(image.size) <= side else ImageOps.contain(image, (side, side))
 
 
 def _edited(
-    image: Image.Image, wishes: list[Wish], chance: Random, tell: Callable[[], None]
+    image: Image.Image,
+    requested: list[RequestedEffect],
+    chance: Random,
+    on_stage: Callable[[], None],
 ) -> Image.Image:
-    """Return `image` with every wish granted, in their order; `tell` is called after each stage."""
+    """Return `image` after every effect, in their order; `on_stage` is called after each stage."""
     limit = max(MAX_AUTO_SIDE, *image.size)
-    for wish in wishes:
-        touch = Touch(image.convert("RGB"), wish.strength, chance)
-        for stage in wish.instruction.effect:
+    for each in requested:
+        touch = Touch(image.convert("RGB"), each.strength, chance)
+        for stage in each.instruction.effect:
             image = _through(stage, image, touch)
-            tell()
+            on_stage()
         image = _within(image, limit)  # each rotation by 45 degrees doubles the pixels
     return image
 
 
 def _through(stage: Stage, image: Image.Image, touch: Touch) -> Image.Image:
-    """Return `image` after `stage`; its alpha channel, if it has one, goes along where pixels move."""
+    """Return `image` after `stage`. If the stage moves pixels, it moves the alpha channel, too."""
     if image.mode != "RGBA":
         return stage(image, touch)
     alpha = image.getchannel("A")

@@ -9,8 +9,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter
 from i2ii_spool.engines.classic.materials import Effect, Size, Touch, blurred, paper, textured, unit
 
 Dab = tuple[float, float, float]
-"""Where the brush comes down, and the direction in which the form runs there: x and y in pixels,
-radians."""
+"""A touch of the brush: x and y in pixels, and the direction of the form there in radians."""
 
 
 def prime(image: Image.Image, _: Touch) -> Image.Image:
@@ -42,8 +41,8 @@ def ridges(image: Image.Image, touch: Touch) -> Image.Image:
 
 
 def _brushed(image: Image.Image, touch: Touch, width: float, detail: int) -> Image.Image:
-    """Return `image` painted over where the original has `detail` levels of it, with a brush of
-    `width` units."""
+    """Return `image` painted over with a brush of `width` units where the original has `detail`
+    levels of detail or more."""
     brush = width * unit(image) * (0.4 + 0.6 * touch.strength)
 
     def stroke(draw: ImageDraw.ImageDraw, dab: Dab, colour: tuple[int, ...]) -> None:
@@ -92,7 +91,7 @@ def _dotted(image: Image.Image, touch: Touch, width: float, spread: float) -> Im
 
 
 def _dabs(touch: Touch, spacing: float, detail: int) -> list[Dab]:
-    """Places about `spacing` pixels apart, in no order, where the original has `detail` levels of
+    """Dabs about `spacing` pixels apart, in random order, where the original has `detail` levels of
     detail or more."""
     image, chance = touch.original, touch.chance
     columns, rows = (max(1, round(side / spacing)) for side in image.size)
@@ -115,7 +114,7 @@ def _dabs(touch: Touch, spacing: float, detail: int) -> list[Dab]:
 def _directions(image: Image.Image, grid: Size) -> list[float]:
     """For each cell of `grid`, the direction along the edge that runs through it."""
     grey = blurred(image.convert("L"), 6).resize(grid, Image.Resampling.BOX)
-    # Sobel's slopes, halved and about 128.
+    # Sobel gradients, halved, with an offset of 128.
     across = grey.filter(
         ImageFilter.Kernel((3, 3), (-1, 0, 1, -2, 0, 2, -1, 0, 1), 2, 128)
     ).tobytes()
@@ -124,8 +123,8 @@ def _directions(image: Image.Image, grid: Size) -> list[float]:
 
 
 def _busyness(image: Image.Image, grid: Size) -> bytes:
-    """For each cell of `grid`, how many levels its brightest and its darkest detail are from their
-    surroundings."""
+    """For each cell of `grid`, the mean difference between its detail and its surroundings, in
+    levels."""
     grey = image.convert("L")
     detail = ImageChops.difference(grey, blurred(grey, 5))
     return blurred(detail, 2).resize(grid, Image.Resampling.BOX).tobytes()
@@ -138,14 +137,16 @@ def _dabbed(
     chance: Random,
     put: Callable[[ImageDraw.ImageDraw, Dab, tuple[int, ...]], None],
 ) -> Image.Image:
-    """Return `image` with every dab put down in the colour that `colours` has there, a little
-    lighter or darker."""
+    """Return `image` with every dab in the colour of `colours` at its place, a little lighter or
+    darker."""
     canvas = image.copy()
     draw = ImageDraw.Draw(canvas)
     for x, y, direction in dabs:
         light = chance.gauss(0, 6)
         seen = colours.getpixel((int(x), int(y)))
-        assert isinstance(seen, tuple)  # RGB: a float is for pictures of one channel
+        assert isinstance(
+            seen, tuple
+        )  # `colours` is RGB; a picture of one channel would give a float
         put(draw, (x, y, direction), tuple(round(level + light) for level in seen))
     return canvas
 

@@ -19,7 +19,7 @@ from i2ii_spool.engines.classic.materials import (
 
 
 def by_strength(image: Image.Image, touch: Touch) -> Image.Image:
-    """Let the original show through a subtle effect; a full one stays as it is."""
+    """Blend a subtle effect with the original; keep a full effect as it is."""
     return Image.blend(touch.original, image, min(touch.strength, 1))
 
 
@@ -27,7 +27,7 @@ def by_strength(image: Image.Image, touch: Touch) -> Image.Image:
 
 
 def brighten(image: Image.Image, touch: Touch) -> Image.Image:
-    """Lift the middle tones most: white keeps its place, so that nothing is burnt out."""
+    """Lift the middle tones most; white stays white, so that nothing is burnt out."""
     return _bent(image, 1 / (1 + 0.5 * touch.strength))
 
 
@@ -87,7 +87,7 @@ def sepia(image: Image.Image, touch: Touch) -> Image.Image:
 
 def invert(image: Image.Image, touch: Touch) -> Image.Image:
     """Turn the picture into its negative."""
-    # Halfway between a picture and its negative all is grey; a subtle negative must not be.
+    # Halfway between a picture and its negative everything is grey, so blend further.
     return Image.blend(image, ImageOps.invert(image), 1 if touch.strength >= 1 else 0.75)
 
 

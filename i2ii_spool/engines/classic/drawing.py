@@ -37,7 +37,7 @@ def draw_edges(image: Image.Image, touch: Touch) -> Image.Image:
 
 
 def shade(image: Image.Image, touch: Touch) -> Image.Image:
-    """Hatch the shadows: the darker a place, the more of the strokes there are seen."""
+    """Hatch the shadows: the darker a place, the more strokes are visible there."""
     shadow = ImageOps.autocontrast(blurred(touch.original.convert("L"), 3), cutoff=1)
     for slant, tone in (
         (48, (70, 255, 255, 255)),
@@ -64,7 +64,8 @@ def on_drawing_paper(image: Image.Image, touch: Touch) -> Image.Image:
 
 
 def _hatching(size: Size, touch: Touch, slant: float) -> Image.Image:
-    """Parallel strokes, `slant` degrees from the level: noise, drawn out along them."""
+    """Parallel strokes at `slant` degrees from the horizontal, made of noise stretched along
+    them."""
     side = math.ceil(math.hypot(*size))
     scale = max(size) / 1000
     streaks = (max(2, round(side / (45 * scale))), max(2, round(side / (2.2 * scale))))
@@ -134,7 +135,7 @@ def halftone(image: Image.Image, touch: Touch) -> Image.Image:
 
 
 def _dot_screen(size: Size, touch: Touch) -> Image.Image:
-    """Cones about 128 on a lattice at 45 degrees, which starts where chance says."""
+    """Cones with a mean of 128 on a lattice at 45 degrees with a random offset."""
     cell = max(4, round(11 * touch.strength * max(size) / 1000))
     wave = [math.cos(2 * math.pi * step / cell) for step in range(cell)]
     cone = bytes(round(128 + 63 * (across + down)) for down in wave for across in wave)

@@ -14,16 +14,15 @@ QUARTER_TURNS = {
 
 
 def turn_right(image: Image.Image, touch: Touch) -> Image.Image:
-    """Rotate clockwise by the strength, in degrees. The picture grows to hold its corners; what is
-    left is white."""
+    """Rotate clockwise by the strength, in degrees. The picture grows to contain its corners; the
+    new area is white."""
     degrees = touch.strength % 360
     if degrees == 0:
         return image.copy()
     if degrees in QUARTER_TURNS:
         return image.transpose(QUARTER_TURNS[int(degrees)])
-    blank = (
-        "white" if image.mode == "RGB" else 0
-    )  # 0: the corners of an alpha channel are transparent
+    # In an alpha channel, 0: the new area is transparent.
+    blank = "white" if image.mode == "RGB" else 0
     return image.rotate(-degrees, Image.Resampling.BICUBIC, expand=True, fillcolor=blank)
 
 
@@ -58,4 +57,4 @@ def panels(size: Size) -> list[tuple[int, int, int, int]]:
 
 
 MOVES: frozenset[Stage] = frozenset((turn_right, turn_left, mirror, flip, four_panels))
-"""The stages that a picture's alpha channel goes through as well."""
+"""The stages that also apply to the alpha channel of a picture."""

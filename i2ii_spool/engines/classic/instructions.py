@@ -1,5 +1,4 @@
-"""Every instruction that the classic engine knows: how it is said in English and in Chinese, and
-what it does."""
+"""The instructions of the classic engine: phrases in English and Chinese, and their effects."""
 
 from dataclasses import dataclass
 
@@ -9,20 +8,20 @@ from i2ii_spool.engines.classic.materials import Effect
 
 @dataclass(frozen=True)
 class Instruction:
-    """One thing that can be asked for."""
+    """One instruction."""
 
     english: str
-    """Its phrases, with ` | ` between, the best-known first: in lower case and British spelling.
-    `N°` stands for a number of degrees, which takes the place of `angle`."""
+    """Its phrases, separated by ` | `, the most common first, in lower case and British spelling.
+    `N°` stands for a number of degrees, which replaces `angle`."""
     chinese: str
     effect: Effect
     does: str
     angle: float | None = None
-    """For rotations: by how many degrees, where the prompt does not say."""
+    """For rotations: the degrees if the prompt gives none."""
 
     @property
     def name(self) -> str:
-        """What it is called where there is room for one phrase of each language."""
+        """Its first phrase in each language."""
         return " ".join(phrases.split(" | ")[0] for phrases in (self.english, self.chinese))
 
 
@@ -38,7 +37,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         "oil painting | oil paint | oil colours | oils | impasto | impressionist | van gogh",
         "油画 | 印象派 | 梵高",
         brush.OIL,
-        "brush strokes along the forms, broad first and fine where there is detail, with ridges that catch the light",
+        "brush strokes along the forms, broad first and fine where there is detail, with ridges "
+        "that catch the light",
     ),
     Instruction(
         "pointillism | pointillist | stippled | stippling",
@@ -53,7 +53,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         "black ink bleeding into rice paper, drawn over with a dry brush",
     ),
     Instruction(
-        "pencil sketch | sketch | sketched | sketchy | pencil | pencil drawing | graphite | charcoal",
+        "pencil sketch | sketch | sketched | sketchy | pencil | pencil drawing | graphite | "
+        "charcoal",
         "素描 | 素描画 | 铅笔画 | 铅笔",
         drawing.SKETCH,
         "pencil lines and hatched shadows on drawing paper",
@@ -101,7 +102,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         "square tiles, no two alike, with grout between",
     ),
     Instruction(
-        "line drawing | line art | edges | edge detection | find edges | outline | outlines | outlined | contours",
+        "line drawing | line art | edges | edge detection | find edges | outline | outlines | "
+        "outlined | contours",
         "线稿 | 边缘 | 边缘检测 | 轮廓 | 线描",
         (darkroom.outline,),
         "nothing but the edges, dark on white",
@@ -116,7 +118,8 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction(
         (
             "black and white | black & white | b&w | greyscale | grey scale | grey | monochrome | "
-            "desaturate completely | remove colour | remove colours | without colour | no colour | colourless"
+            "desaturate completely | remove colour | remove colours | without colour | no colour | "
+            "colourless"
         ),
         "黑白 | 灰度 | 去色 | 单色 | 灰色",
         (darkroom.greyscale,),
@@ -136,8 +139,9 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     ),
     Instruction(
         (
-            "brighter | bright | brighten | brightened | brightness | lighter | lighten | lightened | "
-            "increase brightness | brightness up | turn up brightness | raise brightness | less dark"
+            "brighter | bright | brighten | brightened | brightness | lighter | lighten | "
+            "lightened | increase brightness | brightness up | turn up brightness | "
+            "raise brightness | less dark"
         ),
         "变亮 | 亮 | 提亮 | 调亮 | 更亮 | 明亮 | 提高亮度 | 增加亮度 | 增强亮度 | 亮度",
         (darkroom.brighten,),
@@ -145,30 +149,33 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     ),
     Instruction(
         (
-            "darker | dark | darken | darkened | dim | dimmer | less bright | less light | less brightness | "
-            "decrease brightness | reduce brightness | lower brightness | brightness down | "
-            "turn down brightness | turn brightness down"
+            "darker | dark | darken | darkened | dim | dimmer | less bright | less light | "
+            "less brightness | decrease brightness | reduce brightness | lower brightness | "
+            "brightness down | turn down brightness | turn brightness down"
         ),
         "变暗 | 暗 | 调暗 | 更暗 | 压暗 | 昏暗 | 黑暗 | 降低亮度 | 亮度低 | 减少亮度 | 减小亮度",
         (darkroom.darken,),
         "less light, most in the middle tones",
     ),
     Instruction(
-        "warmer | warm | warm up | warm tone | warm tones | warm colours | warmth | less cold | less cool",
+        "warmer | warm | warm up | warm tone | warm tones | warm colours | warmth | less cold | "
+        "less cool",
         "暖 | 暖色 | 暖色调 | 变暖 | 温暖 | 更暖 | 暖调",
         (darkroom.warm,),
         "white shifted towards candle light",
     ),
     Instruction(
-        "cooler | cool | cool down | cold | colder | cool tone | cool tones | cool colours | less warm",
+        "cooler | cool | cool down | cold | colder | cool tone | cool tones | cool colours | "
+        "less warm",
         "冷 | 冷色 | 冷色调 | 变冷 | 更冷 | 冷调 | 清冷",
         (darkroom.cool,),
         "white shifted towards an overcast sky",
     ),
     Instruction(
         (
-            "more contrast | contrast | contrasty | high contrast | higher contrast | stronger contrast | "
-            "strong contrast | increase contrast | add contrast | boost contrast | contrast up | punchier"
+            "more contrast | contrast | contrasty | high contrast | higher contrast | "
+            "stronger contrast | strong contrast | increase contrast | add contrast | "
+            "boost contrast | contrast up | punchier"
         ),
         "增加对比度 | 对比度 | 提高对比度 | 增强对比度 | 加强对比 | 增强对比 | 高对比度 | 对比强烈",
         (darkroom.add_contrast,),
@@ -179,14 +186,16 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
             "less contrast | low contrast | lower contrast | reduce contrast | decrease contrast | "
             "turn down contrast | softer contrast | soft contrast | contrast down | flatter"
         ),
-        "降低对比度 | 对比度低 | 减少对比度 | 减弱对比度 | 减小对比度 | 低对比度 | 减弱对比 | 降低对比",
+        "降低对比度 | 对比度低 | 减少对比度 | 减弱对比度 | 减小对比度 | 低对比度 | 减弱对比 | "
+        "降低对比",
         (darkroom.take_contrast,),
         "darks and lights closer together",
     ),
     Instruction(
         (
-            "more saturated | saturated | saturate | saturation | more saturation | increase saturation | "
-            "boost saturation | vivid | vibrant | colourful | more colourful | richer colours | more colour"
+            "more saturated | saturated | saturate | saturation | more saturation | "
+            "increase saturation | boost saturation | vivid | vibrant | colourful | "
+            "more colourful | richer colours | more colour"
         ),
         "增加饱和度 | 饱和度 | 提高饱和度 | 增强饱和度 | 鲜艳 | 更鲜艳 | 色彩丰富 | 饱和",
         (darkroom.add_colour,),
@@ -194,9 +203,9 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     ),
     Instruction(
         (
-            "less saturated | desaturate | desaturated | less saturation | reduce saturation | muted | "
-            "decrease saturation | lower saturation | less colourful | less vivid | less vibrant | less colour | "
-            "muted colours | pale | paler | washed out"
+            "less saturated | desaturate | desaturated | less saturation | reduce saturation | "
+            "muted | decrease saturation | lower saturation | less colourful | less vivid | "
+            "less vibrant | less colour | muted colours | pale | paler | washed out"
         ),
         "降低饱和度 | 饱和度低 | 减少饱和度 | 减弱饱和度 | 低饱和度 | 减小饱和度 | 淡雅 | 褪色",
         (darkroom.take_colour,),
@@ -204,13 +213,15 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     ),
     # --- sharpness and film ---
     Instruction(
-        "blur | blurred | blurry | blurrier | blurring | out of focus | defocus | defocused | less sharp",
+        "blur | blurred | blurry | blurrier | blurring | out of focus | defocus | defocused | "
+        "less sharp",
         "模糊 | 虚化 | 失焦",
         (darkroom.blur,),
         "out of focus",
     ),
     Instruction(
-        "sharpen | sharpened | sharper | sharp | sharpness | crisp | crisper | less blurry | less blurred",
+        "sharpen | sharpened | sharper | sharp | sharpness | crisp | crisper | less blurry | "
+        "less blurred",
         "锐化 | 清晰 | 更清晰 | 锐利",
         (darkroom.sharpen,),
         "stronger edges",
@@ -228,13 +239,15 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         "the silver grain of fast film",
     ),
     Instruction(
-        "soft glow | glow | glowing | dreamy | dreamlike | bloom | soft focus | ethereal | soft light",
+        "soft glow | glow | glowing | dreamy | dreamlike | bloom | soft focus | ethereal | "
+        "soft light",
         "柔光 | 梦幻 | 朦胧 | 柔焦 | 发光",
         darkroom.GLOW,
         "light that spills softly over edges, shadows lifted towards rose",
     ),
     Instruction(
-        "vintage | retro | old photo | old photograph | old fashioned | aged | antique | nostalgic | faded | polaroid",
+        "vintage | retro | old photo | old photograph | old fashioned | aged | antique | "
+        "nostalgic | faded | polaroid",
         "复古 | 怀旧 | 老照片 | 旧照片 | 做旧",
         darkroom.VINTAGE,
         "a faded print: brown blacks, cream whites, grain and stains",
@@ -302,13 +315,15 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     ),
     # --- turning ---
     Instruction(
-        "mirror | mirrored | mirror image | flip | flipped | flip horizontally | horizontal flip | flip left right",
+        "mirror | mirrored | mirror image | flip | flipped | flip horizontally | horizontal flip | "
+        "flip left right",
         "左右翻转 | 镜像 | 水平翻转 | 翻转 | 左右镜像 | 左右颠倒",
         (geometry.mirror,),
         "left and right swapped",
     ),
     Instruction(
-        "flip upside down | flip vertically | flipped vertically | vertical flip | flip top bottom | mirror vertically",
+        "flip upside down | flip vertically | flipped vertically | vertical flip | "
+        "flip top bottom | mirror vertically",
         "上下翻转 | 垂直翻转 | 垂直镜像 | 上下镜像 | 上下颠倒",
         (geometry.flip,),
         "top and bottom swapped",
@@ -321,25 +336,26 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         angle=180,
     ),
     Instruction(
-        "rotate right | rotate | rotated | turn right | quarter turn | rotate N° | rotated N° | turn N° | "
-        "rotate N° right | turn N° right | rotate right N° | turn right N°",
-        "向右旋转 | 旋转 | 右转 | 右旋 | 向右转 | 顺时针 | 顺时针旋转 | 旋转N° | 向右旋转N° | 右转N° | 右旋N° | "
-        "向右转N° | 顺时针N° | 顺时针旋转N°",
+        "rotate right | rotate | rotated | turn right | quarter turn | rotate N° | rotated N° | "
+        "turn N° | rotate N° right | turn N° right | rotate right N° | turn right N°",
+        "向右旋转 | 旋转 | 右转 | 右旋 | 向右转 | 顺时针 | 顺时针旋转 | 旋转N° | 向右旋转N° | "
+        "右转N° | 右旋N° | 向右转N° | 顺时针N° | 顺时针旋转N°",
         (geometry.turn_right,),
         "rotated clockwise, by 90° or by N°",
         angle=90,
     ),
     Instruction(
-        "rotate left | rotated left | turn left | rotate N° left | rotated N° left | turn N° left | rotate left N° | "
-        "turn left N°",
-        "向左旋转 | 左转 | 左旋 | 向左转 | 逆时针 | 逆时针旋转 | 向左旋转N° | 左转N° | 左旋N° | 向左转N° | 逆时针N° | "
-        "逆时针旋转N°",
+        "rotate left | rotated left | turn left | rotate N° left | rotated N° left | "
+        "turn N° left | rotate left N° | turn left N°",
+        "向左旋转 | 左转 | 左旋 | 向左转 | 逆时针 | 逆时针旋转 | 向左旋转N° | 左转N° | 左旋N° | "
+        "向左转N° | 逆时针N° | 逆时针旋转N°",
         (geometry.turn_left,),
         "rotated counter-clockwise, by 90° or by N°",
         angle=90,
     ),
     Instruction(
-        "tilt right | tilt | tilted | rotate slightly | rotate a bit | slightly rotate | rotate slightly right",
+        "tilt right | tilt | tilted | rotate slightly | rotate a bit | slightly rotate | "
+        "rotate slightly right",
         "向右倾斜 | 倾斜 | 稍微旋转 | 旋转一点 | 向右旋转一点",
         (geometry.turn_right,),
         "rotated clockwise by 5°",

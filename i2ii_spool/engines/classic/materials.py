@@ -1,5 +1,4 @@
-"""What the effects are made of: the shape of a stage, and the papers, grains, curves and lines that
-many share."""
+"""What the effects share: the type of a stage, and papers, grains, curves and lines."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,24 +14,23 @@ class Touch:
     """How one effect is applied to one picture."""
 
     original: Image.Image
-    """The picture, RGB, as this effect found it: later stages look back at it."""
+    """The RGB picture before this effect: later stages use it, too."""
     strength: float
-    """1 is the effect as it is meant; less is subtler. For rotations: degrees clockwise."""
+    """1 is the full effect; less is subtler. For rotations: degrees clockwise."""
     chance: Random
-    """The source of all that is random in a picture, started from its seed."""
+    """The random generator of a picture, seeded with the seed of the picture."""
 
 
 Stage = Callable[[Image.Image, Touch], Image.Image]
-"""Returns a new picture, made from the one that the stage before it has left."""
+"""Returns a new picture, made from the result of the stage before."""
 
 Effect = tuple[Stage, ...]
-"""Stages, one after another; between two of them progress is reported, and the edit may be stopped.
-"""
+"""Stages in their order. After each, progress is reported and the edit can be cancelled."""
 
 
 def unit(image: Image.Image) -> float:
-    """A thousandth of the longer side, in pixels. Measured in it, an effect looks the same at every
-    size."""
+    """Return a thousandth of the longer side, in pixels: the unit in which an effect looks the same
+    at every size."""
     return max(image.size) / 1000
 
 
@@ -42,11 +40,10 @@ def blurred(image: Image.Image, radius: float) -> Image.Image:
 
 
 def simplified(image: Image.Image, detail: int, passes: int = 1) -> Image.Image:
-    """Return `image` without what is finer than its longer side / `detail`, but with its edges
-    kept.
+    """Return `image` without detail finer than its longer side / `detail`, but with its edges.
 
-    The median is taken of a small copy: a large window on a large picture takes seconds for the
-    same look.
+    The median filter runs on a small copy. A large window on a large picture looks the same and
+    takes seconds.
     """
     small = image.copy()
     small.thumbnail((detail, detail))
@@ -66,8 +63,7 @@ def graded(
 
 
 def curve(outputs: Sequence[float]) -> list[int]:
-    """A lookup table: straight lines between `outputs`, which stand at even distances from black to
-    white."""
+    """A lookup table: linear between `outputs`, which are evenly spaced from black to white."""
     return [round(_between(outputs, value * (len(outputs) - 1) / 255)) for value in range(256)]
 
 
@@ -77,8 +73,8 @@ def _between(outputs: Sequence[float], position: float) -> float:
 
 
 def inked(image: Image.Image, ink: Image.Image) -> Image.Image:
-    """Return `image` printed over with the grey picture `ink`: white leaves it, black makes it
-    black."""
+    """Return `image` multiplied by the grey picture `ink`: unchanged where that is white, black
+    where it is black."""
     return ImageChops.multiply(image, ink.convert("RGB"))
 
 
@@ -92,7 +88,7 @@ def outwards(size: Size) -> Image.Image:
     return Image.radial_gradient("L").resize(size)
 
 
-# --- textures: grey pictures that waver about 128 -------------------------------------------------
+# --- textures: grey pictures with a mean of about 128 ---------------------------------------------
 
 
 def noise(size: Size, chance: Random, cell: float = 1) -> Image.Image:
@@ -119,8 +115,7 @@ def paper(size: Size, chance: Random) -> Image.Image:
 
 
 def textured(image: Image.Image, texture: Image.Image, amount: float) -> Image.Image:
-    """Return `image` lighter and darker where `texture` is; at an `amount` of 1 by all that it
-    wavers."""
+    """Return `image` lightened and darkened by `texture`, whose contrast is scaled by `amount`."""
     calm = texture.point(curve((128 - 128 * min(amount, 1), 128 + 127 * min(amount, 1))))
     return ImageChops.hard_light(image, calm.convert("RGB"))
 
@@ -129,10 +124,10 @@ def textured(image: Image.Image, texture: Image.Image, amount: float) -> Image.I
 
 
 def contours(image: Image.Image, width: float, floor: float, gain: float) -> Image.Image:
-    """Ink lines, black on white, where `image` is darker than what is around it.
+    """Ink lines, black on white, where `image` is darker than its surroundings.
 
-    `width` is in units; a difference of `floor` levels is still white, and each level beyond it is
-    `gain` blacker.
+    `width` is in units. A difference of up to `floor` levels stays white; each level more is `gain`
+    levels darker.
     """
     grey = image.convert("L")
     difference = ImageChops.subtract(blurred(grey, 2.2 * width), blurred(grey, width))

@@ -84,8 +84,8 @@ def moon(image: Image.Image, touch: Touch) -> Image.Image:
 
 
 def _lamp(size: Size, centre: tuple[float, float], reach: float) -> Image.Image:
-    """A round light that has faded to nothing at `reach` longer sides from `centre`, which is in
-    parts of the sides."""
+    """A round light that fades to nothing at `reach` longer sides from `centre`, which is in
+    fractions of the sides."""
     width, height = size
     radius = max(1, round(reach * max(size)))
     disc = ImageOps.invert(Image.radial_gradient("L")).point(curve((0, 6, 26, 70, 140, 220, 255)))
@@ -106,7 +106,7 @@ def _add_light(image: Image.Image, light: Image.Image, colour: str, amount: floa
 
 def frost(image: Image.Image, touch: Touch) -> Image.Image:
     """Whiten leaves and lights, and turn the shadows blue."""
-    # Green counts double: it is grass and leaves, on which snow would lie.
+    # Green counts double: grass and leaves hold snow.
     snowy = image.convert("RGB", (0.3, 0.7, 0.0, 8, 0.1, 0.8, 0.1, 10, 0.05, 0.65, 0.3, 18))
     pale = graded(
         ImageEnhance.Color(snowy).enhance(0.4), (24, 136, 248), (34, 148, 251), (54, 168, 255)
@@ -147,7 +147,7 @@ def _falling(
 
 
 def _anywhere(chance: Random, size: Size) -> tuple[float, float, int, float]:
-    """A place in the picture, how white the thing there is, and how large."""
+    """Return a random x and y in the picture, a level of grey, and a relative size."""
     place = chance.uniform(0, size[0]), chance.uniform(0, size[1])
     return *place, chance.randint(150, 255), chance.uniform(0.5, 1.3)
 
@@ -237,20 +237,21 @@ def haze(image: Image.Image, touch: Touch) -> Image.Image:
     """Wash out contrast and colour with distance: more above than below."""
     soft = ImageEnhance.Color(blurred(image, 1)).enhance(0.55)
     depth = ImageOps.invert(downwards(image.size)).point(curve((70, 150, 205)))
-    return _into(soft, "#d9dee3", depth, touch.strength)
+    return _overlaid(soft, "#d9dee3", depth, touch.strength)
 
 
 def drifts(image: Image.Image, touch: Touch) -> Image.Image:
     """Let banks of fog lie across the picture."""
     width, height = image.size
-    banks = clouds((width, height * 3), touch.chance).resize(image.size)  # squeezed: fog lies flat
-    return _into(
+    # Squeezed, because banks of fog are flat.
+    banks = clouds((width, height * 3), touch.chance).resize(image.size)
+    return _overlaid(
         image, "#e4e8eb", banks.point(curve((0, 20, 110, 210, 255))), 0.75 * touch.strength
     )
 
 
-def _into(image: Image.Image, colour: str, cover: Image.Image, amount: float) -> Image.Image:
-    """Return `image` under `colour`, as thick as the grey picture `cover` is white, times `amount`."""
+def _overlaid(image: Image.Image, colour: str, cover: Image.Image, amount: float) -> Image.Image:
+    """Return `image` under `colour`, which is as opaque as `cover` is white, times `amount`."""
     thick = cover.point([min(255, round(level * amount)) for level in range(256)])
     return Image.composite(Image.new("RGB", image.size, colour), image, thick)
 

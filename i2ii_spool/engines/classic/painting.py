@@ -31,7 +31,7 @@ def let_run(image: Image.Image, touch: Touch) -> Image.Image:
 
 
 LEVELS = [round(level / 32) * 32 for level in range(256)]
-"""The steps from one wash to the next."""
+"""A lookup table that rounds to the tones of the washes."""
 
 
 def dilute(image: Image.Image, _: Touch) -> Image.Image:
@@ -102,8 +102,7 @@ def _wavering(image: Image.Image, touch: Touch, cell: float, reach: float) -> Im
 def _shaken(
     size: Size, across: float, down: float, reach: float, touch: Touch
 ) -> tuple[float, float]:
-    """A place in the picture, moved a little; on the border, only along it, so that the picture
-    stays whole."""
+    """A point of the picture, moved a little; on the border only along it, so that no gap opens."""
     x, y = across * size[0], down * size[1]
     x += touch.chance.uniform(-reach, reach) if 0 < across < 1 else 0
     y += touch.chance.uniform(-reach, reach) if 0 < down < 1 else 0
@@ -121,7 +120,7 @@ def _cell(size: Size, column: int, row: int, across: int, down: int) -> tuple[in
 
 
 def grind_ink(image: Image.Image, touch: Touch) -> Image.Image:
-    """Keep the light alone, in few and wavering shapes, and let the paper stand for all that is
+    """Keep the luminance, in few and wavering shapes, and leave the paper bare where it is
     light."""
     grey = ImageOps.autocontrast(simplified(image.convert("L"), 420, passes=3), cutoff=1)
     pale = grey.point(curve((0, 40, 112, 190, 242, 255)))

@@ -1,5 +1,4 @@
-"""Pictures put together from pieces, and printed in few colours: pixel art, mosaic, poster, pop
-art."""
+"""Pictures made of pieces or printed in few colours: pixel art, mosaic, poster, pop art."""
 
 from PIL import Image, ImageColor, ImageDraw, ImageEnhance, ImageOps
 
@@ -41,7 +40,7 @@ def _blocks(size: Size, block: float) -> Size:
 
 
 def tiles(image: Image.Image, touch: Touch) -> Image.Image:
-    """Make each tile of one colour, no two alike."""
+    """Give each tile one colour, slightly different from that of every other tile."""
     grid = _blocks(image.size, _tile(image, touch))
     colours = ImageEnhance.Color(image.resize(grid, Image.Resampling.BOX)).enhance(1.3)
     uneven = Image.frombytes("L", grid, touch.chance.randbytes(grid[0] * grid[1]))
@@ -68,7 +67,7 @@ def grout(image: Image.Image, touch: Touch) -> Image.Image:
 
 
 def _tile(image: Image.Image, touch: Touch) -> float:
-    """The side of a tile in pixels, large enough to have a face between its joints."""
+    """The side of a tile in pixels, larger than its joints."""
     return max(4, 15 * max(1, touch.strength) * unit(image))
 
 
@@ -103,7 +102,7 @@ PALETTES = (
 
 
 def silkscreen(image: Image.Image, touch: Touch) -> Image.Image:
-    """Print each panel in four flat, loud inks of its own; which has which is up to chance."""
+    """Print each panel in four flat, loud inks of its own, which are chosen at random."""
     # Equalised, each of the four inks covers a quarter of the picture.
     tones = ImageOps.equalize(simplified(image.convert("L"), 1000))
     loud = image.copy()

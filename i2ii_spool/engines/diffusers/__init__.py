@@ -1,2 +1,4 @@
-"""The engine that edits with a model, through the pipelines of diffusers. torch is imported in this
-package alone."""
+"""The engine that edits with a model, by pipelines of diffusers.
+
+No other package imports torch.
+"""

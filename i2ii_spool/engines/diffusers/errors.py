@@ -1,4 +1,4 @@
-"""What a failure on the device means: for this job, for the next one, and for the process."""
+"""Errors of the device, and what they mean for the job and for the process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,22 +7,21 @@ import torch
 
 from i2ii_spool.errors import EngineBroken, EngineError
 
-# cuBLAS and cuDNN word a lack of memory as an error of their own, and so does the driver.
+# cuBLAS, cuDNN and the driver report a lack of memory as a plain RuntimeError.
 NO_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class OutOfMemory(EngineError):
-    """The device had too little memory for this edit. The next one may fit."""
+    """The device has too little memory for this edit. The next edit may fit."""
 
     code = "out_of_memory"
 
 
 @contextmanager
-def judged() -> Iterator[None]:
-    """Raise `OutOfMemory` where memory ran out, `EngineBroken` where the device failed; let all
-    else through.
+def device_errors() -> Iterator[None]:
+    """Raise `OutOfMemory` for a lack of memory and `EngineBroken` for other CUDA errors.
 
-    A CUDA error poisons the process: every call after it fails as well.
+    After a CUDA error every later call of the process fails as well. All other exceptions pass.
     """
     try:
         yield

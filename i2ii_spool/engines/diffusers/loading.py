@@ -1,4 +1,4 @@
-"""Finding the weights and loading the pipeline that they are for."""
+"""Find or fetch the weights of a model, and load its pipeline."""
 
 import importlib.metadata
 import importlib.util
@@ -10,98 +10,96 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from i2ii_spool.engines.diffusers.pipelines import FAMILIES, QWEN_IMAGE_21
+from i2ii_spool.engines.diffusers.pipelines import PIPELINES
 from i2ii_spool.engines.diffusers.presets import LIGHTNING, Version
 from i2ii_spool.errors import EngineError, SettingsError
 
 log = logging.getLogger(__name__)
 
-INDEX = "model_index.json"
+INDEX_FILE = "model_index.json"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate")
 HUBS = {"modelscope": "modelscope", "huggingface": "huggingface_hub"}
-REVISION = "i2ii-revision"
-"""A file in a model's folder that says which revision of which model this is."""
+REVISION_FILE = "i2ii-revision"
+"""A file in the folder of a model that names its revision."""
 
 
 def find(model: str, source: str) -> Path:
-    """Return the folder of `model`: itself, or what has been fetched of it from `source`. Raises
-    `SettingsError`."""
+    """Return the folder of `model`, which is a folder or the name of a model fetched from `source`.
+
+    Raises `SettingsError` if it is missing or not a pipeline. A worker never fetches weights.
+    """
     check_packages(*PACKAGES)
     folder = Path(model)
     if not folder.is_dir():
-        folder = _fetched(model, source)
-    if not (folder / INDEX).is_file():
+        check_packages(HUBS[source])
+        try:
+            folder = Path(_snapshot_download(source)(model, local_files_only=True))
+        except Exception as error:  # its type depends on the hub and on the version of its client
+            raise SettingsError(
+                f"the weights of {model} are not on this machine; run `i2ii model fetch {model}`, "
+                f"or set model to their folder ({error})",
+                field="model",
+            ) from error
+    if not (folder / INDEX_FILE).is_file():
         raise SettingsError(
-            f"{folder} has no {INDEX}: it is not the folder of a diffusers pipeline", field="model"
+            f"{folder} has no {INDEX_FILE}: it is not the folder of a diffusers pipeline",
+            field="model",
         )
     return folder
 
 
 def check_packages(*names: str) -> None:
-    """Raise `SettingsError` if one of these is missing, all of which the extra `qwen` installs."""
+    """Raise `SettingsError` if one of these packages of the extra `qwen` is not installed."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise SettingsError(
-            f"the qwen engine needs {', '.join(missing)}: pip install 'i2ii[qwen]', or say --engine classic",
+            f"the qwen engine needs {', '.join(missing)}: pip install 'i2ii[qwen]', or use "
+            "--engine classic",
             field="engine",
         )
 
 
-def _fetched(model: str, source: str) -> Path:
-    """What lies in the cache of `source`. A worker fetches nothing itself."""
-    check_packages(HUBS[source])
-    try:
-        return Path(_hub(source)(model, local_files_only=True))
-    except Exception as error:  # which one depends on the hub, and on its version
-        raise SettingsError(
-            f"the weights of {model} are not here; run `i2ii model fetch {model}`, or name their folder ({error})",
-            field="model",
-        ) from error
-
-
 def find_lightning(version: Version, source: str) -> Path | None:
-    """Return the LoRA of the preset `fast`, if there is one and it has been fetched from `source`."""
+    """Return the LoRA of the preset `fast`, or None if it has not been fetched from `source`."""
     if version not in LIGHTNING or importlib.util.find_spec(HUBS[source]) is None:
         return None
     repository, name = LIGHTNING[version]
     try:
-        file = Path(_hub(source)(repository, local_files_only=True)) / name
-    except Exception as error:  # which one depends on the hub, and on its version
-        log.info("the preset fast is not available, i2ii model fetch brings its LoRA: %s", error)
+        file = Path(_snapshot_download(source)(repository, local_files_only=True)) / name
+    except Exception as error:  # its type depends on the hub and on the version of its client
+        log.info("the preset fast is not available; i2ii model fetch gets its LoRA: %s", error)
         return None
     return file if file.is_file() else None
 
 
 def fetch_lightning(version: Version, source: str) -> Path | None:
-    """Fetch the LoRA of the preset `fast`, if there is one. Raises `EngineError`."""
+    """Fetch the LoRA of the preset `fast`, if this version has one. Raises `EngineError`."""
     if version not in LIGHTNING:
         return None
     repository, name = LIGHTNING[version]
-    file = _download(repository, source, allow_patterns=[name]) / name
+    file = fetch(repository, source, allow_patterns=[name]) / name
     if not file.is_file():
         raise EngineError(f"{repository} has no {name} at {source}")
     return file
 
 
-def fetch(model: str, source: str) -> Path:
-    """Fetch the weights of `model`, showing progress, from where an earlier call stopped. Raises
-    `EngineError`."""
-    return _download(model, source)
+def fetch(model: str, source: str, **options: Any) -> Path:
+    """Fetch the weights of `model` and return their folder; show progress, resume an earlier call.
 
-
-def _download(model: str, source: str, **options: Any) -> Path:
+    `options` go to the client of the hub. Raises `EngineError`.
+    """
     check_packages(HUBS[source])
     try:
-        return Path(_hub(source)(model, **options))
-    except Exception as error:  # which one depends on the hub, and on its version
+        return Path(_snapshot_download(source)(model, **options))
+    except Exception as error:  # its type depends on the hub and on the version of its client
         raise EngineError(
-            f"cannot fetch {model}: {error}; check its name and the network, and call again: what has come is kept"
+            f"cannot fetch {model}: {error}; check its name and the network, and try again: "
+            "files that are complete are kept"
         ) from error
 
 
-def _hub(source: str) -> Callable[..., str]:
-    """The function of ModelScope (cache: `MODELSCOPE_CACHE`) or Hugging Face (`HF_HOME`) that finds
-    and fetches."""
+def _snapshot_download(source: str) -> Callable[..., str]:
+    """Return the client of ModelScope (cache: `MODELSCOPE_CACHE`) or Hugging Face (`HF_HOME`)."""
     if source == "modelscope":
         from modelscope import snapshot_download
     else:
@@ -110,8 +108,8 @@ def _hub(source: str) -> Callable[..., str]:
 
 
 def device() -> Any:
-    """The device that computes: the first CUDA device that is visible, or else the CPU."""
-    # Edits of different sizes fragment the memory of a card that is almost full of weights.
+    """Return the first visible CUDA device, or the CPU if there is none."""
+    # Weights almost fill the card, and edits of different sizes would fragment the rest.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     import torch
 
@@ -119,24 +117,23 @@ def device() -> Any:
 
 
 def load(folder: Path, device: Any) -> Any:
-    """Return the pipeline in the host's memory: bfloat16 for a CUDA device, float32 for the CPU.
+    """Return the pipeline in host memory: in bfloat16 for a CUDA device, in float32 for the CPU.
 
-    Raises `SettingsError` if the folder is for another engine, or is not complete.
+    Raises `SettingsError` if the pipeline is not supported or incomplete.
     """
     import torch
 
     pipeline_class = _pipeline_class(folder)
     if device.type == "cpu":
         log.warning(
-            "there is no CUDA device: the model runs on the CPU, which only a tiny one does in seconds"
+            "no CUDA device: the model runs on the CPU, where only a tiny model takes seconds"
         )
     try:
-        pipeline = _read(
-            pipeline_class, folder, torch.float32 if device.type == "cpu" else torch.bfloat16
-        )
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        pipeline = _from_pretrained(pipeline_class, folder, dtype)
     except (OSError, ValueError) as error:
         raise SettingsError(
-            f"{folder} is not complete: {error}; i2ii model fetch brings what is missing",
+            f"{folder} is not complete: {error}; i2ii model fetch gets what is missing",
             field="model",
         ) from error
     pipeline.set_progress_bar_config(disable=True)
@@ -147,56 +144,49 @@ def _pipeline_class(folder: Path) -> Any:
     import diffusers
 
     try:
-        name = json.loads((folder / INDEX).read_text())["_class_name"]
+        name = json.loads((folder / INDEX_FILE).read_text())["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(
-            f"{folder / INDEX} cannot be read ({error}); fetch it anew", field="model"
+            f"{folder / INDEX_FILE} cannot be read ({error}); fetch it again", field="model"
         ) from error
-    if name not in FAMILIES or not hasattr(diffusers, name):
+    if name not in PIPELINES or not hasattr(diffusers, name):
         raise SettingsError(
-            f"{folder} is for {name}; this engine runs {', '.join(FAMILIES)} "
-            f"(diffusers here is {diffusers.__version__})",
+            f"{folder} is for {name}; this engine runs {', '.join(PIPELINES)} "
+            f"(with diffusers {diffusers.__version__})",
             field="model",
         )
     return getattr(diffusers, name)
 
 
-def _read(pipeline_class: Any, folder: Path, dtype: Any) -> Any:
+def _from_pretrained(pipeline_class: Any, folder: Path, dtype: Any) -> Any:
     import diffusers
     import transformers
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    parts = {}
+    if importlib.util.find_spec("torchvision") is None:
+        processor_class = PIPELINES[pipeline_class.__name__].processor_class()
+        parts["processor"] = processor_class.from_pretrained(
+            folder / "processor", local_files_only=True
+        )
     with warnings.catch_warnings():
-        # From 0.40 on diffusers would rather read `dtype`, which it ignores silently before.
+        # diffusers 0.40 and later prefer `dtype`, which earlier versions ignore silently.
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
         return pipeline_class.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, **_processor(pipeline_class, folder)
+            folder, torch_dtype=dtype, local_files_only=True, **parts
         )
 
 
-def _processor(pipeline_class: Any, folder: Path) -> dict[str, Any]:
-    """The processor without its video half where torchvision is missing: only that half, never used
-    here, needs it."""
-    if importlib.util.find_spec("torchvision") is not None:
-        return {}
-    from i2ii_spool.engines.diffusers import processor
-
-    is_21 = pipeline_class.__name__ == QWEN_IMAGE_21.pipeline
-    kind = processor.of_21() if is_21 else processor.of_edit()
-    return {"processor": kind.from_pretrained(folder / "processor", local_files_only=True)}
-
-
 def revision(folder: Path) -> str:
-    """Which revision of the model lies in `folder`; empty where nothing says so."""
-    note = folder / REVISION
-    if note.is_file():
-        return note.read_text().strip()
-    return (
-        folder.name if folder.parent.name == "snapshots" else ""
-    )  # as both hubs lay out their caches
+    """Return the revision of the model in `folder`, or an empty string if it is unknown."""
+    file = folder / REVISION_FILE
+    if file.is_file():
+        return file.read_text().strip()
+    # Both hubs cache a revision in snapshots/<revision>/.
+    return folder.name if folder.parent.name == "snapshots" else ""
 
 
 def versions() -> dict[str, str]:
-    """The versions of what computes."""
+    """Return the versions of the packages that compute."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}

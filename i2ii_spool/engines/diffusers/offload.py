@@ -1,5 +1,4 @@
-"""Where the weights are while they are not needed: on the card if they fit, otherwise in the host's
-memory."""
+"""CPU offloading: weights that are not in use stay on the card if they fit, else in host memory."""
 
 import logging
 from collections.abc import Mapping
@@ -14,21 +13,22 @@ from i2ii_spool.settings import OffloadMode
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-# Estimated, not measured: one published server peaks 5 GB above its weights at 1024x1024.
-FIXED = 1.5 * GIB
-AT_1024 = 3.5 * GIB
+# Memory beside the weights, estimated: one published server peaks 5 GB above its weights at
+# 1024x1024.
+WORK_FIXED = 1.5 * GIB
+WORK_AT_1024 = 3.5 * GIB
 
-EXACT: tuple[OffloadMode, ...] = ("full", "model-offload", "group-offload")
-"""The modes that change nothing in the result, the fastest first."""
-WORDS: dict[OffloadMode, str] = {
-    "full": "all weights stay on the card",
-    "model-offload": "one model at a time is on the card, some seconds slower for each picture",
-    "group-offload": "one block of the transformer at a time is on the card, several times slower",
+EXACT_MODES: tuple[OffloadMode, ...] = ("full", "model-offload", "group-offload")
+"""The modes that do not change the result, the fastest first."""
+DESCRIPTIONS: dict[OffloadMode, str] = {
+    "full": "all weights on the card",
+    "model-offload": "one model at a time on the card, some seconds slower for each picture",
+    "group-offload": "one block of the transformer at a time on the card, several times slower",
 }
 
 
-def weights(folder: Path) -> dict[str, int]:
-    """The bytes of weights of each part of the pipeline in `folder`."""
+def weight_sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of weights of each part of the pipeline in `folder`."""
     return {
         part.name: sum(file.stat().st_size for file in part.glob("*.safetensors"))
         for part in folder.iterdir()
@@ -36,9 +36,9 @@ def weights(folder: Path) -> dict[str, int]:
     }
 
 
-def needs(sizes: Mapping[str, int], max_side: int) -> dict[OffloadMode, float]:
-    """What each mode takes on the card, in bytes, for edits of one picture."""
-    work = FIXED + AT_1024 * (max_side / 1024) ** 2
+def memory_needed(sizes: Mapping[str, int], max_side: int) -> dict[OffloadMode, float]:
+    """Return the bytes that an edit of one picture takes on the card in each mode."""
+    work = WORK_FIXED + WORK_AT_1024 * (max_side / 1024) ** 2
     others = max((size for part, size in sizes.items() if part != "transformer"), default=0)
     transformer = sizes.get("transformer", 0)
     return {
@@ -49,31 +49,36 @@ def needs(sizes: Mapping[str, int], max_side: int) -> dict[OffloadMode, float]:
     }
 
 
-def choose(sizes: Mapping[str, int], max_side: int, free: float) -> OffloadMode:
-    """Return the fastest exact mode that fits into `free` bytes, and log why. Raises
-    `SettingsError` if none does."""
-    needed = needs(sizes, max_side)
-    for mode in EXACT:
+def choose_mode(sizes: Mapping[str, int], max_side: int, free: float) -> OffloadMode:
+    """Return the fastest exact mode that fits in `free` bytes, and log why.
+
+    Raises `SettingsError` if none fits.
+    """
+    needed = memory_needed(sizes, max_side)
+    for mode in EXACT_MODES:
         if needed[mode] <= free:
             log.info(
-                "memory: %s, %s: needs about %.1f of the %.1f GiB that are free",
-                *(mode, WORDS[mode], needed[mode] / GIB, free / GIB),
+                "offload: %s (%s) needs about %.1f of %.1f GiB free",
+                *(mode, DESCRIPTIONS[mode], needed[mode] / GIB, free / GIB),
             )
             return mode
+    least = EXACT_MODES[-1]
     raise SettingsError(
-        f"this model needs about {needed[EXACT[-1]] / GIB:.1f} GiB on the card even with {EXACT[-1]}, and "
-        f"{free / GIB:.1f} GiB are free: stop what else runs on it, lower max_side, or use a larger one",
+        f"this model needs about {needed[least] / GIB:.1f} GiB on the card even with {least}, but "
+        f"only {free / GIB:.1f} GiB are free: stop other processes on the card, lower max_side, or "
+        "use a larger card",
         field="offload",
     )
 
 
 def place(pipeline: Any, mode: OffloadMode, device: torch.device) -> None:
-    """Bring the pipeline to `device` in this mode. Raises `SettingsError` if it does not fit."""
+    """Move the pipeline to `device` in this mode. Raises `SettingsError` if it does not fit."""
     try:
         _place(pipeline, mode, device)
     except torch.OutOfMemoryError as error:
         raise SettingsError(
-            f"the weights do not fit with {mode} ({error}): say auto, or stop what else runs on this GPU",
+            f"the weights do not fit on the card with {mode} ({error}): choose auto, or stop other "
+            "processes on this GPU",
             field="offload",
         ) from error
 

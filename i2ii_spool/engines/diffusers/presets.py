@@ -1,7 +1,7 @@
 """Presets: steps, guidance, LoRA and schedule that belong together, under one name.
 
-A distilled LoRA without its schedule, its few steps and its missing guidance makes a worse picture
-than none: they are chosen together, or not at all.
+A distilled LoRA needs its own schedule, few steps and no guidance. Without them its pictures are
+worse than without the LoRA, so a request can only choose all of them together.
 """
 
 import json
@@ -17,13 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from i2ii_spool.errors import SettingsError
 
 Version = Literal["1", "2509", "2511", "2.1"]
-"""Which Qwen-Image-Edit, or Qwen-Image-2.1, a LoRA was made for: those of one shape are not
-interchangeable either."""
+"""The Qwen-Image-Edit, or Qwen-Image-2.1, that a LoRA was made for. LoRAs of different versions are
+not interchangeable, even if their shapes are equal."""
 
 
 class Preset(BaseModel):
-    """What a request means that names this preset. Steps and guidance that the request gives itself
-    go before."""
+    """What a request with this preset uses; its own steps and guidance take precedence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +32,7 @@ class Preset(BaseModel):
     ]
     lora: Annotated[
         Path | None,
-        Field(description="a file of LoRA weights, from the folder of the presets' file"),
+        Field(description="file of LoRA weights, relative to the presets file"),
     ] = None
     lora_version: Annotated[
         Version | None, Field(description="the model that the LoRA was made for")
@@ -46,19 +45,16 @@ class Preset(BaseModel):
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
         if (self.lora is None) != (self.lora_version is None):
-            raise ValueError("lora and lora_version come together")
-        if self.lora is not None and (named := version_in(self.lora.name)) not in (
-            None,
-            self.lora_version,
-        ):
+            raise ValueError("lora and lora_version must be set together")
+        named = version_in_name(self.lora.name) if self.lora else None
+        if named not in (None, self.lora_version):
             raise ValueError(
-                f"lora is for {named} by its name, and lora_version says {self.lora_version}"
+                f"the file name of lora says {named}, but lora_version is {self.lora_version}"
             )
         return self
 
 
-# The 4-step LoRAs of https://github.com/ModelTC/Qwen-Image-Lightning: the repository, and the file
-# in it.
+# Repository and file of the 4-step LoRAs of https://github.com/ModelTC/Qwen-Image-Lightning.
 LIGHTNING: Mapping[Version, tuple[str, str]] = {
     "1": (
         "lightx2v/Qwen-Image-Lightning",
@@ -75,23 +71,23 @@ LIGHTNING: Mapping[Version, tuple[str, str]] = {
 }
 
 
-def fast(lora: Path, version: Version) -> Preset:
-    """The preset that Lightning's LoRA is for; its schedule is the one that it was distilled with."""
+def lightning_preset(lora: Path, version: Version) -> Preset:
+    """Return the preset of a Lightning LoRA, with the schedule that it was distilled with."""
     return Preset(
         num_inference_steps=4, true_cfg_scale=1.0, lora=lora, lora_version=version, shift=3.0
     )
 
 
-def read(file: Path, version: Version) -> dict[str, Preset]:
-    """The presets in a TOML file, a table each. Raises `SettingsError` for what is wrong in it."""
+def read_file(file: Path, version: Version) -> dict[str, Preset]:
+    """Return the presets of a TOML file, one per table. Raises `SettingsError` if it is invalid."""
     try:
         tables = tomllib.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise SettingsError(f"{file} cannot be read: {error}", field="presets") from error
-    return {name: _checked(file, name, table, version) for name, table in tables.items()}
+    return {name: _validate(file, name, table, version) for name, table in tables.items()}
 
 
-def _checked(file: Path, name: str, table: Any, version: Version) -> Preset:
+def _validate(file: Path, name: str, table: Any, version: Version) -> Preset:
     try:
         preset = Preset.model_validate(table)
     except ValidationError as error:
@@ -99,7 +95,8 @@ def _checked(file: Path, name: str, table: Any, version: Version) -> Preset:
         field = ".".join([name, *map(str, first["loc"])])
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         raise SettingsError(
-            f"{file}: {field}: {message}; its settings are {_settings()}", field="presets"
+            f"{file}: {field}: {message}; a preset has {', '.join(Preset.model_fields)}",
+            field="presets",
         ) from None
     if preset.lora is None:
         return preset
@@ -108,25 +105,21 @@ def _checked(file: Path, name: str, table: Any, version: Version) -> Preset:
         raise SettingsError(f"{file}: {name}.lora: there is no file {lora}", field="presets")
     if preset.lora_version != version:
         raise SettingsError(
-            f"{file}: {name}.lora is for the model {preset.lora_version}, and this one is {version}; "
-            "take the LoRA that was made for it",
+            f"{file}: {name}.lora is for model {preset.lora_version}, but the loaded model is "
+            f"{version}; use the LoRA made for it",
             field="presets",
         )
     return preset.model_copy(update={"lora": lora})
 
 
-def _settings() -> str:
-    return ", ".join(Preset.model_fields)
-
-
-def version_in(name: str) -> str | None:
-    """The version of the model that a name speaks of, if it does."""
+def version_in_name(name: str) -> str | None:
+    """Return the version of the model that a file name contains, if it does."""
     found = re.search(r"Qwen-Image-(?:Edit(?:-([0-9]{4}))?|(2\.1))", name)
     return found and (found[1] or found[2] or "1")
 
 
 def version_of(folder: Path) -> Version:
-    """The version of the model in `folder`, by what its configuration says."""
+    """Return the version of the model in `folder`, from its configuration."""
     name = json.loads((folder / "model_index.json").read_text())["_class_name"]
     if name == "QwenImage21Pipeline":
         return "2.1"
@@ -136,8 +129,8 @@ def version_of(folder: Path) -> Version:
     return "2511" if transformer.get("zero_cond_t") else "2509"
 
 
-def scheduler(published: Any, shift: float | None) -> Any:
-    """The scheduler of the model, `published`, with a preset's fixed shift if it has one."""
+def with_shift(published: Any, shift: float | None) -> Any:
+    """Return the `published` scheduler of the model, or a copy with this fixed shift."""
     if shift is None:
         return published
     log_shift = math.log(shift)

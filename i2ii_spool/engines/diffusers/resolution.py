@@ -1,42 +1,39 @@
-"""How large the model works: what a request asks for, what the model computes, and what its
-references are scaled to.
+"""The size of a result, and the size at which the model computes it.
 
-The pipelines scale every reference to an area of 1024x1024, whatever was sent, and make as large a
-picture unless they are told otherwise. A limit on the input alone saves nothing: the references
-must follow, and the output as well.
+The pipelines scale every reference to an area of 1024x1024 and, unless told otherwise, make a
+result of that area. Limiting the input alone therefore saves nothing: `max_side` limits the
+references (`PipelineSpec.limit_references`) and the result.
 """
 
-import functools
 import math
-import sys
-from typing import Any
 
 from i2ii_spool.jobs.request import EditRequest
 
 Size = tuple[int, int]
 """Width and height in pixels."""
 
-# The published pipelines round their own sides so.
 AUTO_MULTIPLE = 32
-# What the pipelines scale references to, and what the Plus pipeline shows its language model.
-NATIVE_AREA = 1024 * 1024
-SHOWN_SIDE = 384
+"""The published pipelines round the sides of their results to this."""
 
 
-def target(first: Size, request: EditRequest, max_side: int) -> Size:
-    """The size of the result; for `auto`, an area of `max_side` squared in the first picture's
-    aspect."""
+def result_size(first: Size, request: EditRequest, max_side: int) -> Size:
+    """Return the size of the result.
+
+    With `size=auto` it has an area of `max_side` squared and the aspect ratio of the first picture.
+    """
     if request.size == "input":
         return first
     return request.sides() or _fit(first, max_side, AUTO_MULTIPLE)
 
 
-def working(target: Size, max_side: int, multiple: int) -> Size:
-    """The size that is computed: the target's in whole multiples, and at most `max_side` squared in
-    area."""
-    width, height = target
+def compute_size(result: Size, max_side: int, multiple: int) -> Size:
+    """Return the size to compute: the result's in multiples of `multiple`.
+
+    Its area is at most `max_side` squared.
+    """
+    width, height = result
     if width * height > max_side**2:
-        return _fit(target, max_side, multiple)
+        return _fit(result, max_side, multiple)
     return _to_multiple(width, multiple), _to_multiple(height, multiple)
 
 
@@ -48,24 +45,3 @@ def _fit(size: Size, side: int, multiple: int) -> Size:
 
 def _to_multiple(side: float, multiple: int) -> int:
     return max(multiple, round(side / multiple) * multiple)
-
-
-def limit_references(pipeline: Any, max_side: int) -> None:
-    """Have an Edit or Plus pipeline scale its references to an area of `max_side` squared.
-
-    It has no option for this: the areas are a constant of the Plus pipeline's module, and a number
-    within the Edit pipeline's code, which reaches `calculate_dimensions`.
-    """
-    module: Any = sys.modules[type(pipeline).__module__]
-    area = max_side**2
-    if hasattr(module, "VAE_IMAGE_SIZE"):
-        module.VAE_IMAGE_SIZE = area
-        module.CONDITION_IMAGE_SIZE = min(SHOWN_SIDE**2, area)
-        return
-    original = getattr(module.calculate_dimensions, "__wrapped__", module.calculate_dimensions)
-
-    @functools.wraps(original)
-    def calculate_dimensions(target_area: int, ratio: float) -> Any:
-        return original(area if target_area == NATIVE_AREA else target_area, ratio)
-
-    module.calculate_dimensions = calculate_dimensions

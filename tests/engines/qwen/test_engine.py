@@ -152,8 +152,8 @@ def test_max_side_limits_the_reference_and_the_output(models: dict[str, Path], k
 
 @pytest.mark.parametrize("size", ["auto", "input", "4096x16", "2000x1000", "17x1300"])
 def test_the_model_works_on_whole_tokens_within_the_limit(size: str) -> None:
-    target = resolution.target((3000, 2000), ask(size=size), 768)
-    width, height = resolution.working(target, 768, 16)
+    target = resolution.result_size((3000, 2000), ask(size=size), 768)
+    width, height = resolution.compute_size(target, 768, 16)
     assert width % 16 == height % 16 == 0
     assert width * height <= 768**2 * 1.05
     assert (
@@ -268,9 +268,12 @@ def test_one_step_is_refused_where_the_schedule_would_make_nothing_of_it(
         ("[a]\nnum_inference_steps = 400\ntrue_cfg_scale = 1", "a.num_inference_steps: .* 100"),
         ("[a]\nsteps = 4\nnum_inference_steps = 4\ntrue_cfg_scale = 1", "a.steps: Extra inputs"),
         (DISTILLED.replace("lora.safe", "other.safe"), "there is no file"),
-        (DISTILLED.replace('"2511"', '"2509"'), "is for the model 2509, and this one is 2511"),
-        (DISTILLED.replace("lora.safe", "Qwen-Image-Edit-2509-x.safe"), "for 2509 by its name"),
-        (DISTILLED.replace('lora_version = "2511"', ""), "come together"),
+        (DISTILLED.replace('"2511"', '"2509"'), "is for model 2509, but the loaded model is 2511"),
+        (
+            DISTILLED.replace("lora.safe", "Qwen-Image-Edit-2509-x.safe"),
+            "file name of lora says 2509",
+        ),
+        (DISTILLED.replace('lora_version = "2511"', ""), "set together"),
     ],
 )
 def test_a_wrong_presets_file_is_one_line_that_says_where(
@@ -396,7 +399,8 @@ def test_too_little_memory_for_one_edit_is_said_before_the_engine_is_ready(
 
     monkeypatch.setattr("diffusers.AutoencoderKLQwenImage.decode", decode)
     with pytest.raises(
-        SettingsError, match=r"memory full is too little for one edit: .* lower max_side"
+        SettingsError,
+        match=r"one edit does not fit on the card with offload full: .* lower max_side",
     ) as raised:
         QwenEngine(settings(models["2511"])).load()
     assert raised.value.field == "offload"

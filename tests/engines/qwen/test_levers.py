@@ -18,8 +18,9 @@ pytest.importorskip("torch", reason=REASON)
 import numpy as np
 import torch
 
-from i2ii_spool.engines.diffusers import loading, offload, resolution
+from i2ii_spool.engines.diffusers import loading, offload
 from i2ii_spool.engines.diffusers.engine import QwenEngine
+from i2ii_spool.engines.diffusers.pipelines import qwen_edit
 from i2ii_spool.engines.diffusers.speed import lossy
 from i2ii_spool.errors import Cancelled, SettingsError
 from i2ii_spool.images.codec import on_white
@@ -50,7 +51,7 @@ def plain(models: dict[str, Path]) -> Callable[[str], Image.Image]:
     def made_by(kind: str) -> Image.Image:
         pipeline = loading.load(models[kind], CPU)
         if kind != "2.1":
-            resolution.limit_references(pipeline, 128)
+            qwen_edit.limit_references(pipeline, 128)
         pixels = pipeline(
             image=photo(),
             prompt=ask().prompt,
@@ -247,21 +248,21 @@ def test_auto_takes_the_fastest_exact_mode_that_fits_and_says_so(
     card: str, free: float, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    assert offload.choose(PUBLISHED, 1024, free * 2**30) == mode, card
-    assert f"memory: {mode}, " in caplog.text
-    assert f"of the {free:.1f} GiB that are free" in caplog.text
+    assert offload.choose_mode(PUBLISHED, 1024, free * 2**30) == mode, card
+    assert f"offload: {mode} (" in caplog.text
+    assert f"of {free:.1f} GiB free" in caplog.text
 
 
 def test_a_card_that_is_too_small_for_any_mode_is_one_line_with_the_cure() -> None:
     with pytest.raises(
         SettingsError,
-        match=r"about 20\.5 GiB .* with group-offload, and 12\.0 GiB are free: stop what",
+        match=r"about 20\.5 GiB .* with group-offload, but only 12\.0 GiB are free: stop",
     ):
-        offload.choose(PUBLISHED, 1024, 12 * 2**30)
+        offload.choose_mode(PUBLISHED, 1024, 12 * 2**30)
 
 
 def test_what_weights_take_is_read_from_their_files(models: dict[str, Path]) -> None:
-    sizes = offload.weights(models["2511"])
+    sizes = offload.weight_sizes(models["2511"])
     assert sorted(sizes) == ["text_encoder", "transformer", "vae"]
     assert (
         sizes["vae"] == (models["2511"] / "vae/diffusion_pytorch_model.safetensors").stat().st_size
@@ -327,7 +328,7 @@ def test_a_step_cache_skips_blocks_where_steps_are_alike_and_forgets_a_cancelled
 def test_a_model_that_keeps_what_steps_share_by_itself_has_no_step_cache(
     models: dict[str, Path],
 ) -> None:
-    with pytest.raises(SettingsError, match="keeps what steps share by itself"):
+    with pytest.raises(SettingsError, match="already reuses what its steps share"):
         load(models["2.1"], step_cache="first-block")
 
 

@@ -1,1 +1,1 @@
-"""What makes an edit faster: without a change of the result (exact), or with one (lossy)."""
+"""What makes an edit faster: exact optimizations, and lossy ones, which change the result."""

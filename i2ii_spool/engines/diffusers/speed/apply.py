@@ -1,4 +1,4 @@
-"""What the settings make of a loaded pipeline, in the order in which it goes together."""
+"""Apply the settings for speed and memory to a loaded pipeline, in the order that they require."""
 
 from typing import Any
 
@@ -13,40 +13,39 @@ from i2ii_spool.settings import OffloadMode, Settings
 def apply(
     pipeline: Any, settings: Settings, mode: OffloadMode, device: torch.device
 ) -> exact.ModulationCache | None:
-    """Make the pipeline, which has its LoRAs already, as fast and as small as is set, and bring it
-    to its device.
+    """Apply the settings to a pipeline with its LoRAs loaded, and move it to `device`.
 
-    Returns the modulations that it keeps, if it does. Raises `SettingsError` for what cannot be had
-    here.
+    Returns the cache of modulations, if it is on. Raises `SettingsError` for settings that this
+    pipeline or device cannot have.
     """
-    two_streams = pipelines.of(pipeline).has_two_streams
+    two_streams = pipelines.spec_of(pipeline).has_two_streams
     if settings.step_cache != "off" and not two_streams:
         raise SettingsError(
-            "this model keeps what steps share by itself: leave it off", field="step_cache"
+            "this model already reuses what its steps share: leave step_cache off",
+            field="step_cache",
         )
-    exact.drop_head(pipeline)
+    exact.drop_lm_head(pipeline)
     if settings.prompt_cache:
-        exact.keep_prompts(pipeline, settings.prompt_cache)
+        exact.cache_prompts(pipeline, settings.prompt_cache)
     if settings.frame_vae:
-        exact.use_frames(pipeline.vae)
+        exact.use_frame_convolutions(pipeline.vae)
     if settings.fp8:
-        lossy.multiply_in_fp8(pipeline.transformer, device)
-    # A block that waits elsewhere comes with its modulation layers, and only then.
-    keeps = settings.modulation_cache and mode != "group-offload" and two_streams
-    modulations = exact.ModulationCache(pipeline) if keeps else None
+        lossy.quantise_linear_layers(pipeline.transformer, device)
+    # With group-offload a block's modulation layers are on the card only while the block runs.
+    caches_modulations = settings.modulation_cache and mode != "group-offload" and two_streams
+    modulations = exact.ModulationCache(pipeline) if caches_modulations else None
     offload.place(pipeline, mode, device)
-    if (
-        settings.attention != "auto" or two_streams
-    ):  # without, there are masks, which most kernels refuse
-        exact.choose_attention(pipeline.transformer, settings.attention, device)
-    lossy.cache_steps(pipeline, settings.step_cache)
+    # A model without two streams has attention masks, which most kernels refuse.
+    if settings.attention != "auto" or two_streams:
+        exact.set_attention(pipeline.transformer, settings.attention, device)
+    lossy.enable_step_cache(pipeline, settings.step_cache)
     if settings.compile:
         pipeline.transformer.compile_repeated_blocks(fullgraph=settings.step_cache == "off")
     return modulations
 
 
 def lossy_settings(settings: Settings, mode: OffloadMode) -> list[str]:
-    """What is set that changes results, for their record."""
+    """Return the names of the settings that change results, for `result.json`."""
     return [
         name
         for name, is_on in (

@@ -1,5 +1,6 @@
-"""Levers that make an edit faster and change nothing but the rounding of its numbers. Each has a
-setting, on by default where it always helps. What each gains is in docs/models.md.
+"""Exact optimizations: they make an edit faster and change at most the rounding of its numbers.
+
+Each has a setting, which is on by default if it always helps. docs/models.md gives their gains.
 """
 
 import hashlib
@@ -22,40 +23,41 @@ from i2ii_spool.errors import SettingsError
 
 log = logging.getLogger(__name__)
 
-EXACT = ("native", "_native_cudnn", "flash", "_flash_3")
-"""diffusers' names of attention kernels that compute the same: PyTorch's own choice, cuDNN's,
-flash-attn 2 and 3."""
+EXACT_KERNELS = ("native", "_native_cudnn", "flash", "_flash_3")
+"""Exact attention kernels by their names in diffusers: PyTorch's choice, cuDNN, flash-attn 2 and
+3."""
+BENCHMARK_TOKENS = 8192 + 237
+"""The tokens of an edit at 1024x1024 with some text. Not a round number, which a kernel might
+require."""
 
 
-def drop_head(pipeline: Any) -> None:
-    """Skip the language model's last layer: the words that it would say next are read by nobody."""
+def drop_lm_head(pipeline: Any) -> None:
+    """Skip the last layer of the language model: its predictions of the next token are not used."""
     pipeline.text_encoder.lm_head = nn.Identity()
 
 
-def keep_prompts(pipeline: Any, size: int) -> None:
-    """Have the language model read each (pictures, prompt) once; the last `size` of them are kept."""
+def cache_prompts(pipeline: Any, size: int) -> None:
+    """Cache the embeddings of the last `size` (pictures, prompt)."""
     pipeline.encode_prompt = PromptCache(pipeline.encode_prompt, size)
 
 
 class PromptCache:
-    """`encode_prompt` that remembers what the language model made of the last few (pictures,
-    prompt)."""
+    """Replaces `encode_prompt` of a pipeline: an LRU cache in front of the language model."""
 
     def __init__(self, encode: Any, size: int) -> None:
         self._encode = encode
         self._size = size
-        self._known: OrderedDict[tuple[bytes, str], Any] = OrderedDict()
+        self._cache: OrderedDict[tuple[bytes, str], Any] = OrderedDict()
 
     def __call__(self, *, image: Any, prompt: str, **options: Any) -> Any:
-        """Return the embeddings (1, tokens, width) and their mask, or None where there is nothing
-        to mask."""
+        """Return the embeddings (1, tokens, width), and their mask or None."""
         key = _digest(image if isinstance(image, list) else [image]), prompt
-        if key not in self._known:
-            self._known[key] = self._encode(image=image, prompt=prompt, **options)
-        self._known.move_to_end(key)
-        while len(self._known) > self._size:
-            self._known.popitem(last=False)
-        return self._known[key]
+        if key not in self._cache:
+            self._cache[key] = self._encode(image=image, prompt=prompt, **options)
+        self._cache.move_to_end(key)
+        while len(self._cache) > self._size:
+            self._cache.popitem(last=False)
+        return self._cache[key]
 
 
 def _digest(images: list[Any]) -> bytes:
@@ -67,12 +69,11 @@ def _digest(images: list[Any]) -> bytes:
 
 
 class ModulationCache:
-    """The blocks' AdaLN modulations, a third of the transformer's weights, computed once for each
-    step of a schedule.
+    """Computes the AdaLN modulations of all blocks once for each step of a schedule.
 
-    They depend on the timestep alone: the second pass of the guidance, further pictures and further
-    jobs with the same schedule need none of it. What is kept takes 4 MiB a step, and 7 for a model
-    with `zero_cond_t`.
+    They depend only on the timestep, and their layers hold a third of the transformer's weights.
+    The second pass of the guidance, further pictures and further jobs with the same schedule reuse
+    them. The cache takes 4 MiB a step, or 7 for a model with `zero_cond_t`.
     """
 
     def __init__(self, pipeline: Any) -> None:
@@ -85,59 +86,60 @@ class ModulationCache:
             )
         self._timesteps: Tensor | None = None
         self._schedule: list[float] = []
-        self._known: dict[float, list[tuple[Tensor, Tensor]]] = {}
-        # Once in each pass, before the blocks: they stay as compilable as they were.
+        self._cache: dict[float, list[tuple[Tensor, Tensor]]] = {}
+        # The hook runs once in each pass before the blocks, so that these can still be compiled.
         pipeline.transformer.time_text_embed.register_forward_hook(self._on_embedding)
 
-    def forget(self) -> None:
-        """Compute them anew: the weights have changed."""
-        self._known.clear()
+    def clear(self) -> None:
+        """Discard the modulations, because the weights or the schedule have changed."""
+        self._cache.clear()
 
     def _on_embedding(self, _module: nn.Module, _inputs: Any, embedding: Tensor) -> None:
         timestep = self._timestep()
-        if timestep not in self._known:
-            self._known[timestep] = self._compute(embedding)
-        for block, (image, text) in zip(self._blocks, self._known[timestep], strict=True):
+        if timestep not in self._cache:
+            self._cache[timestep] = self._compute(embedding)
+        for block, (image, text) in zip(self._blocks, self._cache[timestep], strict=True):
             block.img_mod.modulation, block.txt_mod.modulation = image, text
 
     def _compute(self, embedding: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Both modulations of each block; with `zero_cond_t` the second half of `embedding` is for
-        references alone."""
-        of_text = embedding.chunk(2)[0] if self._pipeline.transformer.zero_cond_t else embedding
+        """Return the modulations of pictures and text for each block."""
+        # With `zero_cond_t` the second half of the embedding is for references only.
+        text = embedding.chunk(2)[0] if self._pipeline.transformer.zero_cond_t else embedding
         return [
-            (block.img_mod.layers(embedding), block.txt_mod.layers(of_text))
-            for block in self._blocks
+            (block.img_mod.layers(embedding), block.txt_mod.layers(text)) for block in self._blocks
         ]
 
     def _timestep(self) -> float:
         scheduler = self._pipeline.scheduler
-        if scheduler.timesteps is not self._timesteps:  # the device is asked once for each picture
+        # Copy the timesteps from the device only once for each picture.
+        if scheduler.timesteps is not self._timesteps:
             self._timesteps, schedule = scheduler.timesteps, scheduler.timesteps.tolist()
             if schedule != self._schedule:
                 self._schedule = schedule
-                self.forget()
+                self.clear()
         return self._schedule[scheduler.step_index or 0]
 
 
 class CachedModulation(nn.Module):  # type: ignore[misc]
-    """Stands where a block has its modulation layers, and returns what they made of this step's
-    embedding."""
+    """Replaces the modulation layers of a block, and returns their output for the current step."""
 
     modulation: Tensor
-    """Of the step under way: (1 or 2, 6 widths)."""
+    """Of the current step: (1 or 2, 6 * width)."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
         self.layers = layers
 
     def forward(self, _embedding: Tensor) -> Tensor:
-        """What the layers have made of it already."""
+        """Return the modulation that `ModulationCache` has set for this step."""
         return self.modulation
 
 
 class FrameConv(QwenImageCausalConv3d):  # type: ignore[misc]
-    """The VAE's convolution over time, for a video of one frame: all but one slice of its kernel
-    meets padding."""
+    """The causal 3D convolution of the VAE, for a video of one frame.
+
+    All slices of its kernel but the last meet only padding, so that a 2D convolution is enough.
+    """
 
     def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
         """Convolve (batch, channels, frames, height, width)."""
@@ -150,30 +152,23 @@ class FrameConv(QwenImageCausalConv3d):  # type: ignore[misc]
         ).unsqueeze(2)
 
 
-def use_frames(vae: nn.Module) -> None:
-    """Have the VAE convolve single frames in two dimensions: 40 % of the multiplications."""
+def use_frame_convolutions(vae: nn.Module) -> None:
+    """Make the VAE convolve single frames in two dimensions: 40 % of the multiplications."""
     for module in vae.modules():
         if isinstance(module, QwenImageCausalConv3d):
-            module.__class__ = (
-                FrameConv  # its weights, and whoever looks for its kind, stay as they are
-            )
+            # Keep the module with its weights; it remains an instance of its former class.
+            module.__class__ = FrameConv
 
 
-TOKENS = 8192 + 237
-"""What the transformer sees of an edit at 1024x1024 with some text: no round number, which a kernel
-might insist on."""
+def set_attention(transformer: Any, name: str, device: torch.device) -> None:
+    """Set the attention kernel; `auto` chooses the exact kernel that is fastest on this device.
 
-
-def choose_attention(transformer: Any, name: str, device: torch.device) -> None:
-    """Set the attention kernel called `name`; `auto` takes the exact one that is fastest on this
-    device.
-
-    Raises `SettingsError` if that kernel is not there.
+    Raises `SettingsError` if the kernel is not available.
     """
     if name == "auto":
         if device.type != "cuda":
             return
-        seconds = {each: _seconds(each, transformer, device) for each in EXACT}
+        seconds = {each: _time_kernel(each, transformer, device) for each in EXACT_KERNELS}
         log.info(
             "attention: %s",
             ", ".join(f"{each} {took * 1e3:.1f} ms" for each, took in seconds.items()),
@@ -188,23 +183,23 @@ def choose_attention(transformer: Any, name: str, device: torch.device) -> None:
         ) from None
 
 
-def _seconds(name: str, transformer: Any, device: torch.device) -> float:
-    """What attention takes with this kernel, infinite where it is not there or cannot."""
+def _time_kernel(name: str, transformer: Any, device: torch.device) -> float:
+    """Return the seconds of one attention with this kernel; infinite if the kernel fails."""
     shape = (
         1,
-        TOKENS,
+        BENCHMARK_TOKENS,
         transformer.config.num_attention_heads,
         transformer.config.attention_head_dim,
     )
     query, key, value = torch.randn(3, *shape, device=device, dtype=transformer.dtype)
     try:
         with attention_backend(name):
-            dispatch_attention_fn(query, key, value)  # not counted: it may have to build itself
+            dispatch_attention_fn(query, key, value)  # not timed: the first call may compile
             torch.cuda.synchronize()
             begun = time.perf_counter()
             dispatch_attention_fn(query, key, value)
             torch.cuda.synchronize()
             return time.perf_counter() - begun
-    except Exception as error:  # which one depends on the kernel, on its version and on the card
+    except Exception as error:  # its type depends on the kernel, its version and the card
         log.debug("attention %s: %s", name, error)
         return math.inf

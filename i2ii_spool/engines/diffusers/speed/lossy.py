@@ -1,5 +1,7 @@
-"""Levers that trade quality for speed. All are off until they are set, and each result records
-which were on."""
+"""Lossy optimizations, which trade quality for speed.
+
+All are off by default, and each result records which were on.
+"""
 
 import importlib.util
 from typing import Any
@@ -15,16 +17,16 @@ DBCACHE_THRESHOLD = 0.12
 TAYLOR_INTERVAL = 3
 WARM_UP_STEPS = 4
 E4M3_MAX = 448.0
-KEPT = ("_mod.", "img_mlp.net.2", "img_mlp.out", "lora_")
-"""The linear layers of a block that keep their type."""
+UNQUANTISED = ("_mod.", "img_mlp.net.2", "img_mlp.out", "lora_")
+"""Parts of the names of linear layers that keep their type."""
 FP8_CAPABILITY = (8, 9)
 
 
-def cache_steps(pipeline: Any, kind: StepCache) -> None:
-    """Have a step reuse what blocks made of the one before where little changes, or guess it from
-    the last two.
+def enable_step_cache(pipeline: Any, kind: StepCache) -> None:
+    """Make a step reuse the blocks' outputs of the step before, or extrapolate them from the last
+    two.
 
-    Raises `SettingsError` if that needs a package that is missing.
+    Raises `SettingsError` if a package is missing.
     """
     if kind == "first-block":
         from diffusers import FirstBlockCacheConfig
@@ -56,31 +58,30 @@ def cache_steps(pipeline: Any, kind: StepCache) -> None:
         )
 
 
-def multiply_in_fp8(transformer: Any, device: torch.device) -> None:
-    """Have the blocks' linear layers multiply 8-bit floats.
+def quantise_linear_layers(transformer: Any, device: torch.device) -> None:
+    """Make the linear layers of the blocks multiply 8-bit floats.
 
-    The last layer of the pictures' MLP keeps bfloat16, as published ablations for this model
-    advise, and so does AdaLN. Raises `SettingsError` for a card that cannot.
+    AdaLN and the last layer of the pictures' MLP keep bfloat16, as published ablations for this
+    model advise. Raises `SettingsError` if the card has no 8-bit floats.
     """
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
         raise SettingsError(
-            "this card has no 8-bit floats; Ada, Hopper and later ones do: leave it off",
+            "this card has no 8-bit floats, which need Ada, Hopper or later: leave fp8 off",
             field="fp8",
         )
     for block in transformer.transformer_blocks:
         for name, layer in list(block.named_modules()):
-            if isinstance(layer, nn.Linear) and not any(part in name for part in KEPT):
+            if isinstance(layer, nn.Linear) and not any(part in name for part in UNQUANTISED):
                 parent, _, leaf = name.rpartition(".")
                 setattr(block.get_submodule(parent), leaf, Fp8Linear(layer.to(device)))
 
 
 class Fp8Linear(nn.Module):  # type: ignore[misc]
-    """A linear layer in float8_e4m3: weights scaled by output channel, inputs by token as they
-    come."""
+    """A linear layer in float8_e4m3: weights scaled by output channel, inputs by token."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        weight, scale = _quantised(layer.weight.detach())
+        weight, scale = _quantise(layer.weight.detach())
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale.t().contiguous())
         self.bias = layer.bias
@@ -88,22 +89,21 @@ class Fp8Linear(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., in_features) times the weights, (..., out_features), in the type of x."""
-        rows, scale = _quantised(x.reshape(-1, self.in_features))
-        made = (
-            torch._scaled_mm(  # the public scaled_mm is not in every torch that diffusers runs on
-                rows,
-                self.weight.t(),
-                scale_a=scale,
-                scale_b=self.scale,
-                bias=self.bias,
-                out_dtype=x.dtype,
-                use_fast_accum=True,
-            )
+        rows, scale = _quantise(x.reshape(-1, self.in_features))
+        # The public scaled_mm is not in every torch version that diffusers supports.
+        product = torch._scaled_mm(
+            rows,
+            self.weight.t(),
+            scale_a=scale,
+            scale_b=self.scale,
+            bias=self.bias,
+            out_dtype=x.dtype,
+            use_fast_accum=True,
         )
-        return made.reshape(*x.shape[:-1], self.out_features)
+        return product.reshape(*x.shape[:-1], self.out_features)
 
 
-def _quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows in e4m3, and what each is to be multiplied with (rows, 1)."""
+def _quantise(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows in e4m3, and the scale of each row (rows, 1)."""
     scale = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-8) / E4M3_MAX
     return (rows / scale).to(torch.float8_e4m3fn), scale

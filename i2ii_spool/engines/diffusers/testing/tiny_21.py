@@ -1,5 +1,7 @@
-"""A tiny pipeline laid out like Qwen-Image-2.1, whose classes older versions of diffusers and
-transformers lack."""
+"""A tiny pipeline with the architecture of Qwen-Image-2.1.
+
+It is a module of its own, because older versions of diffusers and transformers lack its classes.
+"""
 
 from typing import Any
 
@@ -13,7 +15,7 @@ from diffusers import (
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 
-from i2ii_spool.engines.diffusers import processor
+from i2ii_spool.engines.diffusers.pipelines.qwen_image_21 import processor_class
 from i2ii_spool.engines.diffusers.testing.tiny_edit import (
     CHAT_TEMPLATE,
     HIDDEN,
@@ -27,8 +29,8 @@ PATCH = 16
 
 
 def random_pipeline() -> Any:
-    """A pipeline of random weights: 16x VAE with 64 latent channels, as published, and hardly any
-    width."""
+    """Return a pipeline of random weights: 16x VAE with 64 latent channels, as published, but
+    narrow and shallow."""
     torch.manual_seed(0)
     words = tokenizer()
     transformer = QwenImage21Transformer2DModel(
@@ -48,7 +50,7 @@ def random_pipeline() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler.from_config(SCHEDULER),
         vae=vae,
         text_encoder=text_encoder,
-        processor=processor.of_21()(
+        processor=processor_class()(
             Qwen2VLImageProcessor(patch_size=PATCH), words, chat_template=CHAT_TEMPLATE
         ),
         transformer=transformer,

@@ -1,8 +1,7 @@
-"""A complete pipeline folder of a few megabytes with random weights: for tests, and for trying out
-operations.
+"""A complete pipeline of a few megabytes with random weights, for tests and for operators to try.
 
-It has the published layout and geometry (8x VAE, 16 latent channels, the real scheduler), so that
-all of the real code runs on it, on a CPU, within seconds. What it makes is coloured noise.
+It has the published layout and geometry (8x VAE, 16 latent channels, the real scheduler): all of
+the real code runs on it, on a CPU, within seconds. Its results are coloured noise.
 """
 
 import json
@@ -31,15 +30,15 @@ from transformers import (
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 from transformers.utils import logging
 
-from i2ii_spool.engines.diffusers import processor
-from i2ii_spool.engines.diffusers.loading import INDEX, REVISION
+from i2ii_spool.engines.diffusers.loading import INDEX_FILE, REVISION_FILE
+from i2ii_spool.engines.diffusers.pipelines.qwen_edit import processor_class
 from i2ii_spool.engines.diffusers.presets import Version
 
 LABEL = "tiny-random-weights"
 README = """# Tiny random weights
 
-This folder has the layout of Qwen-Image-Edit and none of its weights: `i2ii model tiny` drew them at random. It
-runs the whole service on a CPU within seconds, and what it makes of a picture is noise.
+This folder has the layout of Qwen-Image-Edit and random weights, made by `i2ii model tiny`. It runs
+the whole service on a CPU within seconds. Its results are noise.
 """
 
 HIDDEN = 32
@@ -54,41 +53,50 @@ SCHEDULER = {
     "time_shift_type": "exponential",
     "use_dynamic_shifting": True,
 }
-# In the order of Qwen2.5-VL.
-SPECIAL = [
-    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
-    *(
-        "<|box_start|>",
-        "<|box_end|>",
-        "<|quad_start|>",
-        "<|quad_end|>",
-        "<|vision_start|>",
-        "<|vision_end|>",
-    ),
-    *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+SPECIAL_TOKENS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
 ]
+"""In the order of Qwen2.5-VL."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# The pipelines drop the tokens of their system prompt by number (64): each word of it must be one
-# token here as well.
-SYSTEM = (
-    "system\nDescribe the key features of the input image (color, shape, size, texture, objects, background), then"
-    " explain how the user's text instruction should alter or modify the image. Generate a new image that meets"
-    " the user's requirements while maintaining consistency with the original input where appropriate."
-    "\nuser\nPicture 1: assistant\n"
+# The pipelines drop the first 64 tokens, which are their system prompt. The tokenizer is trained on
+# that prompt, so that each of its words is one token here, too.
+SYSTEM_PROMPT = (
+    "system\nDescribe the key features of the input image (color, shape, size, texture, objects, "
+    "background), then explain how the user's text instruction should alter or modify the image. "
+    "Generate a new image that meets the user's requirements while maintaining consistency with "
+    "the original input where appropriate.\nuser\nPicture 1: assistant\n"
 )
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORD_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Splits text into words, like the tokenizer of Qwen2."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How wide and deep the three models are, in the words of their configurations."""
+    """Width and depth of the three models, as options of their configurations."""
 
     transformer: Mapping[str, Any]
     vae: Mapping[str, Any]
@@ -126,7 +134,7 @@ TINY = Shape(
 
 
 def write(folder: Path, like: Version) -> None:
-    """Write the folder of a tiny model that is laid out like this one."""
+    """Write the folder of a tiny model with the layout of version `like`."""
     logging.disable_progress_bar()
     if like == "2.1":
         from i2ii_spool.engines.diffusers.testing import tiny_21
@@ -136,15 +144,15 @@ def write(folder: Path, like: Version) -> None:
         pipeline = random_pipeline(TINY, one_picture=like == "1", zero_cond_t=like == "2511")
         kind = "Qwen2VLProcessor"
     pipeline.save_pretrained(folder)
-    index = json.loads((folder / INDEX).read_text())
-    index["processor"] = ["transformers", kind]  # as it is published, not our own class
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    (folder / REVISION).write_text(LABEL + "\n")
+    index = json.loads((folder / INDEX_FILE).read_text())
+    index["processor"] = ["transformers", kind]  # as published, instead of the subclass
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / REVISION_FILE).write_text(LABEL + "\n")
     (folder / "README.md").write_text(README)
 
 
 def random_pipeline(shape: Shape, *, one_picture: bool = False, zero_cond_t: bool = False) -> Any:
-    """A pipeline of this shape, its weights on torch's default device and of its default type."""
+    """Return a pipeline of this shape, on torch's default device and of its default type."""
     torch.manual_seed(0)
     words = tokenizer()
     transformer = QwenImageTransformer2DModel(
@@ -160,13 +168,13 @@ def random_pipeline(shape: Shape, *, one_picture: bool = False, zero_cond_t: boo
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=words,
-        processor=processor.of_edit()(Qwen2VLImageProcessor(), words, chat_template=CHAT_TEMPLATE),
+        processor=processor_class()(Qwen2VLImageProcessor(), words, chat_template=CHAT_TEMPLATE),
         transformer=transformer,
     )
 
 
 def redraw(module: nn.Module, gain: float) -> None:
-    """Draw the weights anew: as initialised, what comes out hardly depends on what goes in."""
+    """Redraw the weights: with those of the initialisation, outputs hardly depend on inputs."""
     with torch.no_grad():
         for weight in module.parameters():
             if weight.ndim >= 2:
@@ -186,7 +194,7 @@ def _text_encoder(shape: Shape, words: Any) -> Any:
 
 
 def token_ids(words: Any) -> dict[str, dict[str, int]]:
-    """What the configuration of a language model that sees says of the tokens."""
+    """Return the options of a vision-language model's configuration that name special tokens."""
     text = {"bos": "<|endoftext|>", "eos": "<|im_end|>", "pad": "<|endoftext|>"}
     pictures = {name: f"<|{name}|>" for name in ("vision_start", "vision_end")}
     pictures |= {"image": "<|image_pad|>", "video": "<|video_pad|>"}
@@ -199,12 +207,12 @@ def token_ids(words: Any) -> dict[str, dict[str, int]]:
 
 
 def tokenizer() -> Any:
-    """A byte-level BPE as Qwen2's, trained on the system prompt alone."""
+    """Return a byte-level BPE tokenizer like that of Qwen2, trained on the system prompt."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -212,7 +220,7 @@ def tokenizer() -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=1000, min_frequency=1, show_progress=False, initial_alphabet=alphabet
     )
-    bpe.train_from_iterator([SYSTEM] * 4, trainer)
+    bpe.train_from_iterator([SYSTEM_PROMPT] * 4, trainer)
     return _as_qwen2(json.loads(bpe.to_str())["model"])
 
 
@@ -238,7 +246,7 @@ def _as_qwen2(trained: dict[str, Any]) -> Any:
     words.add_special_tokens(
         {
             "additional_special_tokens": [
-                AddedToken(token, special=True, normalized=False) for token in SPECIAL
+                AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS
             ]
         }
     )

@@ -1,13 +1,11 @@
-"""The language models' processors for pictures alone: transformers cannot build those published
-without torchvision."""
+"""Processors without torchvision, which transformers requires only for their video half."""
 
 from typing import Any
 
 import transformers
-from transformers import Qwen2VLProcessor
 from transformers.processing_utils import ProcessorMixin
 
-TOKENS = {
+SPECIAL_TOKENS = {
     "image_token": "<|image_pad|>",
     "video_token": "<|video_pad|>",
     "vision_start_token": "<|vision_start|>",
@@ -15,8 +13,8 @@ TOKENS = {
 }
 
 
-def pictures_only(kind: Any) -> Any:
-    """This class of processor without the video processor, which is what needs torchvision."""
+def without_video(kind: Any) -> Any:
+    """Return a subclass of this class of processor that has no video processor."""
 
     class ImageProcessor(kind):  # type: ignore[misc]
         if transformers.__version__.startswith("4."):
@@ -29,23 +27,9 @@ def pictures_only(kind: Any) -> Any:
             chat_template: Any = None,
             **_: Any,
         ) -> None:
-            for name, token in TOKENS.items():
+            for name, token in SPECIAL_TOKENS.items():
                 setattr(self, name, token)
                 setattr(self, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
             ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
     return ImageProcessor
-
-
-def of_edit() -> Any:
-    """The class for Qwen-Image-Edit."""
-    return pictures_only(Qwen2VLProcessor)
-
-
-def of_21() -> Any:
-    """The class for Qwen-Image-2.1."""
-    from transformers import (
-        Qwen3VLProcessor,  # not in every transformers that Qwen-Image-Edit runs on
-    )
-
-    return pictures_only(Qwen3VLProcessor)
