@@ -1,5 +1,4 @@
-"""The promise under fire: servers and workers die at random while jobs flow, and no accepted job is
-lost."""
+"""A kill loop: servers and workers are killed at random while jobs flow; no accepted job is lost."""
 
 import http.client
 import json
@@ -180,6 +179,6 @@ def test_no_accepted_job_is_lost_or_doubled_whatever_is_killed(
     wait_until(lambda: counts_over_http(service) == [0, 0, done, len(found) - done])
 
     assert kills >= least_kills, "too few kills to prove anything"
-    assert min(group.kills.values()) > 0, "somebody was never killed"
+    assert min(group.kills.values()) > 0, "one process was never killed"
     assert len(submitter.accepted) >= least_jobs, "too few jobs to prove anything"
     assert sum(count > 1 for count in begun.values()) > 0, "no job was ever interrupted"

@@ -89,7 +89,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def deaf(request: pytest.FixtureRequest) -> Iterator[AnyClient]:
-    """A client of an address at which nobody listens."""
+    """A client of an address at which no server listens."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield from over_http(request.param, f"http://127.0.0.1:{bound.getsockname()[1]}")

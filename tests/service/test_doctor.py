@@ -194,7 +194,7 @@ def test_a_port_that_another_program_holds_is_found(service: Service) -> None:
         port = other.getsockname()[1]
         other.close()
         with socket.socket() as holder:
-            holder.bind(("127.0.0.1", port))  # bound, and not listening: nobody answers
+            holder.bind(("127.0.0.1", port))  # bound, and not listening: no answer
             [finding] = examined(service, "--port", str(port))["port"]
     assert finding["verdict"] == "error"
     assert "Address already in use" in finding["message"]

@@ -126,7 +126,7 @@ class Machine:
             assert self._init.poll() is None, self._init.communicate()[0]
             assert time.monotonic() < deadline, "it did not become systemd"
             time.sleep(0.01)
-        for cgroup in self._cgroups:  # the one who waits for it is no part of it
+        for cgroup in self._cgroups:  # the waiting process is no part of it
             (cgroup.parent / "cgroup.procs").write_text(str(self._init.pid))
         while (
             self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip()
@@ -183,7 +183,7 @@ class Machine:
                 time.sleep(0.01)
 
     def reboot(self) -> None:
-        """Cut the power, and switch it on again: what was on its disk is there, and nothing else."""
+        """Cut the power, and switch it on again: only what was on the disk is there."""
         self.cut_power()
         self.boot()
 

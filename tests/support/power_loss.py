@@ -51,7 +51,7 @@ class State:
     folders: dict[str, tuple[str, ...]]
     files: dict[str, bytes]
     doubled: tuple[str, ...]
-    """Folders that lie on the disk under two names."""
+    """Folders that have two names on the disk."""
 
     def write(self, root: Path) -> None:
         """Make a folder that looks like this."""

@@ -1,4 +1,4 @@
-"""Which GPUs there are and which one is meant, against a driver that is made up: no card is needed."""
+"""Which GPUs there are, and which one an argument means, with a made-up driver."""
 
 import json
 import os
@@ -94,7 +94,7 @@ DRIVER_MISMATCH = 18  # NVML_ERROR_LIB_RM_VERSION_MISMATCH: the driver was upgra
 
 @pytest.fixture(autouse=True)
 def fake_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The library that is made up stands in for NVIDIA's."""
+    """The made-up library replaces that of NVIDIA."""
     real = sys.modules.pop("pynvml")
     monkeypatch.syspath_prepend(FAKE_DRIVER)
     import pynvml
