@@ -1,4 +1,4 @@
-"""A kill loop: servers and workers are killed at random while jobs flow; no accepted job is lost."""
+"""A kill loop: servers and workers are killed at random, and no accepted job is lost."""
 
 import http.client
 import json
@@ -164,7 +164,8 @@ def test_no_accepted_job_is_lost_or_doubled_whatever_is_killed(
     print(
         f"kill loop, {seconds:.0f} s: {len(submitter.accepted)} accepted, {kills} kills "
         f"({group.kills['server']} of the server), {done} done, {len(found) - done} failed, "
-        f"{sum(count > 1 for count in begun.values())} run again, at most {max(begun.values())} attempts"
+        f"{sum(count > 1 for count in begun.values())} run again, at most "
+        f"{max(begun.values())} attempts"
     )
 
     assert len(where) == len(found), "a job is in two places"

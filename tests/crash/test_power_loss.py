@@ -23,7 +23,7 @@ ROOTS = itertools.count()
 
 @dataclass
 class Recording:
-    """The second half of a scenario: its system calls, and what was promised after how many calls."""
+    """The second half of a scenario: its system calls, and what was promised after each."""
 
     root: Path
     """As the disk was before."""

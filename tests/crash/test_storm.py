@@ -146,7 +146,10 @@ class StormGroup(ProcessGroup):
     def figures(self) -> str:
         """Who has died how often."""
         killed = [sum(self.kills[name] for name in names) for names in (SERVERS, WORKERS)]
-        return f"{killed[0]} kills of servers, {killed[1]} of workers, {self.died} died of jobs ({self.aborted} hung)"
+        return (
+            f"{killed[0]} kills of servers, {killed[1]} of workers, {self.died} died "
+            f"of jobs ({self.aborted} hung)"
+        )
 
     def read_logs(self) -> str:
         """The logs of all processes, also of those that have ended."""
@@ -235,10 +238,13 @@ class Aftermath:
         codes = Counter(code for code in self._endings.values() if code != "done")
         histories = self._ledger.histories.values()
         return (
-            f"{len(histories)} accepted, {sum(len(history.cancels) for history in histories)} cancelled, "
-            f"{sum(len(history.retries) for history in histories)} retried, {len(self._gone)} deleted, "
+            f"{len(histories)} accepted, "
+            f"{sum(len(history.cancels) for history in histories)} cancelled, "
+            f"{sum(len(history.retries) for history in histories)} retried, "
+            f"{len(self._gone)} deleted, "
             f"{len(self._endings) - codes.total()} done, {codes.total()} failed {dict(codes)}, "
-            f"{sum(times > 1 for times in self._begun)} run again, at most {max(self._begun)} attempts"
+            f"{sum(times > 1 for times in self._begun)} run again, at most "
+            f"{max(self._begun)} attempts"
         )
 
     def check(self) -> None:
@@ -270,7 +276,7 @@ class Aftermath:
 
 
 def check_logs(text: str, ledger: Ledger) -> None:
-    """None of the processes met a bug, and none began a job too often, by what they say themselves."""
+    """By the logs, no process met a bug, and none began a job too often."""
     assert "Traceback" not in text, text[text.index("Traceback") - 1000 :][:4000]
     begun = Counter(re.findall(r"job (\S+) claimed, attempt", text))
     runs = {id: 1 + len(history.retries) for id, history in ledger.histories.items()}
@@ -309,7 +315,8 @@ def test_every_accepted_job_ends_in_an_allowed_state_in_a_storm(
     assert not ledger.complaints, "\n".join(ledger.complaints)
     left = Aftermath(service.spool, ledger)
     print(
-        f"storm, {seconds:.0f} s: {group.figures()}; {left.figures()}; {len(ledger.histories) / seconds:.1f} jobs/s"
+        f"storm, {seconds:.0f} s: {group.figures()}; {left.figures()}; "
+        f"{len(ledger.histories) / seconds:.1f} jobs/s"
     )
     left.check()
     left.check_gone(group.urls()[0])

@@ -279,7 +279,7 @@ class Tally:
         return self._note(ask_once(url, "POST", f"/jobs/{self._id}/retry"), {202, 409, 410})
 
     def delete(self, url: str) -> int:
-        """Delete the job over HTTP, which cancels it if it waits; return the status of the answer."""
+        """Delete the job over HTTP, or cancel it if it waits; return the HTTP status."""
         return self._note(ask_once(url, "DELETE", f"/jobs/{self._id}"), {200, 409, 410})
 
     def cancel(self, url: str) -> int:

@@ -92,7 +92,10 @@ def calls(draw: st.DrawFn) -> bytes:
 @st.composite
 def spoilt(draw: st.DrawFn) -> bytes:
     """Good requests, in which bytes were changed, left out, doubled or put in."""
-    get = f"GET /status/{UNKNOWN_ID}?wait=0 HTTP/1.1\r\nHost: a\r\nRange: bytes=0-5\r\nAccept: */*\r\n\r\n".encode()
+    get = (
+        f"GET /status/{UNKNOWN_ID}?wait=0 HTTP/1.1\r\n"
+        "Host: a\r\nRange: bytes=0-5\r\nAccept: */*\r\n\r\n"
+    ).encode()
     data = draw(st.sampled_from([head(length(GOOD)) + GOOD, get]))
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, len(data)))

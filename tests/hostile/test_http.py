@@ -61,11 +61,18 @@ NONSENSE = {
     "header-without-colon": b"GET /livez HTTP/1.1\r\nHost: a\r\nhello\r\n\r\n",
     "folded-header": b"GET /livez HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
     "null-in-header": b"GET /livez HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
-    "two-lengths": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-    "length-and-chunks": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+    "two-lengths": (
+        b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"
+    ),
+    "length-and-chunks": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n"
+    ),
     "negative-length": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\nhello",
     "length-of-words": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: five\r\n\r\nhello",
-    "broken-chunk": b"POST /jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
+    "broken-chunk": (
+        b"POST /jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"
+    ),
     "unknown-encoding": b"POST /edit HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: banana\r\n\r\n",
 }
 

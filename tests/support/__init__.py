@@ -3,7 +3,7 @@
 service           processes of the service, and the `i2ii` command: `Service`, `cli`, `wait_until`
 http              requests to a server over one connection: `ask`, `post`, `form`, `error_of`
 raw_http          a socket for requests that no client library sends: `Wire`
-app               the server in the test's loop, a worker played by hand: `check_error`, `HandWorker`
+app               the server in the test's loop, a worker by hand: `check_error`, `HandWorker`
 jobs              jobs moved on through the spool package: `claim_next`, `finish`
 guests            folders that a person puts into the spool: `make_guest`, `shell`
 pictures          pictures to send: `make_picture`

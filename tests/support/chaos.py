@@ -29,7 +29,7 @@ WORKER = STUB_ENGINES
 
 
 class ProcessGroup:
-    """The processes of a service: each may be killed at any moment, and is started again at once."""
+    """The processes of a service: each may be killed, and is started again at once."""
 
     deaths: tuple[int, ...] = (-signal.SIGKILL,)
     """The exit codes that are allowed."""

@@ -1,7 +1,7 @@
 """Hostile pictures: small files that decode to something large, slow or strange.
 
-`REFUSED` has the status and a word of the error for each that the server refuses; `TAKEN` lists those
-that it accepts.
+`REFUSED` has the status and a word of the error for each that the server refuses. `TAKEN` lists
+those that it accepts.
 """
 
 import random

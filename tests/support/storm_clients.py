@@ -1,4 +1,4 @@
-"""HTTP clients of a storm: they submit, ask, fetch, cancel, retry and delete, and check each answer.
+"""HTTP clients of a storm: they submit, fetch, cancel, retry and delete, and check each answer.
 
     ledger = Ledger()
     Client(urls, spool, picture, ledger, chance).run(stopping)

@@ -89,7 +89,8 @@ def test_the_environment_says_which_gpus_may_be_used(
 
 A, B = "GPU-aaaa0000-1111", "GPU-bbbb0000-1111"
 SLICES = ["MIG-1111aaaa-1", "MIG-2222bbbb-2"]
-DRIVER_MISMATCH = 18  # NVML_ERROR_LIB_RM_VERSION_MISMATCH: the driver was upgraded, and the module is still the old one
+DRIVER_MISMATCH = 18
+"""NVML_ERROR_LIB_RM_VERSION_MISMATCH: the driver was upgraded, and the kernel module is old."""
 
 
 @pytest.fixture(autouse=True)
