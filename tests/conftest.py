@@ -103,7 +103,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     (folder / "env").mkdir()
     with Machine([*binds, f"{wheel.parent}:/opt/wheel"]) as workshop:
         workshop.sh(
-            f"{python} -m venv /opt/i2ii && /opt/i2ii/bin/pip install -q --no-index --no-deps /opt/wheel/*.whl"
+            f"{python} -m venv /opt/i2ii && /opt/i2ii/bin/pip install -q --no-index "
+            "--no-deps /opt/wheel/*.whl"
         )
         workshop.sh(
             "echo /opt/dependencies > $(echo /opt/i2ii/lib/python*/site-packages)/dependencies.pth"

@@ -59,7 +59,7 @@ def has(*states: State | None) -> Callable[[Callable[..., None]], Callable[..., 
 
 
 class SpoolMachine(RuleBasedStateMachine):
-    """Several workers, people at HTTP and people at the shell, on one spool."""
+    """Several workers, HTTP clients and operators at the shell, on one spool."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -251,7 +251,7 @@ class SpoolMachine(RuleBasedStateMachine):
         with pytest.raises(ClaimLost):
             calls[what]()
 
-    # --- people -----------------------------------------------------------------------------------
+    # --- clients ----------------------------------------------------------------------------------
 
     @has(INCOMING, RUNNING, DONE, FAILED)
     @rule(data=st.data())
@@ -315,7 +315,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def sweep(self) -> None:
         sweep(self.spool)
 
-    # --- people at the shell ----------------------------------------------------------------------
+    # --- operators at the shell -------------------------------------------------------------------
 
     @has(DONE, FAILED)
     @rule(data=st.data())
@@ -323,7 +323,7 @@ class SpoolMachine(RuleBasedStateMachine):
         id = self.pick(data, DONE, FAILED)
         known = self.jobs[id]
         (self.spool.root / str(known.state) / id).rename(self.spool.incoming / id)
-        known.code = known.code or "done"  # until it is claimed, and its earlier life forgotten
+        known.code = known.code or "done"  # until it is claimed, and its first run forgotten
         self.move_back(id)
 
     @has(RUNNING)

@@ -1,5 +1,4 @@
-"""Two at once: whoever they are and whatever they want of the same job, one of them gets it, and
-both are told so."""
+"""Two processes act on one job at the same moment: one succeeds, and the other gets an error."""
 
 import http.client
 import json
@@ -161,7 +160,7 @@ def test_worker_that_loses_a_retried_job_leaves_the_winners_files(
         spool.create_worker(name)
     first = claims[NODE1].next()
     assert first is not None
-    first.fail(EngineError("the first life"))
+    first.fail(EngineError("the first run"))
     actions.retry(spool, id)
 
     has_ended = JobFolder.has_ended
@@ -172,7 +171,7 @@ def test_worker_that_loses_a_retried_job_leaves_the_winners_files(
         claims[NODE1].backlog.hint(id)
         won = claims[NODE1].next()
         assert won is not None
-        won.save("result.png", b"the second life")
+        won.save("result.png", b"the second run")
         return ended
 
     monkeypatch.setattr(JobFolder, "has_ended", win_meanwhile)
@@ -282,7 +281,7 @@ class Tally:
         return self._note(ask_once(url, "POST", f"/jobs/{self._id}/retry"), {202, 409, 410})
 
     def delete(self, url: str) -> int:
-        """Delete the job over HTTP, which cancels it if it waits; return the status of the answer."""
+        """Delete the job over HTTP, or cancel it if it waits; return the HTTP status."""
         return self._note(ask_once(url, "DELETE", f"/jobs/{self._id}"), {200, 409, 410})
 
     def cancel(self, url: str) -> int:

@@ -1,7 +1,6 @@
-"""Folders that mean harm, put into a live service by hand: refused with a reason, never followed,
-and nothing hangs.
+"""Hostile folders in `incoming/` of a live service: refused with a reason, never followed, no hang.
 
-What is outside the spool stays as it was; what comes after them is edited.
+Files outside the spool stay unchanged, and the guests after them are edited.
 """
 
 import json
@@ -90,7 +89,7 @@ def move_in(target: Target, guest: Path) -> None:
 
 
 def why_refused(target: Target, name: str) -> str:
-    """What stands in the error.txt of the guest that was called `name`."""
+    """The error.txt of the guest `name`."""
     folder = wait_until(lambda: next(target.spool.failed.glob(f"*_{name}"), None), seconds=30)
     text = (folder / "error.txt").read_text()
     assert SECRET not in text
@@ -101,7 +100,7 @@ def why_refused(target: Target, name: str) -> str:
     return text
 
 
-# --- what lies in them ----------------------------------------------------------------------------
+# --- contents -------------------------------------------------------------------------------------
 
 
 def with_a_link(guest: Path, outside: Path) -> None:
@@ -380,7 +379,7 @@ while True:
 
 
 def test_folder_swapped_for_a_link_is_not_followed(spool: Spool, tmp_path: Path) -> None:
-    """Another process swaps them as fast as it can, while we look."""
+    """Another process swaps them during the check."""
     (outside := tmp_path / "outside").mkdir()
     (outside / "prompt.txt").write_text(SECRET)
     (outside / "ready").touch()
@@ -428,7 +427,7 @@ def test_a_guest_swapped_for_another_is_not_admitted_in_its_place(
 
 
 def a_job(target: Target, state: str) -> Path:
-    """A folder that looks like one of ours, made by hand."""
+    """A job folder made by hand."""
     folder = target.spool.root / state / new_id()
     folder.mkdir()
     make_picture(folder / "input.png")
@@ -453,7 +452,7 @@ KINDS = ["folder", "fifo", "link"]
 
 @pytest.fixture(scope="module")
 def odd_jobs(target: Target) -> dict[tuple[str, str], str]:
-    """Jobs that somebody has laid hands on, by what is odd in them."""
+    """Jobs in which an operator has changed a file, by what is odd in them."""
     return {(kind, name): put_odd_job(target, kind, name) for kind in KINDS for name in ODD}
 
 

@@ -1,4 +1,4 @@
-"""Clients that mean harm, at a live server: what each gets, and that the next one is served."""
+"""Hostile HTTP clients at a live server: what each gets, and that the next client is served."""
 
 import gzip
 import http.client
@@ -33,8 +33,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def url(target: Service) -> Iterator[str]:
-    """A server that answers before and after, has never said that something is its own fault, and
-    keeps nothing."""
+    """A server that answers before and after, has logged no error of its own, and keeps nothing."""
     url = target.url
     yield url
     assert get_json(f"{url}/livez") == {"status": "alive"}
@@ -62,11 +61,18 @@ NONSENSE = {
     "header-without-colon": b"GET /livez HTTP/1.1\r\nHost: a\r\nhello\r\n\r\n",
     "folded-header": b"GET /livez HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
     "null-in-header": b"GET /livez HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
-    "two-lengths": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-    "length-and-chunks": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+    "two-lengths": (
+        b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"
+    ),
+    "length-and-chunks": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n"
+    ),
     "negative-length": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\nhello",
     "length-of-words": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: five\r\n\r\nhello",
-    "broken-chunk": b"POST /jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
+    "broken-chunk": (
+        b"POST /jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"
+    ),
     "unknown-encoding": b"POST /edit HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: banana\r\n\r\n",
 }
 
@@ -256,7 +262,7 @@ def test_job_name_cannot_inject_a_header(url: str, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that waits one second where others wait thirty."""
+    """A server that waits one second instead of thirty."""
     service = Service(tmp_path_factory.mktemp("impatient"))
     yield serve_with(
         service, {"connection.KEEPALIVE_SECONDS": 1.0, "limits.SLOW_UPLOAD_GRACE_SECONDS": 1.0}
@@ -266,7 +272,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def drip(wire: Wire, data: bytes) -> None:
-    """Send byte by byte, a tenth of a second apart, until the other side has had enough."""
+    """Send a byte each tenth of a second, until the server closes the connection."""
     for byte in data:
         if not wire.send(bytes([byte])):
             return

@@ -28,7 +28,8 @@ class Box(Machine):
 
     def prepare(self) -> None:
         self.sh(
-            f"ln -s {I2II} /usr/local/bin/i2ii; i2ii units install; useradd --create-home --groups i2ii alice"
+            f"ln -s {I2II} /usr/local/bin/i2ii; i2ii units install; useradd --create-home "
+            "--groups i2ii alice"
         )
         make_picture(self.path("/home/alice/photo.jpg"))
         self.sh("chmod 644 /home/alice/photo.jpg")
@@ -54,7 +55,8 @@ class Box(Machine):
     def submit(self, prompt: str = "sepia", steps: int = 10) -> str:
         """Submit the photograph as alice; return the id."""
         return self.sh(
-            f"{ALICE} {I2II} submit /home/alice/photo.jpg -p '{prompt}' --num-inference-steps {steps}"
+            f"{ALICE} {I2II} submit /home/alice/photo.jpg -p '{prompt}' "
+            f"--num-inference-steps {steps}"
         ).strip()
 
     def job(self, id: str) -> dict[str, Any]:
@@ -171,7 +173,10 @@ def test_a_spool_is_moved_with_all_that_is_in_it(box: Box) -> None:
 def test_a_restart_of_the_server_drops_no_connection(box: Box) -> None:
     box.sh("systemctl start i2ii.target")
     before = box.pid("i2ii-http")
-    script = "for i in $(seq 150); do curl -s -o /dev/null -w '%{http_code}\\n' localhost:8000/livez || echo refused; done"
+    script = (
+        "for i in $(seq 150); do curl -s -o /dev/null -w '%{http_code}\\n' "
+        "localhost:8000/livez || echo refused; done"
+    )
     asking = subprocess.Popen(box.command("sh", "-c", script), stdout=subprocess.PIPE, text=True)
     for _ in range(3):
         box.sh("systemctl restart i2ii-http")
@@ -204,7 +209,10 @@ def test_reload_applies_new_limits_and_keeps_the_old_if_invalid(box: Box) -> Non
     box.sh("systemctl start i2ii-http")
     server = box.pid("i2ii-http")
     box.submit()
-    edit = "curl -s -o /dev/null -w '%{http_code}' -F image=@/home/alice/photo.jpg -F prompt=sepia localhost:8000/edit"
+    edit = (
+        "curl -s -o /dev/null -w '%{http_code}' -F image=@/home/alice/photo.jpg -F "
+        "prompt=sepia localhost:8000/edit"
+    )
     assert box.sh(edit) == "202"
     box.set(max_queue=1, drain_seconds=7)
     box.sh("systemctl reload i2ii-http")

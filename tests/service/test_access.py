@@ -1,5 +1,4 @@
-"""Who gets in, and what they see: tokens through the command and over HTTP, as operators and
-strangers meet them."""
+"""Access over HTTP: which requests need a token, and which jobs a user or an operator sees."""
 
 import json
 import os
@@ -23,7 +22,7 @@ from tests.support.app import check_error, form
 
 Client = TestClient[web.Request, web.Application]
 Connect = Callable[..., Awaitable[Client]]
-People = dict[str, dict[str, str]]
+Users = dict[str, dict[str, str]]
 SECRET = "a-token-from-the-environment"
 
 
@@ -33,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def people(file: Path) -> People:
+def users(file: Path) -> Users:
     """The headers of two users and of an operator."""
     made = {
         name: tokens.add(file, name, is_operator=name == "ops") for name in ("alice", "bob", "ops")
@@ -63,7 +62,7 @@ async def submit(client: Client, headers: dict[str, str], **fields: str) -> str:
     return id
 
 
-# --- the door -------------------------------------------------------------------------------------
+# --- authentication -------------------------------------------------------------------------------
 
 WRONG = [
     {},
@@ -77,7 +76,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.usefixtures("people")
+@pytest.mark.usefixtures("users")
 async def test_every_route_but_a_probe_asks_for_a_token(connect: Connect) -> None:
     client = await connect()
     assert client.app is not None
@@ -100,7 +99,7 @@ async def test_every_route_but_a_probe_asks_for_a_token(connect: Connect) -> Non
             assert response.headers["WWW-Authenticate"] == 'Bearer realm="i2ii"'
 
 
-@pytest.mark.usefixtures("people")
+@pytest.mark.usefixtures("users")
 @pytest.mark.parametrize("headers", WRONG, ids=lambda headers: str(headers)[:40])
 async def test_what_is_no_valid_token_is_refused(
     connect: Connect, spool: Spool, headers: dict[str, str]
@@ -112,9 +111,9 @@ async def test_what_is_no_valid_token_is_refused(
     assert not os.listdir(spool.staging)
 
 
-async def test_token_from_the_environment_is_an_operators(connect: Connect, people: People) -> None:
+async def test_token_from_the_environment_is_an_operators(connect: Connect, users: Users) -> None:
     client = await connect(api_token=SECRET)
-    id = await submit(client, people["alice"])
+    id = await submit(client, users["alice"])
     response = await client.get(f"/status/{id}", headers=bearing(SECRET))
     assert (await response.json())["owner"] == "alice"
 
@@ -140,7 +139,7 @@ async def test_cross_site_request_is_refused(connect: Connect) -> None:
     assert not [name for name in preflight.headers if name.startswith("Access-Control")]
 
 
-# --- whose jobs -----------------------------------------------------------------------------------
+# --- authorisation --------------------------------------------------------------------------------
 
 
 def end_one(spool: Spool) -> None:
@@ -160,49 +159,47 @@ CALLS = [
 
 
 async def test_job_of_another_user_is_not_found(
-    connect: Connect, spool: Spool, people: People
+    connect: Connect, spool: Spool, users: Users
 ) -> None:
     client = await connect()
-    id = await submit(client, people["alice"])
+    id = await submit(client, users["alice"])
     end_one(spool)
     for method, path in CALLS:
-        response = await client.request(method, path.format(id), headers=people["bob"])
+        response = await client.request(method, path.format(id), headers=users["bob"])
         assert await check_error(response, 404, "not_found") == f"there is no job {id}"
     for method, path in CALLS[:2]:
         for name in ("alice", "ops"):
-            response = await client.request(method, path.format(id), headers=people[name])
+            response = await client.request(method, path.format(id), headers=users[name])
             assert response.status in (200, 409)
     assert (spool.failed / id).exists()
     for name, status in (("alice", 202), ("bob", 404), ("ops", 200)):
         path = "/jobs/{}/retry" if name == "alice" else "/jobs/{}"
         method = "POST" if name == "alice" else "DELETE"
-        assert (
-            await client.request(method, path.format(id), headers=people[name])
-        ).status == status
+        assert (await client.request(method, path.format(id), headers=users[name])).status == status
 
 
-async def test_list_shows_own_jobs_and_its_pages_continue(connect: Connect, people: People) -> None:
+async def test_list_shows_own_jobs_and_its_pages_continue(connect: Connect, users: Users) -> None:
     client = await connect()
     ids = {"alice": [], "bob": []}  # type: dict[str, list[str]]
     for name in ("alice", "bob", "bob", "alice", "bob", "alice"):
-        ids[name].insert(0, await submit(client, people[name]))
+        ids[name].insert(0, await submit(client, users[name]))
     for name in ("alice", "bob"):
         seen: list[str] = []
         after = ""
         while True:
-            page = await (await client.get(f"/jobs?limit=2{after}", headers=people[name])).json()
+            page = await (await client.get(f"/jobs?limit=2{after}", headers=users[name])).json()
             assert len(page["jobs"]) <= 2
             seen += [job["request_id"] for job in page["jobs"]]
             if page["next"] is None:
                 break
             after = f"&after={page['next']}"
         assert seen == ids[name]
-    everything = await (await client.get("/jobs", headers=people["ops"])).json()
+    everything = await (await client.get("/jobs", headers=users["ops"])).json()
     assert len(everything["jobs"]) == 6
 
 
 async def test_worker_details_are_shown_to_operators_only(
-    connect: Connect, spool: Spool, people: People
+    connect: Connect, spool: Spool, users: Users
 ) -> None:
     client = await connect()
     status = {
@@ -216,23 +213,23 @@ async def test_worker_details_are_shown_to_operators_only(
     }
     (spool.workers / "node1.gpu0.json").write_text(json.dumps(status))
     shown = {
-        name: await (await client.get("/system/status", headers=people[name])).json()
+        name: await (await client.get("/system/status", headers=users[name])).json()
         for name in ("ops", "bob")
     }
     assert shown["ops"]["workers"][0]["job"] == "z"
     assert "job" not in shown["bob"]["workers"][0]
 
 
-async def test_idempotency_keys_of_users_are_separate(connect: Connect, people: People) -> None:
+async def test_idempotency_keys_of_users_are_separate(connect: Connect, users: Users) -> None:
     client = await connect()
     key = {"Idempotency-Key": "order 17"}
-    mine = await submit(client, {**people["alice"], **key})
-    assert await submit(client, {**people["alice"], **key}) == mine
-    assert await submit(client, {**people["bob"], **key}, prompt="blur") != mine
+    mine = await submit(client, {**users["alice"], **key})
+    assert await submit(client, {**users["alice"], **key}) == mine
+    assert await submit(client, {**users["bob"], **key}, prompt="blur") != mine
 
 
-async def test_every_token_sees_all_jobs_unless_private(connect: Connect, people: People) -> None:
+async def test_every_token_sees_all_jobs_unless_private(connect: Connect, users: Users) -> None:
     client = await connect(private_jobs=False)
-    id = await submit(client, people["alice"])
-    response = await client.get(f"/status/{id}", headers=people["bob"])
+    id = await submit(client, users["alice"])
+    response = await client.get(f"/status/{id}", headers=users["bob"])
     assert response.status == 200

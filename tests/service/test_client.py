@@ -89,7 +89,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def deaf(request: pytest.FixtureRequest) -> Iterator[AnyClient]:
-    """A client of an address at which nobody listens."""
+    """A client of an address at which no server listens."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield from over_http(request.param, f"http://127.0.0.1:{bound.getsockname()[1]}")
@@ -141,7 +141,8 @@ def test_every_request_field_reaches_the_job(
 ) -> None:
     pictures = [make_picture(tmp_path / name) for name in ("a.png", "b.jpg", "c.webp")]
     request = EditRequest(
-        prompt="将图像转换为水彩画风格", negative_prompt="blurry", num_inference_steps=20, true_cfg_scale=2.5, seed=42,
+        prompt="将图像转换为水彩画风格", negative_prompt="blurry", num_inference_steps=20,
+        true_cfg_scale=2.5, seed=42,
         size="32x48", output_format="webp", n=2, name="婚礼",
     )  # fmt: skip
 

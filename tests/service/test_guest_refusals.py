@@ -73,7 +73,9 @@ WRONG: dict[Callable[[Path], None], str] = {
     with_a_symlink: "invalid_request: 'photo.jpg' is a symbolic link",
     with_a_fifo: "invalid_request: 'pipe.jpg' is a FIFO",
     with_a_subfolder: "invalid_request: 'more' is a folder",
-    with_a_temp_named_file: "invalid_request: 'b.jpg.part' is named like a file that is still being copied",
+    with_a_temp_named_file: (
+        "invalid_request: 'b.jpg.part' is named like a file that is still being copied"
+    ),
 }
 
 

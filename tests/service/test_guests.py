@@ -1,4 +1,4 @@
-"""Folders that a person moves or copies into `incoming/` of a live service: pictures and a prompt."""
+"""Folders with pictures and a prompt that a person moves or copies into `incoming/`."""
 
 import json
 import os
@@ -183,8 +183,7 @@ def test_many_folders_at_once_do_not_hold_up_the_next(service: Service, tmp_path
 WORKER_USER, GUEST_USER = 65533, 65534
 
 
-# All that is needed is imported before the rights are given up: this Python may lie where others
-# cannot read.
+# All imports come before the change of user, which may not be able to read this Python.
 WORK_AS_ANOTHER = f"""
 import encodings, importlib, os, pkgutil
 import i2ii_spool

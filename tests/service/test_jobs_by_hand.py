@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("jobs_by_hand")  # one service for the file
 
 @pytest.fixture
 def failed_job(live: Service, picture: Path) -> str:
-    """The id of a job whose instruction nobody understands."""
+    """The id of a job whose instruction is unknown."""
     id = cli(live, "submit", str(picture), "-p", "qwertyuiop").stdout.strip()
     wait_until((live.spool.failed / id).is_dir)
     return id

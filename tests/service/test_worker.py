@@ -259,7 +259,7 @@ def test_worker_pauses_after_three_different_jobs_fail(
     assert "3 jobs failed" in status["note"]
     assert not list_workers(service.spool, lease=60)[0].ready
     waiting = submit_job()
-    for _ in range(2):  # it lives, and could have claimed long ago
+    for _ in range(2):  # the worker is alive, and had time to claim
         beat = status_file(service).stat().st_mtime_ns
         wait_until(lambda beat=beat: status_file(service).stat().st_mtime_ns > beat)
     assert os.listdir(service.spool.incoming) == [waiting]

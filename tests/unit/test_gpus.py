@@ -1,4 +1,4 @@
-"""Which GPUs there are and which one is meant, against a driver that is made up: no card is needed."""
+"""Which GPUs there are, and which one an argument means, with a made-up driver."""
 
 import json
 import os
@@ -89,12 +89,13 @@ def test_the_environment_says_which_gpus_may_be_used(
 
 A, B = "GPU-aaaa0000-1111", "GPU-bbbb0000-1111"
 SLICES = ["MIG-1111aaaa-1", "MIG-2222bbbb-2"]
-DRIVER_MISMATCH = 18  # NVML_ERROR_LIB_RM_VERSION_MISMATCH: the driver was upgraded, and the module is still the old one
+DRIVER_MISMATCH = 18
+"""NVML_ERROR_LIB_RM_VERSION_MISMATCH: the driver was upgraded, and the kernel module is old."""
 
 
 @pytest.fixture(autouse=True)
 def fake_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The library that is made up stands in for NVIDIA's."""
+    """The made-up library replaces that of NVIDIA."""
     real = sys.modules.pop("pynvml")
     monkeypatch.syspath_prepend(FAKE_DRIVER)
     import pynvml

@@ -65,7 +65,8 @@ def test_docs_mark_exactly_the_rows_in_which_the_seed_matters() -> None:
         if "| seed |" in line
     }
     assert marked == {
-        english(i) for i in INSTRUCTIONS if not same(edit(english(i), seed=1), edit(english(i), seed=2))
+        english(i) for i in INSTRUCTIONS
+        if not same(edit(english(i), seed=1), edit(english(i), seed=2))
     }  # fmt: skip
 
 

@@ -40,7 +40,7 @@ from i2ii_spool.settings import Settings
 from tests.support.pictures import make_picture
 from tests.support.service import Service, cli, wait_until
 
-# What diffusers and transformers warn of within their own code is not ours to mend.
+# Diffusers and transformers warn of their own code, which i2ii cannot change.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
