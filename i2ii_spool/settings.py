@@ -52,7 +52,7 @@ class Group(StrEnum):
 
     SPOOL = "Spool"
     ENGINE = "Engine"
-    TUNING = "Tuning of the qwen engine"
+    TUNING = "Tuning of the qwen engine (docs/engines/qwen.md)"
     SERVER = "Server"
     ACCESS = "Access"
     LIMITS = "Limits"
