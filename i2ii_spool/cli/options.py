@@ -66,13 +66,12 @@ class Command(click.Command):
 
 
 def _setting_option(name: str) -> HeadedOption:
-    from i2ii_spool.settings import Settings, about, variable
+    from i2ii_spool.settings import Settings, about, meaning, variable
 
-    field, known = Settings.model_fields[name], about(name)
+    field = Settings.model_fields[name]
     default = "not set" if field.default is None else f"default {field.default}"
-    unit = f", in {known.unit}" if known.unit else ""
-    text = f"{field.description}{unit}  [{variable(name)}; {default}]"
-    return _option(name, field.annotation, text, heading=known.group)
+    text = f"{meaning(name)}  [{variable(name)}; {default}]"
+    return _option(name, field.annotation, text, heading=about(name).group)
 
 
 def _request_options() -> Iterator[HeadedOption]:
