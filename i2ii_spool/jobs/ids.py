@@ -72,6 +72,12 @@ def without_name(id: str) -> str:
     return id.partition("_")[0]
 
 
+def age_of(id: str) -> float:
+    """Return the seconds since an id was made, by this host's clock; 0 if that is in the future."""
+    made = datetime.strptime(id[:19], "%Y%m%d-%H%M%S-%f").replace(tzinfo=UTC)
+    return max(0.0, time.time() - made.timestamp())
+
+
 def is_id(text: str) -> bool:
     """Whether `text` is a job id, and so may become part of a path."""
     return ID.fullmatch(text) is not None

@@ -89,7 +89,7 @@ def test_without_a_worker_nothing_is_submitted(service: Service) -> None:
     assert ran.returncode != 0
     assert (
         ran.stderr
-        == "i2ii: no workers are running, so no job would ever end; start one: i2ii gpu 0\n"
+        == "i2ii: no workers are running, so no job would ever end; start one with i2ii gpu 0\n"
     )
     assert not list(service.spool.incoming.iterdir())
 
