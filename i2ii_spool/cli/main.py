@@ -27,7 +27,7 @@ class GroupedCommands(click.Group):
             for command in commands:
                 self.add_command(command)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each heading with its commands, all in the same columns."""
         width = max(map(len, self.commands))
         for heading, commands in self.by_heading.items():

@@ -4,7 +4,6 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,7 +16,14 @@ if TYPE_CHECKING:
     from i2ii_spool.settings import Settings
     from i2ii_spool.spool.layout import Spool
 
-METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
+METAVARS = {
+    "bool": "true|false",
+    "int": "INTEGER",
+    "float": "NUMBER",
+    "str": "TEXT",
+    "SecretStr": "TEXT",
+    "Path": "PATH",
+}
 
 
 class HeadedOption(click.Option):
@@ -92,8 +98,6 @@ def _option(name: str, kind: Any, text: str, *, heading: str) -> HeadedOption:
 
     `kind` is the type that the help shows.
     """
-    kinds = get_args(kind) or (kind,)
-    metavar = "|".join(METAVARS.get(each, str(each)) for each in kinds if each is not NoneType)
     flag = name.replace("_", "-")
     is_switch = kind is bool
     spelt = f"--{flag}/--no-{flag}" if is_switch and not flag.startswith("no-") else f"--{flag}"
@@ -102,9 +106,15 @@ def _option(name: str, kind: Any, text: str, *, heading: str) -> HeadedOption:
         help=text,
         is_flag=is_switch,
         default=None,
-        metavar=None if is_switch else metavar,
+        metavar=None if is_switch else metavar_of(kind),
         heading=heading,
     )
+
+
+def metavar_of(kind: Any) -> str:
+    """Return what the help shows for a value of a type: `INTEGER`, or `png|jpeg|webp`."""
+    kinds = [each for each in get_args(kind) or (kind,) if each is not NoneType]
+    return "|".join(METAVARS[each.__name__] if isinstance(each, type) else each for each in kinds)
 
 
 def command(

@@ -42,7 +42,7 @@ def serve(settings: "Settings") -> None:
 def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
     """Run the worker of GPU N.
 
-    N is an index within CUDA_VISIBLE_DEVICES, a GPU-<uuid> or a MIG-<uuid>.
+    N is an index within CUDA_VISIBLE_DEVICES, a `GPU-<uuid>` or a `MIG-<uuid>`.
     """
     from i2ii_spool.engines import registry
     from i2ii_spool.host import gpus
