@@ -1,5 +1,4 @@
-"""What the benchmarks share: their options, the machine they ran on, spools of any size, and how
-figures are shown."""
+"""What the benchmarks share: options, spools of any size, figures, facts about the machine."""
 
 import argparse
 import atexit
@@ -25,19 +24,19 @@ MAX_LINKS = 50_000
 
 @dataclass(frozen=True)
 class Options:
-    """How a benchmark was called."""
+    """The command line of a benchmark."""
 
     folder: Path
-    """Where spools are made: it must be on the disk that is to be measured."""
+    """The parent of the spools, on the disk to measure."""
     quick: bool
-    """Only see that it runs."""
+    """Only check that the benchmark runs."""
     as_json: bool
     large: bool
 
 
-def options(what: str, *, large: str | None = None) -> Options:
-    """Read the command line. `large` is the help of `--large`, for a benchmark that has it."""
-    parser = argparse.ArgumentParser(description=what)
+def options(description: str, *, large: str | None = None) -> Options:
+    """Parse the command line. `large` is the help text of `--large`, if the benchmark has it."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--dir",
         type=Path,
@@ -45,7 +44,7 @@ def options(what: str, *, large: str | None = None) -> Options:
         help="a directory on the disk to measure  [default here]",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="a smoke run: the figures mean nothing"
+        "--quick", action="store_true", help="smoke test: the figures are meaningless"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     if large is not None:
@@ -55,11 +54,11 @@ def options(what: str, *, large: str | None = None) -> Options:
 
 
 def new_spool(folder: Path) -> Spool:
-    """A spool in a folder of its own, which is removed when all benchmarks have run.
+    """Create a spool in a new folder, which is removed after all benchmarks.
 
-    Not before: ext4 without a journal passes over every inode that was freed within the last
-    minute, or within six while that is not on disk yet. After a hundred thousand deletions each new
-    file costs it up to a millisecond.
+    Not earlier: ext4 without a journal skips every inode freed within the last minute, or six
+    minutes while the deletion is not on disk. After a hundred thousand deletions each new file
+    costs up to a millisecond.
     """
     root = Path(tempfile.mkdtemp(prefix=".i2ii-benchmark-", dir=folder))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
@@ -74,8 +73,8 @@ def new_spool(folder: Path) -> Spool:
 def fill(spool: Spool, state: State, count: int) -> list[str]:
     """Put `count` jobs into `incoming/` or `done/`, and return their ids.
 
-    Nothing is fsynced, and their files are hard links to a few templates: this makes a spool that
-    is full, not one that is safe. A hundred thousand take some ten seconds.
+    For speed nothing is fsynced, and the files are hard links to templates. A hundred thousand jobs
+    take about ten seconds.
     """
     files = _files(state)
     ids = [new_id() for _ in range(count)]
@@ -88,7 +87,7 @@ def fill(spool: Spool, state: State, count: int) -> list[str]:
         for name in files:
             os.link(f"{template}/{name}", f"{folder}/{name}")
     shutil.rmtree(template)
-    os.sync()  # or what is measured next would wait for these as well
+    os.sync()  # else the fsyncs of the next measurement would wait for these writes
     return ids
 
 
@@ -100,7 +99,7 @@ def _write_template(template: Path, files: dict[str, bytes]) -> None:
 
 
 def _files(state: State) -> dict[str, bytes]:
-    """What a job needs to be claimed, or to have its status read, and no more."""
+    """Return the files that a claim or a status needs."""
     record = Job(prompt="watercolour", inputs=("input.jpg",), submitted_at=_LONG_AGO)
     return {JOB: record.to_json()} | ({RESULT: _RESULT.to_json()} if state is State.DONE else {})
 
@@ -128,7 +127,7 @@ _RESULT = Result(
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing measured, and what it must be at least or at most."""
+    """One measured value and its limit."""
 
     name: str
     value: float
@@ -136,11 +135,11 @@ class Figure:
     at_least: float | None = None
     at_most: float | None = None
     note: str = ""
-    """What others did on such a machine."""
+    """Results of other software on a machine like this."""
 
     @property
     def met(self) -> bool:
-        """Whether it is as good as it must be."""
+        """True if the value is within its limits."""
         return (
             (self.at_least or 0)
             <= self.value
@@ -148,8 +147,10 @@ class Figure:
         )
 
     def to_line(self) -> str:
-        """As one line of text, and one more for the note."""
-        line = f"{self.name:<62} {self.value:>9.{_digits(self.value)}f} {self.unit:<6}{self._verdict()}".rstrip()
+        """Format the figure as a line, and its note as another."""
+        digits = 0 if self.value >= 1000 else 1 if self.value >= 100 else 2
+        value = f"{self.value:>9.{digits}f}"
+        line = f"{self.name:<62} {value} {self.unit:<6}{self._verdict()}".rstrip()
         return line + (f"\n    {self.note}" if self.note else "")
 
     def _verdict(self) -> str:
@@ -159,15 +160,11 @@ class Figure:
         return f"  bar {bar}: {'met' if self.met else 'MISSED'}"
 
 
-def _digits(value: float) -> int:
-    return 0 if value >= 1000 else 1 if value >= 100 else 2
-
-
 Benchmark = Callable[[Options], Iterator[Figure]]
 
 
 def report(options: Options, *benchmarks: Benchmark) -> None:
-    """Run the benchmarks one after the other, and print each figure as soon as it is known."""
+    """Run the benchmarks in turn, and print each figure at once."""
     machine = describe_machine(options.folder)
     if options.as_json:
         figures = [
@@ -184,7 +181,7 @@ def report(options: Options, *benchmarks: Benchmark) -> None:
 
 
 def describe_machine(folder: Path) -> dict[str, str]:
-    """What the figures depend on."""
+    """Return the facts about this machine that the figures depend on."""
     return {
         "cores": str(len(os.sched_getaffinity(0))),
         "Python": platform.python_version(),
@@ -194,8 +191,7 @@ def describe_machine(folder: Path) -> dict[str, str]:
 
 
 def file_system_of(folder: Path) -> str:
-    """The type of the file system in which `folder` lies: `ext4`, `xfs`, `tmpfs`; an ext4 may have
-    no journal."""
+    """Return the type of the file system of `folder`: `ext4`, `ext4 without journal`, `xfs`..."""
     device = folder.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():

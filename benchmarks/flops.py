@@ -1,10 +1,9 @@
-"""What an edit costs in multiplications, additions and memory: counted on the published
-architecture, without a GPU.
+"""Count the multiplications, additions and memory of an edit on the published architecture.
 
     python -m benchmarks.flops
 
-It is why `max_side` limits references as well, what each exact lever is worth, and what
-`offload=auto` decides by. It takes some ten seconds.
+It needs no GPU and takes about ten seconds. Its figures show why `max_side` also limits references
+and what the exact optimizations gain; `offload=auto` decides by the same estimate of memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,14 +22,14 @@ from i2ii_spool.engines.diffusers import offload
 from i2ii_spool.engines.diffusers.speed import exact
 
 SIDES = (1024, 768, 512)
-TEXT = 256
-"""Tokens that the transformer sees of an instruction and one picture at 384x384."""
-SYSTEM = 64
-"""Tokens that the language model sees and the transformer does not."""
+TEXT_TOKENS = 256
+"""The tokens in the transformer for an instruction and one picture at 384x384."""
+SYSTEM_TOKENS = 64
+"""The tokens of the system prompt, which only the language model reads."""
 
 
 def passes() -> Iterator[Figure]:
-    """One pass of the transformer: result and one square reference, both of this side."""
+    """One pass of the transformer, with a result and a reference that are squares of equal size."""
     transformer = QwenImageTransformer2DModel(zero_cond_t=True)
     for side in SIDES:
         latents = (side // 16) ** 2
@@ -39,7 +38,7 @@ def passes() -> Iterator[Figure]:
     blocks = transformer.transformer_blocks
     yield Figure("weights of the transformer", _billions(transformer), "10^9")
     yield Figure(
-        "of these AdaLN's",
+        "weights of AdaLN among them",
         sum(_billions(block.img_mod) + _billions(block.txt_mod) for block in blocks),
         "10^9",
     )
@@ -50,13 +49,13 @@ def _one_pass(transformer: torch.nn.Module, side: int) -> None:
     transformer(
         hidden_states=torch.empty(1, 2 * row**2, 64),
         timestep=torch.empty(1),
-        encoder_hidden_states=torch.empty(1, TEXT, 3584),
+        encoder_hidden_states=torch.empty(1, TEXT_TOKENS, 3584),
         img_shapes=[[(1, row, row)] * 2],
     )
 
 
 def vae() -> Iterator[Figure]:
-    """The VAE at 1024x1024, as it comes and on single frames."""
+    """The VAE at 1024x1024, as published and with convolutions of single frames."""
     model = AutoencoderKLQwenImage()
     for how in ("", ", on single frames"):
         yield Figure(
@@ -78,18 +77,17 @@ def reading() -> Iterator[Figure]:
         text_config=dict(PUBLISHED.text), vision_config=dict(PUBLISHED.vision)
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
-    tokens = SYSTEM + TEXT
+    tokens = SYSTEM_TOKENS + TEXT_TOKENS
     seen, positions = torch.empty(1, tokens, 3584), torch.arange(tokens).expand(3, 1, tokens)
     language = model.model.language_model
     yield Figure(
         "a reading", tflop(lambda: language(inputs_embeds=seen, position_ids=positions)), "TFLOP"
     )
-    yield Figure("its last layer, which is dropped", tflop(lambda: model.lm_head(seen)), "TFLOP")
+    yield Figure("its last layer, which is skipped", tflop(lambda: model.lm_head(seen)), "TFLOP")
 
 
 def memory_needed() -> Iterator[Figure]:
-    """What `memory` takes on the card in each mode, by the weights in bfloat16 and the engine's own
-    estimate."""
+    """The memory of each `offload` mode, from the weights in bfloat16 and the engine's estimate."""
     config = Qwen2_5_VLConfig(
         text_config=dict(PUBLISHED.text), vision_config=dict(PUBLISHED.vision)
     )
@@ -101,11 +99,11 @@ def memory_needed() -> Iterator[Figure]:
     weights = {name: round(2e9 * _billions(part)) for name, part in parts.items()}
     for side in SIDES[:2]:
         for mode, needed in offload.memory_needed(weights, side).items():
-            yield Figure(f"memory {mode} at {side}", needed / offload.GIB, "GiB")
+            yield Figure(f"offload {mode} at {side}", needed / offload.GIB, "GiB")
 
 
 def tflop(call: Callable[[], object]) -> float:
-    """The multiplications and additions of `call`, in 10^12."""
+    """Return the multiplications and additions of `call`, in 10^12."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         call()
     return float(counter.get_total_flops() / 1e12)
@@ -116,8 +114,8 @@ def _billions(module: torch.nn.Module) -> float:
 
 
 def main() -> None:
-    """Count, and print."""
-    # As matrix products, which is what attention is: the counter knows no fused kernel of a CPU.
+    """Count and print."""
+    # Attention as matrix products: the counter does not support the fused kernels of a CPU.
     with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH):
         for count in (passes, vae, reading, memory_needed):
             for figure in count():

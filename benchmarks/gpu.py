@@ -1,12 +1,11 @@
-"""What edits take on a GPU: i2ii's worker beside plain diffusers, in one run, on the full-size
-Qwen-Image-Edit-2511.
+"""Time edits on a GPU, by i2ii's worker and by plain diffusers, in one run.
 
     python -m benchmarks.gpu [--sides 1024 768] [--steps 50] [--set fp8=true ...] [--json]
-    python -m benchmarks.gpu --tiny        # only see that it runs, on a CPU
+    python -m benchmarks.gpu --tiny        # smoke test on a CPU
 
-The weights are random and made straight on the card: nothing is downloaded. What an edit takes does
-not depend on them, but for step caches, which skip more or less with other weights: what this
-prints with one means nothing.
+The model is a full-size Qwen-Image-Edit-2511 with random weights, made on the card: nothing is
+downloaded. The time of an edit does not depend on the weights, except with a step cache, which
+skips more or less with other weights. Figures with a step cache are therefore meaningless.
 """
 
 import argparse
@@ -83,14 +82,14 @@ lora_version = "2511"
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit as it was timed: from the call until the picture is in the host's memory."""
+    """The times of one edit, from the call until the picture is in host memory, in seconds."""
 
     begun: float
     ended: float
     steps: tuple[float, ...]
-    """When each step had ended on the card."""
+    """When each step ended on the card."""
     peak_gib: float | None
-    """The most memory that was allocated on the card, weights included."""
+    """Peak of the memory allocated on the card, weights included."""
 
     @property
     def seconds(self) -> float:
@@ -114,13 +113,13 @@ class Row:
     tflops: float | None
     """TFLOP/s within a step."""
     of_peak: float | None
-    """Their share of what the card's matrix product reaches."""
+    """Their share of the TFLOP/s of a large matrix product."""
     peak_gib: float | None
-    """The most memory that was allocated on the card, weights included."""
+    """Peak of the memory allocated on the card, weights included."""
 
 
 class Bench:
-    """One run: the card, and what has been measured on it."""
+    """One run: the card, and its measurements."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -133,12 +132,12 @@ class Bench:
 
     def run(self) -> None:
         """Measure plain diffusers, then the worker at each side."""
-        self._plain()
+        self._measure_diffusers()
         for side in self._options.sides:
-            self._worker(side)
+            self._measure_worker(side)
 
     def pipeline(self) -> Any:
-        """A new pipeline of random weights, on the card."""
+        """Make a pipeline of random weights on the card."""
         free_memory(self._device)
         default = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32 if self._device.type == "cpu" else torch.bfloat16)
@@ -150,27 +149,25 @@ class Bench:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def _plain(self) -> None:
-        """diffusers as its documentation has it, which scales every reference to its native area."""
+    def _measure_diffusers(self) -> None:
+        """Time diffusers as documented, with every reference scaled to the native area."""
         pipeline = self.pipeline()
         for side in self._options.sides:
             self._flops[side] = flops_of_a_pass(pipeline, side)
         qwen_edit.limit_references(pipeline, self._native)
         for side in self._options.sides:
-            edit_plainly(
-                pipeline, side, 2, 4.0
-            )  # not counted: kernels are chosen and memory is taken
+            # Not timed: it chooses kernels and allocates memory.
+            edit_plainly(pipeline, side, 2, 4.0)
             edit = edit_plainly(pipeline, side, self._options.steps, 4.0)
-            # Its passes see the native reference whatever the side: where they differ there is no
-            # count for them.
+            # The FLOP are counted for a reference of this side, but this one has the native side.
             self._add("diffusers", side, edit, passes=2, is_counted=side == self._native)
 
     @property
     def _native(self) -> int:
         return int(max(self._options.sides)) if self._options.tiny else NATIVE
 
-    def _worker(self, side: int) -> None:
-        """The real worker on a real spool: one edit of each kind, and a few in a row."""
+    def _measure_worker(self, side: int) -> None:
+        """Time the worker on a spool: one edit of each kind, then several in a row."""
         with tempfile.TemporaryDirectory(prefix="i2ii-benchmark-") as folder:
             spool = Spool(Path(folder) / "spool")
             spool.create()
@@ -183,7 +180,7 @@ class Bench:
             for job in jobs:
                 submit(spool, [picture], job, max_pixels=NATIVE**2)
             Worker(engine.settings, engine, gpus.resolve("0"), burst=True).run()
-        # Not counted: the engine's own warm-up, and the first edit with the LoRA.
+        # Not used: the engine's warm-up, and the first edit with the LoRA.
         _, full, _, few, *rest = engine.edits
         self._add("i2ii", side, full, passes=2)
         self._add("i2ii, 4-step LoRA", side, few, passes=1)
@@ -192,7 +189,7 @@ class Bench:
 
     def _settings(self, folder: Path, side: int) -> Settings:
         (folder / "presets.toml").write_text(PRESETS)
-        levers = dict(each.split("=", 1) for each in self._options.set)
+        changed = dict(each.split("=", 1) for each in self._options.set)
         return settings.load(
             {
                 "spool": folder / "spool",
@@ -200,7 +197,7 @@ class Bench:
                 "model": "random weights",
                 "max_side": side,
                 "presets": folder / "presets.toml",
-                **levers,
+                **changed,
             }
         )
 
@@ -216,7 +213,7 @@ class Bench:
 
 
 class MeasuredEngine(QwenEngine):
-    """The engine, on random weights, with a record of when each edit and each of its steps ended."""
+    """The engine on random weights. It records when each edit and each of its steps ended."""
 
     def __init__(self, settings: Settings, bench: Bench) -> None:
         super().__init__(settings)
@@ -225,7 +222,7 @@ class MeasuredEngine(QwenEngine):
         self._bench = bench
 
     def load(self) -> None:
-        """Make the weights rather than find them, and a LoRA beside them."""
+        """Make the weights instead of loading them, and a LoRA."""
         pipeline = self._bench.pipeline()
         assert self.settings.presets is not None
         write_lora(self.settings.presets.parent / "lora.safetensors", pipeline.transformer)
@@ -235,7 +232,7 @@ class MeasuredEngine(QwenEngine):
     def edit(
         self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep
     ) -> list[Image.Image]:
-        """Edit, and keep the time."""
+        """Edit and record the times."""
         reset_peak()
         steps = []
 
@@ -251,7 +248,7 @@ class MeasuredEngine(QwenEngine):
 
 
 def write_lora(file: Path, transformer: nn.Module) -> None:
-    """A LoRA for every linear layer of the blocks, as large as those that are published."""
+    """Write a LoRA for every linear layer of the blocks, as large as the published ones."""
     matrices = {}
     for name, layer in transformer.named_modules():
         if isinstance(layer, nn.Linear) and name.startswith("transformer_blocks."):
@@ -265,7 +262,7 @@ def write_lora(file: Path, transformer: nn.Module) -> None:
 
 
 def edit_plainly(pipeline: Any, side: int, steps: int, cfg: float) -> Edit:
-    """One edit with the pipeline as it comes."""
+    """Time one edit with an unchanged pipeline."""
     ended: list[float] = []
 
     def on_step_end(
@@ -292,8 +289,7 @@ def edit_plainly(pipeline: Any, side: int, steps: int, cfg: float) -> Edit:
 
 
 def flops_of_a_pass(pipeline: Any, side: int) -> float:
-    """The multiplications and additions of one pass of the transformer, with result and one
-    reference of this side."""
+    """Return the FLOP of one pass of the transformer; result and reference have this side."""
     qwen_edit.limit_references(pipeline, side)
     with counting(pipeline.transformer) as counted:
         edit_plainly(pipeline, side, 2, 1.0)
@@ -302,7 +298,7 @@ def flops_of_a_pass(pipeline: Any, side: int) -> float:
 
 @contextmanager
 def counting(transformer: Any) -> Iterator[list[float]]:
-    """Count the FLOP of each pass."""
+    """Yield a list to which each pass of the transformer appends its FLOP."""
     forward, counted = transformer.forward, []
 
     def counted_forward(*args: Any, **kwargs: Any) -> Any:
@@ -319,8 +315,7 @@ def counting(transformer: Any) -> Iterator[list[float]]:
 
 
 def matrix_peak(device: torch.device, side: int) -> float:
-    """The TFLOP/s of a large matrix product in the type that the model computes in: the best of
-    ten."""
+    """Return the TFLOP/s of a large matrix product in the type of the model: the best of ten."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     one, other = torch.randn(2, side, side, device=device, dtype=dtype)
     best = float("inf")
@@ -334,35 +329,35 @@ def matrix_peak(device: torch.device, side: int) -> float:
 
 
 def synchronise() -> None:
-    """Wait until the card has done what it was given."""
+    """Wait until the card has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def reset_peak() -> None:
-    """Count the most memory anew."""
+    """Reset the peak of allocated memory."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_gib() -> float | None:
-    """The most memory since then, if there is a card."""
+    """Return the peak of allocated memory since then, or None without a card."""
     return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what the last pipeline took."""
+    """Free the memory of the last pipeline."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def request(**fields: Any) -> EditRequest:
-    """What is measured: the size of the result is `max_side` squared."""
+    """Return the request to measure, whose result has an area of `max_side` squared."""
     return EditRequest(prompt=PROMPT, seed=0, **fields)
 
 
-# --- what is printed ------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def show(bench: Bench, machine: dict[str, str]) -> None:
@@ -379,9 +374,8 @@ def show(bench: Bench, machine: dict[str, str]) -> None:
             *(_cell(row.tflops, ".2f"), _cell(row.of_peak, ".0%"), _cell(row.peak_gib, ".1f")),
         )
     console.print(table)
-    print(
-        f"between consecutive edits: median {gap(bench):.2f} ms, worst {max(bench.gaps) * 1e3:.2f} ms"
-    )
+    worst = max(bench.gaps) * 1e3
+    print(f"between consecutive edits: median {gap(bench):.2f} ms, worst {worst:.2f} ms")
 
 
 def _cell(value: float | None, form: str) -> str:
@@ -389,24 +383,22 @@ def _cell(value: float | None, form: str) -> str:
 
 
 def gap(bench: Bench) -> float:
-    """The median milliseconds from the end of an edit to the beginning of the next."""
+    """Return the median milliseconds from the end of an edit to the start of the next."""
     return statistics.median(bench.gaps) * 1e3
 
 
 def main() -> None:
-    """Measure, and print."""
-    parser = argparse.ArgumentParser(
-        description="What edits take on a GPU, beside plain diffusers."
-    )
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Time edits on a GPU, beside plain diffusers.")
     parser.add_argument(
         "--sides", type=int, nargs="+", help="max_side of each run  [default 1024 768]"
     )
-    parser.add_argument("--steps", type=int, help="of the edit that is not distilled  [default 50]")
+    parser.add_argument("--steps", type=int, help="steps of the edit without LoRA  [default 50]")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="SETTING=VALUE", help="settings of i2ii"
     )
     parser.add_argument(
-        "--tiny", action="store_true", help="a tiny model: the figures mean nothing"
+        "--tiny", action="store_true", help="a tiny model: the figures are meaningless"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""How fast the HTTP server is, and how much memory it takes.
+"""Measure the speed and the memory of the HTTP server.
 
     python -m benchmarks.http [--dir DIR] [--large] [--quick] [--json]
 
-A real server, in a spool of its own, and a load from another process that costs little itself:
-requests are built once and sent over raw, kept-alive connections.
+A server with a spool of its own gets its load from another process. To cost little itself, that
+process builds the requests once and sends them over raw keep-alive connections.
 """
 
 import asyncio
@@ -44,20 +44,20 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Server:
-    """A server process, and the port that it listens on."""
+    """A server process and its port."""
 
     port: int
     pid: int
 
     def peak_memory(self) -> float:
-        """The most memory that it has had resident, in MiB."""
+        """Return its peak of resident memory, in MiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
 
 @contextmanager
 def running(spool: Spool) -> Iterator[Server]:
-    """A server of `spool`, ready to answer; it is stopped afterwards."""
+    """Run a server of `spool` until the context ends."""
     port = _free_port()
     call = [
         sys.executable,
@@ -73,7 +73,7 @@ def running(spool: Spool) -> Iterator[Server]:
     with (spool.root / "server.log").open("w") as log:
         process = subprocess.Popen(call, stderr=log, stdout=log, env=environment)
     try:
-        _wait_until_it_answers(process, port)
+        _wait_until_ready(process, port)
         yield Server(port, process.pid)
     finally:
         process.terminate()
@@ -85,7 +85,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_it_answers(process: "subprocess.Popen[bytes]", port: int) -> None:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int) -> None:
     give_up_at = time.monotonic() + 30
     while time.monotonic() < give_up_at and process.poll() is None:
         with suppress(ConnectionRefusedError), socket.create_connection((HOST, port)):
@@ -98,27 +98,20 @@ def _wait_until_it_answers(process: "subprocess.Popen[bytes]", port: int) -> Non
 
 
 def in_another_process(load: Callable[..., Answer], *arguments: object) -> Answer:
-    """Call `load` where it takes no turn from what it measures."""
+    """Call `load` in another process, so that it does not slow the measured one."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(load, *arguments).result()
 
 
 def form(picture: bytes) -> bytes:
-    """A whole `POST /edit` as it goes over the wire."""
+    """Return the bytes of a complete `POST /edit` request."""
+    part = b"--" + BOUNDARY + b"\r\nContent-Disposition: form-data; name="
     body = b"".join(
-        [
-            *(
-                b"--",
-                BOUNDARY,
-                b'\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nwatercolour\r\n',
-            ),
-            *(
-                b"--",
-                BOUNDARY,
-                b'\r\nContent-Disposition: form-data; name="image"; filename="photo"\r\n\r\n',
-            ),
-            *(picture, b"\r\n--", BOUNDARY, b"--\r\n"),
-        ]
+        (
+            *(part, b'"prompt"\r\n\r\nwatercolour\r\n'),
+            *(part, b'"image"; filename="photo"\r\n\r\n', picture),
+            *(b"\r\n--", BOUNDARY, b"--\r\n"),
+        )
     )
     head = (
         f"POST /edit HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len(body)}\r\n"
@@ -130,14 +123,10 @@ def form(picture: bytes) -> bytes:
 def send_for(
     port: int, requests: Sequence[bytes], seconds: float, concurrency: int
 ) -> tuple[float, list[float]]:
-    """Send requests drawn from `requests` for so many seconds; return how many a second were
-    answered, and the sorted times (s) that each took."""
-    return asyncio.run(_send_for(port, requests, seconds, concurrency))
+    """Send random `requests` for so many seconds, over `concurrency` connections.
 
-
-async def _send_for(
-    port: int, requests: Sequence[bytes], seconds: float, concurrency: int
-) -> tuple[float, list[float]]:
+    Return the answers per second and the sorted latencies in seconds.
+    """
     took: list[float] = []
     started = time.monotonic()
 
@@ -147,28 +136,31 @@ async def _send_for(
             took.append(await _exchange(reader, writer, random.choice(requests)))
         writer.close()
 
-    await asyncio.gather(*(connection(Random(seed)) for seed in range(concurrency)))
+    async def send_all() -> None:
+        await asyncio.gather(*(connection(Random(seed)) for seed in range(concurrency)))
+
+    asyncio.run(send_all())
     return len(took) / (time.monotonic() - started), sorted(took)
 
 
 def send_at_once(port: int, request: bytes, count: int) -> None:
-    """Send the request over `count` connections at a time, once."""
+    """Send the request once over each of `count` simultaneous connections."""
 
     async def one() -> None:
         reader, writer = await asyncio.open_connection(HOST, port)
         await _exchange(reader, writer, request)
         writer.close()
 
-    async def all_of_them() -> None:
+    async def send_all() -> None:
         await asyncio.gather(*(one() for _ in range(count)))
 
-    asyncio.run(all_of_them())
+    asyncio.run(send_all())
 
 
 async def _exchange(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
 ) -> float:
-    """Send a request and read its answer; return the seconds that it took."""
+    """Send a request and read its answer; return the seconds it took."""
     started = time.monotonic()
     view = memoryview(request)
     for at in range(0, len(request), CHUNK):
@@ -186,13 +178,12 @@ async def _exchange(
 
 
 def submits(options: Options) -> Iterator[Figure]:
-    """How many submits of 130 KB the server makes durable in a second, sixteen at a time."""
+    """Durable submits of 130 KB per second, sixteen at a time."""
     request = form(photograph(1000, 740, seed=1))
     spool = new_spool(options.folder)
     with running(spool) as server:
-        in_another_process(
-            send_for, server.port, [request], 0.2, 16
-        )  # caches and lazy imports, once
+        # Not timed: it fills caches and imports lazily.
+        in_another_process(send_for, server.port, [request], 0.2, 16)
         rate, took = in_another_process(
             send_for, server.port, [request], 0.3 if options.quick else 10, 16
         )
@@ -205,7 +196,7 @@ def submits(options: Options) -> Iterator[Figure]:
 
 
 def statuses(options: Options) -> Iterator[Figure]:
-    """How long `GET /status/ID` takes, beside few jobs in `done/` and beside many."""
+    """The latency of `GET /status/ID` with few jobs in `done/` and with many."""
     many = 200 if options.quick else MANY
     beside_few, beside_many = (_status_p99(options, done) for done in (FEW, many))
     yield Figure(f"GET /status/ID, p99, 4 at a time, {FEW} done", 1000 * beside_few, "ms")
@@ -228,7 +219,7 @@ def _status_p99(options: Options, done: int) -> float:
 
 
 def memory(options: Options) -> Iterator[Figure]:
-    """The most memory that the server takes while 64 photographs of 12 megapixels come in at once."""
+    """The server's peak memory during 64 simultaneous uploads of photographs of 12 megapixels."""
     picture = (
         photograph(640, 480, seed=1)
         if options.quick
@@ -238,7 +229,7 @@ def memory(options: Options) -> Iterator[Figure]:
 
 
 def memory_of_large(options: Options) -> Iterator[Figure]:
-    """The same with pictures as large as a body may be, which no codec makes smaller."""
+    """The same with pictures of the largest allowed size, which do not compress."""
     if options.large:
         yield _peak(options, _noise(200 if options.quick else 4080), "PNG noise")
 
@@ -258,7 +249,7 @@ def _peak(options: Options, picture: bytes, what: str) -> Figure:
 
 
 def _noise(side: int) -> bytes:
-    """A PNG of three bytes per pixel."""
+    """Return a PNG of noise, three bytes per pixel."""
     buffer = io.BytesIO()
     Image.frombytes("RGB", (side, side), Random(1).randbytes(3 * side * side)).save(
         buffer, "PNG", compress_level=0

@@ -1,9 +1,9 @@
-"""What pictures cost: PNG compression levels, each output format, and each step of reading one.
+"""Measure what pictures cost: PNG compression levels, output formats, inspecting and reading.
 
     python -m benchmarks.pictures [--quick] [--json]
 
-It is why results are written as PNG level 1 (`i2ii_spool.images.codec.encode`), and how much memory
-the sandbox may take (`i2ii_spool.images.sandbox`).
+Its figures are the reason for PNG level 1 (`i2ii_spool.images.codec.encode`) and for the memory
+limit of the sandbox (`i2ii_spool.images.sandbox`).
 """
 
 import io
@@ -46,17 +46,16 @@ def formats(options: Options) -> Iterator[Figure]:
 
 
 def reading(options: Options) -> Iterator[Figure]:
-    """Time to judge an input at the door, and to decode it for the engine."""
+    """Time to inspect an input at submit, and to decode it for the engine."""
     spool = new_spool(options.folder)
     path = spool.root / "photo.jpg"
     path.write_bytes(photograph(SIDE, SIDE, seed=1))
-    yield _timed(options, "judge a JPEG at the door", lambda: inspect(path, max_pixels=SIDE * SIDE))
+    yield _timed(options, "inspect a JPEG", lambda: inspect(path, max_pixels=SIDE * SIDE))
     yield _timed(options, "read a JPEG for the engine", lambda: read(path, max_pixels=SIDE * SIDE))
 
 
 def decoding(options: Options) -> Iterator[Figure]:
-    """The most memory that the door's decoder takes for the largest picture that the default
-    settings let in."""
+    """Peak memory of the sandbox for the largest picture that the default settings allow."""
     side = 400 if options.quick else 8000
     limit = (sandbox.BASE_MEMORY + sandbox.BYTES_PER_PIXEL * side * side) / 2**20
     for kind in ("WEBP", "AVIF", "TIFF", "GIF"):
@@ -69,7 +68,7 @@ def decoding(options: Options) -> Iterator[Figure]:
 
 
 def _peak_of(kind: str, side: int) -> float:
-    """MiB of address space, which is what the decoder's limit counts."""
+    """Return the peak of the sandbox's address space, which is what its limit counts, in MiB."""
     with tempfile.TemporaryFile() as file:
         Image.effect_noise((side, side), 80).convert("RGB").save(file, kind)
         file.seek(0)

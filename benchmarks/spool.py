@@ -1,9 +1,8 @@
-"""How fast the spool is, without HTTP and without GPUs: submits, claims, no-op jobs, look-ups, and
-the wake-up.
+"""Measure the spool without HTTP and GPUs: submits, claims, no-op jobs, look-ups, wake-ups.
 
     python -m benchmarks.spool [--dir DIR] [--quick] [--json]
 
-All of it is as durable as in service: each job is fsynced before its submit returns, each attempt
+Everything is as durable as in service: each job is fsynced before its submit returns, each attempt
 before its edit.
 """
 
@@ -49,7 +48,7 @@ spawn = multiprocessing.get_context("spawn")
 
 
 def durable_submits(options: Options) -> Iterator[Figure]:
-    """How many jobs a second become durable when 16 threads submit a photograph of 130 KB each."""
+    """Durable submits per second of a photograph of 130 KB, by 16 threads."""
     spool = new_spool(options.folder)
     picture = spool.root / "photo.jpg"
     picture.write_bytes(photograph(1000, 740, seed=1))
@@ -64,7 +63,8 @@ def durable_submits(options: Options) -> Iterator[Figure]:
         rate,
         "/s",
         at_least=1500,
-        note="on such a machine: huey on Redis with fsync always 1489/s, Celery 415/s; neither looks at the picture",
+        note="on such a machine: huey on Redis with fsync always 1489/s, Celery 415/s; neither "
+        "inspects the picture",
     )
 
 
@@ -81,8 +81,8 @@ def _submit_rate(spool: Spool, picture: Path, jobs: int) -> float:
 
 
 def _bare_rate(spool: Spool, picture: bytes, jobs: int) -> float:
-    """What this disk and this Python allow: no id, no look at the picture, no validation, the same
-    five fsyncs."""
+    """The limit of this disk and this Python: the same five fsyncs, without id, inspection and
+    validation."""
 
     def one(index: int) -> None:
         folder = f"{spool.staging}/bare-{index}"
@@ -115,7 +115,7 @@ def _write_and_sync(path: str, data: bytes) -> None:
 
 
 class Copier:
-    """An engine that returns its picture as it came. `ready` is waited for before the first claim."""
+    """An engine that returns its picture unchanged. It waits for `ready` before the first claim."""
 
     info = EngineInfo(engine="copier", model="none", revision="1")
 
@@ -124,32 +124,32 @@ class Copier:
         self._starts = starts
 
     def load(self) -> None:
-        """Wait until all that are to work are there."""
+        """Wait until all workers have started."""
         self._file = self._starts.open("a", buffering=1)
         self._ready.wait()
 
     def edit(
         self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep
     ) -> list[Image.Image]:
-        """Write down which job has started, and when on the clock that all processes share."""
+        """Record the start of the job, on the clock that all processes share."""
         self._file.write(f"{request.seed} {time.monotonic()}\n")
         on_step(1, 1)
         return list(images)
 
     def close(self) -> None:
-        """Stop writing down."""
+        """Close the record."""
         self._file.close()
 
 
 def _work(spool: Path, index: int, ready: Barrier, burst: bool) -> None:
-    """Be a worker process."""
+    """The main function of a worker process."""
     engine = Copier(ready, spool / f"starts-{index}")
     Worker(Settings(spool=spool), engine, Gpu(index, f"gpu{index}"), burst=burst).run()
 
 
 @contextmanager
 def _workers(spool: Spool, count: int, *, burst: bool) -> Iterator[list[SpawnProcess]]:
-    """Worker processes that begin to claim together, now."""
+    """Run worker processes, which start to claim at the same time."""
     ready = spawn.Barrier(count + 1)
     workers = [
         spawn.Process(target=_work, args=(spool.root, index, ready, burst))
@@ -167,8 +167,7 @@ def _workers(spool: Spool, count: int, *, burst: bool) -> Iterator[list[SpawnPro
 
 
 def no_op_jobs(options: Options) -> Iterator[Figure]:
-    """How many jobs a second two worker processes bring from `incoming/` to `done/` when the edit
-    costs nothing."""
+    """No-op jobs per second that two worker processes move from `incoming/` to `done/`."""
     jobs = 10 if options.quick else 1500
     spool = new_spool(options.folder)
     _submit_rate(spool, _small_picture(spool), jobs)
@@ -178,7 +177,7 @@ def no_op_jobs(options: Options) -> Iterator[Figure]:
             worker.join()
     done = list(spool.done.iterdir())
     assert len(done) == jobs, f"{len(done)} of {jobs} are done"
-    # A rename changes the folder's ctime: this is when the last job reached done/.
+    # The rename to done/ set the ctime of each folder.
     seconds = max(folder.stat().st_ctime for folder in done) - started
     yield Figure(
         "no-op jobs that survive kill -9, two worker processes",
@@ -199,11 +198,11 @@ def _small_picture(spool: Spool) -> Path:
 
 
 def idle_start(options: Options) -> Iterator[Figure]:
-    """How long after its submit a job's edit starts when the worker has nothing else to do."""
+    """The time from a submit to the start of the edit in an idle worker."""
     spool = new_spool(options.folder)
     with _workers(spool, 1, burst=False):
-        time.sleep(0.5)  # until it waits
-        submitted = _submit_now_and_then(spool, 5 if options.quick else 200)
+        time.sleep(0.5)  # until it is idle
+        submitted = _submit_at_random_times(spool, 5 if options.quick else 200)
         started = _starts(spool, len(submitted))
     delays = sorted(1000 * (started[seed] - at) for seed, at in submitted.items())
     note = "on such a machine: huey 2, Celery 5, RQ 13 ms"
@@ -217,7 +216,7 @@ def idle_start(options: Options) -> Iterator[Figure]:
     yield Figure("idle worker: submit to start of the edit, p99", percentile(delays, 0.99), "ms")
 
 
-def _submit_now_and_then(spool: Spool, jobs: int) -> dict[int, float]:
+def _submit_at_random_times(spool: Spool, jobs: int) -> dict[int, float]:
     """Submit jobs 20 to 60 ms apart; return when each submit returned, by the job's seed."""
     picture, random = _small_picture(spool), Random(1)
     returned = {}
@@ -231,7 +230,7 @@ def _submit_now_and_then(spool: Spool, jobs: int) -> dict[int, float]:
 
 
 def _starts(spool: Spool, jobs: int) -> dict[int, float]:
-    """When each edit started, by the job's seed, once all have."""
+    """Wait until all edits have started, and return when, by the job's seed."""
     give_up_at = time.monotonic() + 30
     while time.monotonic() < give_up_at:
         lines = (spool.root / "starts-0").read_text().splitlines()
@@ -241,21 +240,20 @@ def _starts(spool: Spool, jobs: int) -> dict[int, float]:
     raise TimeoutError(f"not all of {jobs} jobs have started")
 
 
-# --- cost that must not grow ----------------------------------------------------------------------
+# --- costs that must not depend on the size of the spool ------------------------------------------
 
 
 def claims(options: Options) -> Iterator[Figure]:
-    """What a claim, with its attempt file and its give-back, costs in a short queue and in a long
-    one."""
+    """The cost of a claim with its attempt file and its release, in a short and a long queue."""
     few, many = (_seconds_per_claim(options, waiting) for waiting in (FEW, _many(options)))
-    yield Figure(f"claim + give back, {FEW} waiting", 1000 * few, "ms")
-    yield Figure(f"claim + give back, {_many(options)} waiting", 1000 * many, "ms")
+    yield Figure(f"claim + release, {FEW} waiting", 1000 * few, "ms")
+    yield Figure(f"claim + release, {_many(options)} waiting", 1000 * many, "ms")
     yield Figure("claim: long queue against short", many / few, "x", at_most=1.5)
 
 
 def _seconds_per_claim(options: Options, waiting: int) -> float:
-    """The median over sixty, after the first scan: the disk is shared, and its outliers are not
-    ours."""
+    """Return the median of sixty claims after the first scan. Other processes share the disk and
+    cause outliers."""
     spool = new_spool(options.folder)
     fill(spool, State.INCOMING, waiting)
     (spool.running / "bench.gpu0").mkdir()
@@ -272,7 +270,7 @@ def _claim_once(mine: Claims) -> float:
 
 
 def look_ups(options: Options) -> Iterator[Figure]:
-    """What reading the status of a job costs beside few jobs in `done/`, and beside many."""
+    """The cost of reading a job's status with few jobs in `done/` and with many."""
     few, many = (_seconds_per_status(options, done) for done in (FEW, _many(options)))
     yield Figure(f"status, {FEW} done", 1000 * few, "ms")
     yield Figure(f"status, {_many(options)} done", 1000 * many, "ms")
@@ -299,7 +297,7 @@ def _many(options: Options) -> int:
 
 
 def help_time(options: Options) -> Iterator[Figure]:
-    """How long somebody waits for `i2ii --help`."""
+    """The wall time of `i2ii --help`."""
     runs = [_seconds_of_help() for _ in range(1 if options.quick else 7)]
     yield Figure("i2ii --help, wall time", statistics.median(runs), "s", at_most=0.3)
 

@@ -25,7 +25,7 @@ from i2ii_spool.spool import actions, submit
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import find
 from i2ii_spool.spool.status import JobStatus, no_result, no_such_picture, read_status
-from i2ii_spool.spool.submit import check_number
+from i2ii_spool.spool.submit import check_image_count
 
 POLL_SECONDS = 0.2
 LONG_POLL_SECONDS = 30
@@ -59,7 +59,7 @@ class AsyncClient:
     async def submit(self, pictures: Sequence[Path | bytes], request: EditRequest) -> str:
         """Send pictures, as paths or as their bytes, and the request; return the job's id once it
         is accepted."""
-        check_number(len(pictures))
+        check_image_count(len(pictures))
         form = aiohttp.FormData()
         for name, value in request.model_dump(exclude_unset=True).items():
             form.add_field(name, str(value))

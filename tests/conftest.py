@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.support")
 
@@ -18,6 +19,10 @@ from tests.support import TESTS
 from tests.support.machine import Machine, build_wheel, why_not
 from tests.support.pictures import make_picture
 from tests.support.service import Service, is_setting
+
+settings.register_profile("dev", max_examples=10)
+settings.register_profile("gate", max_examples=100, deadline=None)
+settings.load_profile("gate" if os.environ.get("CI") else "dev")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +37,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # A mount namespace that begins while a disk is mounted keeps a copy of the mount, and
             # the disk cannot be unmounted before it ends: so these run one after another.
             item.add_marker(pytest.mark.xdist_group("mounts"))
+        if "long" in item.keywords:
+            item.add_marker(pytest.mark.timeout(7200))
         if "long" in item.keywords and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="takes many minutes; ask for it with --long"))
 
@@ -96,7 +103,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     (folder / "env").mkdir()
     with Machine([*binds, f"{wheel.parent}:/opt/wheel"]) as workshop:
         workshop.sh(
-            f"{python} -m venv /opt/i2ii && /opt/i2ii/bin/pip install -q --no-index --no-deps /opt/wheel/*.whl"
+            f"{python} -m venv /opt/i2ii && /opt/i2ii/bin/pip install -q --no-index "
+            "--no-deps /opt/wheel/*.whl"
         )
         workshop.sh(
             "echo /opt/dependencies > $(echo /opt/i2ii/lib/python*/site-packages)/dependencies.pth"

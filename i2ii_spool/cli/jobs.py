@@ -75,11 +75,11 @@ def ls(settings: "Settings", state: str | None, *, limit: int, as_json: bool) ->
     STATE is incoming, running, done or failed; without it, jobs of every state are listed.
     """
     from i2ii_spool.spool.layout import parse_state
-    from i2ii_spool.spool.lookup import list_jobs, waiting
+    from i2ii_spool.spool.lookup import list_jobs, queued_ids
     from i2ii_spool.spool.status import status_of
 
     spool = open_spool(settings)
-    queue = waiting(spool)
+    queue = queued_ids(spool)
     for location in list_jobs(spool, parse_state(state), limit=limit):
         status = status_of(spool, location, queue=queue)
         if status is not None:

@@ -229,12 +229,9 @@ class GpuMonitor:
         """Return the current use. Raises `EngineBroken` if the GPU is lost."""
         try:
             memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
-            return GpuUsage(memory.used // MIB, memory.total // MIB, self._use_percent())
+            percent = None
+            with suppress(pynvml.NVMLError_NotSupported):
+                percent = int(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu)
         except pynvml.NVMLError as error:
             raise _driver_error(error) from error
-
-    def _use_percent(self) -> int | None:
-        try:
-            return int(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu)
-        except pynvml.NVMLError_NotSupported:
-            return None
+        return GpuUsage(memory.used // MIB, memory.total // MIB, percent)

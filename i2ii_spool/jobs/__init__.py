@@ -1,1 +1,1 @@
-"""What a job is: its id, the request in it, the records and the names of the files in its folder."""
+"""What a job is. Read ids, request, records, folder; text is how strange names are shown."""

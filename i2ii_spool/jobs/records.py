@@ -2,27 +2,21 @@
 
 from typing import Annotated, Any
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-)
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 
 class Record(BaseModel):
-    """One of the JSON files that a worker writes. Fields that a later version adds are kept."""
+    """A JSON file that a worker writes. Fields that a later version adds are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     def to_json(self) -> bytes:
-        """The contents of the file, for people to read as well."""
+        """The contents of the file, indented."""
         return (self.model_dump_json(indent=2) + "\n").encode()
 
 
 class Attempt(Record):
-    """`attempt-N.json`: durable before work starts. How many there are is how often the job was
-    begun."""
+    """`attempt-N.json`: durable before work starts. Their number is the crash counter."""
 
     worker: str
     pid: int
@@ -67,11 +61,11 @@ class Result(Record):
     revision: str
     versions: dict[str, str]
     details: dict[str, Any] = {}
-    """What the engine says of this edit: the preset, the settings in force, the sizes."""
+    """What the engine reports of this edit: preset, settings in force, sizes."""
 
 
 class Failure(Record):
-    """`error.json`: why the job ended without a picture."""
+    """`error.json`: why the job ended without a picture. `code` is one of `errors.REGISTER`."""
 
     code: str
     message: str

@@ -1,4 +1,4 @@
-"""A job: its id, the request in it, and the names of the files in its folder."""
+"""The request: what a client asks for, validated once, and `job.json`, which holds it."""
 
 import os
 import re
@@ -25,13 +25,13 @@ MAX_PROMPT = 4000
 MAX_SIDE = 4096
 
 PRESET_FIELDS = {"num_inference_steps", "true_cfg_scale"}
-"""What a preset decides where a request with one leaves it out."""
+"""A preset decides these where a request leaves them out."""
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
 
 class EditRequest(BaseModel):
-    """One edit as it was asked for: validated once, at the door, and never changed after."""
+    """One edit as the client asked for it: validated when it is accepted, and never changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,7 +43,10 @@ class EditRequest(BaseModel):
     ] = ""
     preset: Annotated[
         str,
-        Field(max_length=64, description="settings that belong together, by name: docs/models.md"),
+        Field(
+            max_length=64,
+            description="steps, guidance and LoRA together, by name: docs/engines/qwen.md",
+        ),
     ] = ""
     num_inference_steps: Annotated[int, Field(description="steps, 10-100; fewer with a preset")] = (
         50
@@ -73,7 +76,7 @@ class EditRequest(BaseModel):
 
     @field_validator("prompt")
     @classmethod
-    def _says_something(cls, prompt: str) -> str:
+    def _is_not_blank(cls, prompt: str) -> str:
         if not prompt.strip():
             raise ValueError("must not be empty; say what to do with the picture")
         return prompt
@@ -81,9 +84,8 @@ class EditRequest(BaseModel):
     @field_validator("size")
     @classmethod
     def _is_a_size(cls, size: str) -> str:
-        if size not in ("auto", "input") and not all(
-            16 <= side <= MAX_SIDE for side in _sides(size)
-        ):
+        named = size in ("auto", "input")
+        if not named and not all(16 <= side <= MAX_SIDE for side in _sides(size)):
             raise ValueError(
                 f"must be auto, input or WxH with sides of 16 to {MAX_SIDE} pixels, like 1024x768"
             )
@@ -91,14 +93,12 @@ class EditRequest(BaseModel):
 
     @field_validator("num_inference_steps")
     @classmethod
-    def _is_documented(cls, steps: int, info: ValidationInfo) -> int:
-        # Distilled models need as few as 4 steps; they are reached through a preset, which brings
-        # their other settings.
+    def _is_in_range(cls, steps: int, info: ValidationInfo) -> int:
+        # Distilled models need as few as 4 steps. A preset selects them, with their other settings.
         least = 1 if info.data.get("preset") else 10
         if not least <= steps <= 100:
-            raise ValueError(
-                f"must be from {least} to 100{'' if least == 1 else ' (from 1 with a preset)'}"
-            )
+            hint = "" if least == 1 else " (from 1 with a preset)"
+            raise ValueError(f"must be from {least} to 100{hint}")
         return steps
 
     def sides(self) -> tuple[int, int] | None:
@@ -112,14 +112,13 @@ def _sides(size: str) -> tuple[int, int]:
 
 
 class Job(EditRequest):
-    """`job.json`: the request and what came with it. Guests may leave out all but the prompt."""
+    """`job.json`: the request and what belongs to it. A guest may leave out all but the prompt."""
 
     inputs: tuple[str, ...] = ()
-    """File names of the pictures in the folder, first one first; empty: `input.*`, or else the
-    pictures found."""
+    """File names of the pictures, in order. Empty: `input.*`, or else all pictures."""
     submitted_at: AwareDatetime | None = None
     owner: Annotated[str, Field(max_length=64)] = ""
-    """The name of the token with which it was submitted; who bears another does not see it."""
+    """The name of the token that submitted it. Other tokens do not see the job."""
 
     @field_validator("inputs")
     @classmethod
@@ -132,21 +131,23 @@ class Job(EditRequest):
         return inputs
 
     def to_json(self) -> bytes:
-        """The contents of `job.json`, for people to read as well."""
-        left_open = PRESET_FIELDS - self.model_fields_set if self.preset else set()
-        return (self.model_dump_json(indent=2, exclude=left_open) + "\n").encode()
+        """The contents of `job.json`, indented."""
+        of_preset = PRESET_FIELDS - self.model_fields_set if self.preset else set()
+        return (self.model_dump_json(indent=2, exclude=of_preset) + "\n").encode()
 
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse(model: type[Model], fields: Mapping[str, Any]) -> Model:
-    """Return the validated model, or raise `InvalidRequest` that names the first field at fault and
-    its limit."""
+    """Return the validated model.
+
+    Raises `InvalidRequest` that names the first field at fault and its limit.
+    """
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise _explained(error.errors(include_url=False)[0], model) from None
+        raise _invalid_request(error.errors(include_url=False)[0], model) from None
 
 
 def parse_json(model: type[Model], text: bytes) -> Model:
@@ -154,10 +155,10 @@ def parse_json(model: type[Model], text: bytes) -> Model:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise _explained(error.errors(include_url=False)[0], model) from None
+        raise _invalid_request(error.errors(include_url=False)[0], model) from None
 
 
-def _explained(error: ErrorDetails, model: type[BaseModel]) -> InvalidRequest:
+def _invalid_request(error: ErrorDetails, model: type[BaseModel]) -> InvalidRequest:
     field = ".".join(str(part) for part in error["loc"]) or None
     limits = error.get("ctx", {})
     got = f", got {str(error['input'])[:100]!r}"
@@ -171,7 +172,10 @@ def _explained(error: ErrorDetails, model: type[BaseModel]) -> InvalidRequest:
         case "string_too_long":
             cure = f"must be at most {limits['max_length']} characters, got {len(error['input'])}"
         case "greater_than_equal" | "less_than_equal":
-            cure = f"must be {_range(model, str(error['loc'][0]))}{got}"
+            bounds = model.model_fields[str(error["loc"][0])].metadata
+            least = next(bound.ge for bound in bounds if isinstance(bound, Ge))
+            most = next(bound.le for bound in bounds if isinstance(bound, Le))
+            cure = f"must be from {least} to {most}{got}"
         case "value_error":
             cure = f"{limits['error']}{got}"
         case "json_invalid":
@@ -179,10 +183,3 @@ def _explained(error: ErrorDetails, model: type[BaseModel]) -> InvalidRequest:
         case _:
             cure = validation_message(error) + got
     return InvalidRequest(f"{field or JOB} {cure}", field=field)
-
-
-def _range(model: type[BaseModel], field: str) -> str:
-    bounds = model.model_fields[field].metadata
-    least = next(bound.ge for bound in bounds if isinstance(bound, Ge))
-    most = next(bound.le for bound in bounds if isinstance(bound, Le))
-    return f"from {least} to {most}"

@@ -18,7 +18,7 @@ from i2ii_spool.jobs.ids import age_of
 from i2ii_spool.spool.capacity import free_bytes
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import WorkerState, WorkerView, list_workers
-from i2ii_spool.spool.lookup import JobLocation, count, list_jobs, waiting
+from i2ii_spool.spool.lookup import JobLocation, count, list_jobs, queued_ids
 from i2ii_spool.spool.status import JobStatus, status_of
 
 REFRESH_SECONDS = 1.0
@@ -50,7 +50,7 @@ def run(spool: Spool, *, lease: float) -> None:
 
 
 def _view(spool: Spool, lease: float, width: int) -> RenderableType:
-    queue = waiting(spool)
+    queue = queued_ids(spool)
     workers = list_workers(spool, lease=lease)
     running = _statuses(spool, list_jobs(spool, State.RUNNING), queue)
     jobs = {status.request_id: status for status in running}

@@ -13,7 +13,7 @@ from aiohttp import web
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import WorkerView, list_workers
-from i2ii_spool.spool.lookup import count, waiting
+from i2ii_spool.spool.lookup import count, queued_ids
 
 Answer = TypeVar("Answer")
 
@@ -56,7 +56,7 @@ class SpoolSnapshot:
     """The queue, the counts and the workers, as they were a moment ago."""
 
     def __init__(self, spool: Spool, settings: Settings) -> None:
-        self._queue = Cached(lambda: waiting(spool), age=0.05)
+        self._queue = Cached(lambda: queued_ids(spool), age=0.05)
         self._counts = Cached(lambda: count(spool), age=0.5)
         self._workers = Cached(lambda: list_workers(spool, lease=settings.lease_seconds), age=0.5)
 

@@ -99,7 +99,7 @@ class EditForm:
             raise InvalidRequest(f"{name} is not a field; the fields are {known}", field=name)
 
     async def _read_image(self, part: BodyPartReader) -> None:
-        async with aiofiles.open(self._submission.upload(), "wb") as file:
+        async with aiofiles.open(self._submission.add_image(), "wb") as file:
             while chunk := await part.read_chunk(CHUNK):
                 await file.write(chunk)
 

@@ -1,26 +1,30 @@
-"""The queue as a directory tree: its whole protocol, without HTTP and without GPUs.
+"""The queue as a directory tree: the whole protocol, without HTTP and without GPUs.
 
-A job is a folder; its state is the directory in which it lies; every transition is one rename(2).
-Read in this order:
+A job is a folder; its state is the directory that it is in; every transition is one rename(2).
+`docs/protocol.md` is the contract. Read in this order:
 
-    layout      where everything lies
-    durable     the two primitives: write a file, move a job
-    submit      in: written whole in .tmp/, made durable, one rename into incoming/
-    keys        in, again: what was sent twice is one job
-    guests      in, by hand: folders that somebody moved or copied into incoming/
-    claim       out: one rename into running/<worker>/; attempt, then commit, fail or give back
-    failure     writing down why a job failed
-    recovery    what a dead worker held
-    workers     who works here, and who is dead
-    actions     cancel, retry, remove
-    retention   how long ended jobs stay
-    lookup      where a job lies
-    status      what there is to say of it
-    wake        waking up when something arrives
-    housekeeping  what every server and worker does to keep it in order
+    layout        where everything is
+    durable_io    the two primitives: write a file, move a job
+    capacity      whether there is room: in the queue, on the disk
+    submit        in: written whole in .tmp/, made durable, one rename into incoming/
+    idempotency   in, again: what a client sent twice is one job
+    folder_check  what is in a folder that another process has filled
+    admission     in, by hand: a guest becomes a job, or is refused
+    claim         out: one rename into running/<worker>/; attempt, then commit, fail or release
+    retry_marker  a job that ended once and was moved back starts again
+    failure       the record of why a job failed
+    liveness      locks and heartbeats: which workers are there, and which are dead
+    recovery      the reaper: what a dead worker held
+    actions       cancel, retry, delete
+    retention     prune and sweep
+    lookup        where a job is
+    status        what there is to tell of it
+    watch         inotify hints
+    maintenance   the thread that admits, recovers and sweeps, in every server and worker
 
-What must hold, whatever dies wherever: an accepted job is in exactly one state; what lies in done/
-has a result.json and all that it names; no job is begun more often than its attempts allow; nothing
-is parked where nobody looks. Assumed: rename(2) is atomic, flock(2) is dropped at death on one
-host, the file system is not an overlayfs.
+What must hold, whatever dies, and whenever: an accepted job is in exactly one state; a job in done/
+has a result.json and all that it names; no job starts more often than its attempts allow; what a
+dead process leaves behind is completed, requeued or deleted.
+
+Assumed: rename(2) is atomic, flock(2) is dropped at death on one host, the spool is no overlayfs.
 """

@@ -1,10 +1,10 @@
-"""Guests: folders that somebody has put into `incoming/` by hand.
+"""Admission: a guest, a folder that a user put into `incoming/`, becomes a job.
 
-A guest becomes a job when everything that it needs is there and nothing in it has changed for a
-while: name, size, mtime, ctime, inode of every entry, watched on our own monotonic clock. (A newest
-mtime some seconds in the past proves nothing: `cp -p` gives half-copied files their old dates. The
-ctime cannot be set.) A guest that stays wrong goes to `failed/` with the reason; it is never
-deleted.
+A guest is admitted when all that it needs is there and nothing in it has changed for a while: name,
+size, mtime, ctime and inode of every entry, watched on this process's monotonic clock. A newest
+mtime some seconds in the past would prove nothing, since `cp -p` gives half-copied files their old
+dates; the ctime cannot be set. A guest that stays invalid moves to `failed/` with the reason. It is
+never deleted.
 """
 
 import logging
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from i2ii_spool.errors import I2iiError, InvalidRequest
+from i2ii_spool.events import JobEvent, fields
 from i2ii_spool.images.probe import inspect
 from i2ii_spool.jobs.folder import JOB, JobFolder
 from i2ii_spool.jobs.ids import is_id, new_id
@@ -42,17 +43,17 @@ from i2ii_spool.spool.layout import Spool
 log = logging.getLogger(__name__)
 
 NOTE_SUFFIX = ".rejected"
-LONGEST_NOTED = 200
-"""Bytes of a name; file systems take 255."""
+MAX_NOTED_BYTES = 200
+"""Bytes of a name that go into the name of its note; file systems take 255."""
 
 
 class StillChanging(Exception):
-    """Something in the guest has changed while we looked at it."""
+    """The guest changed during the check."""
 
 
 @dataclass
 class Observation:
-    """What a guest looked like, and since when (monotonic seconds) it has looked so."""
+    """What a guest looked like, and since when (monotonic seconds)."""
 
     fingerprint: Fingerprint
     since: float
@@ -72,74 +73,59 @@ class Admission:
         self._observed: dict[str, Observation] = {}
 
     def run_once(self) -> list[str]:
-        """Look at every guest once; return the ids of the jobs that some have become."""
+        """Check every guest once; return the ids of the jobs that some have become."""
         with os.scandir(self._spool.incoming) as entries:
-            names = {entry.name for entry in entries if self._is_guest(entry)}
+            names = {entry.name for entry in entries if _is_guest(entry)}
         self._observed = {name: seen for name, seen in self._observed.items() if name in names}
-        _drop_old_notes(self._spool)
+        _sweep_notes(self._spool)
         mounted = mounted_in(self._spool.incoming) if names else set()
         admitted = []
         for name in sorted(names):
-            place = self._spool.incoming / name
+            path = self._spool.incoming / name
             try:
-                if name in mounted:  # not even a stat: whoever serves a mount may never answer
-                    note_beside(place, "something is mounted there")
+                if name in mounted:  # not even a stat: the server of a mount may never answer
+                    write_note(path, "something is mounted there")
                 else:
-                    admitted += self._look_at(place)
-            except (
-                FileNotFoundError,
-                StillChanging,
-            ):  # it has gone, or another process has admitted it
+                    admitted += self._check(path)
+            except (FileNotFoundError, StillChanging):  # it is gone, or admitted elsewhere
                 self._observed.pop(name, None)
             except PermissionError as error:
-                note_beside(place, f"i2ii may not read or move it: {error.strerror}")
-            except Exception:  # whatever it is, its neighbours do not wait for it
-                log.exception("guest %s cannot be looked at", printable(name))
+                write_note(path, f"i2ii may not read or move it: {error.strerror}")
+            except Exception:  # the other guests must not wait for this one
+                log.exception("guest %s cannot be checked", printable(name))
         return admitted
 
-    def _is_guest(self, entry: os.DirEntry[str]) -> bool:
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if entry.name.startswith(".") or (entry.name.endswith(NOTE_SUFFIX) and not is_folder):
-            return False
-        # A folder without a job.json that bears an id is not one of ours: it is being copied in
-        # under that name.
-        return not (
-            is_folder and is_id(entry.name) and os.path.lexists(os.path.join(entry.path, JOB))
-        )
-
-    def _look_at(self, place: Path) -> list[str]:
+    def _check(self, path: Path) -> list[str]:
+        """Admit or refuse a guest whose time has come; return its id if it was admitted."""
         try:
-            with opened(place) as guest:
-                return self._look_into(place, guest)
+            with opened(path) as guest:
+                quiet = self._quiet_for(path.name, fingerprint(guest))
+                is_ready = os.path.lexists(JobFolder(guest).ready)
+                if quiet < self._settle and not is_ready:
+                    return []
+                try:
+                    return [self._admit(path, guest)]
+                except I2iiError as error:
+                    if quiet >= self._patience or is_ready:
+                        self._refuse(path, guest, error)
+                    return []
         except NotADirectoryError:
-            if self._quiet_for(place.name, entry_fingerprint(place)) >= self._settle:
-                note_beside(place, "it is not a folder")
+            if self._quiet_for(path.name, entry_fingerprint(path)) >= self._settle:
+                write_note(path, "it is not a folder")
             return []
 
-    def _look_into(self, place: Path, guest: Path) -> list[str]:
-        quiet = self._quiet_for(place.name, fingerprint(guest))
-        is_ready = os.path.lexists(JobFolder(guest).ready)
-        if quiet < self._settle and not is_ready:
-            return []
-        try:
-            return [self._admit(place, guest)]
-        except I2iiError as error:
-            if quiet >= self._patience or is_ready:
-                self._refuse(place, guest, error)
-            return []
-
-    def _quiet_for(self, name: str, now_like: Fingerprint) -> float:
-        """For how many seconds the guest has not changed, as far as we have seen."""
+    def _quiet_for(self, name: str, current: Fingerprint) -> float:
+        """Seconds for which this process has seen the guest unchanged."""
         now = time.monotonic()
         seen = self._observed.get(name)
-        if seen is None or seen.fingerprint != now_like:
-            seen = self._observed[name] = Observation(now_like, now)
+        if seen is None or seen.fingerprint != current:
+            seen = self._observed[name] = Observation(current, now)
         return now - seen.since
 
-    def _admit(self, place: Path, guest: Path) -> str:
+    def _admit(self, path: Path, guest: Path) -> str:
         before = fingerprint(guest)
         files = regular_files(guest, max_bytes=self._max_bytes)
-        record = read_request(guest, files, _name(place))
+        record = read_request(guest, files, _name_of(path))
         for name in record.inputs:
             if name not in files:
                 raise InvalidRequest(f"inputs names {name}, which is not there", field="inputs")
@@ -153,29 +139,48 @@ class Admission:
             sync_folder(guest)
         else:
             write_file(JobFolder(guest).job, record.to_json())
-        return self._move(place, guest, self._spool.incoming)
+        id = self._move(path, guest, self._spool.incoming)
+        log.info(
+            "guest %s admitted as job %s",
+            printable(path.name),
+            id,
+            extra=fields(JobEvent.ADMITTED, id),
+        )
+        return id
 
-    def _refuse(self, place: Path, guest: Path, error: I2iiError) -> None:
-        sweep_temp_files(guest)  # ours, of a refusal that was cut short
+    def _refuse(self, path: Path, guest: Path, error: I2iiError) -> None:
+        sweep_temp_files(guest)  # of a refusal that was interrupted
         write_failure(guest, error)
-        id = self._move(place, guest, self._spool.failed)
-        log.warning("guest refused: %s is now in failed/%s: %s", printable(place.name), id, error)
+        id = self._move(path, guest, self._spool.failed)
+        log.warning(
+            "guest %s refused, now failed/%s: %s",
+            printable(path.name),
+            id,
+            error,
+            extra=fields(JobEvent.REFUSED, id),
+        )
 
-    def _move(self, place: Path, guest: Path, folder: Path) -> str:
-        id = new_id(_name(place))
-        move(place, folder / id)
-        if not os.path.samestat(
-            guest.stat(), (folder / id).lstat()
-        ):  # another was put in its place meanwhile
-            os.rename(folder / id, place)
+    def _move(self, path: Path, guest: Path, folder: Path) -> str:
+        id = new_id(_name_of(path))
+        move(path, folder / id)
+        # Another folder may have been put under the name meanwhile.
+        if not os.path.samestat(guest.stat(), (folder / id).lstat()):
+            os.rename(folder / id, path)
             raise StillChanging
         return id
 
 
-def _name(place: Path) -> str:
-    """The guest's name; of one that was refused before and has come back, without the id that it
-    was given then."""
-    name = printable(place.name)
+def _is_guest(entry: os.DirEntry[str]) -> bool:
+    is_folder = entry.is_dir(follow_symlinks=False)
+    if entry.name.startswith(".") or (entry.name.endswith(NOTE_SUFFIX) and not is_folder):
+        return False
+    # A folder that bears an id and has no job.json is being copied in under that name.
+    return not (is_folder and is_id(entry.name) and os.path.lexists(os.path.join(entry.path, JOB)))
+
+
+def _name_of(path: Path) -> str:
+    """The guest's name; of one that was refused and has come back, without the id of that time."""
+    name = printable(path.name)
     return name.partition("_")[2] if is_id(name) else name
 
 
@@ -184,32 +189,35 @@ def _check_access(guest: Path) -> None:
         raise PermissionError(13, "the folder is not writable for the group")
 
 
-def note_beside(entry: Path, reason: str) -> None:
-    """Say in `<name>.rejected`, beside what cannot be moved, why it is not taken, and what to do."""
-    note = entry.with_name(_note_of(entry.name))
+# --- notes ----------------------------------------------------------------------------------------
+
+
+def write_note(entry: Path, reason: str) -> None:
+    """Write `<name>.rejected` beside an entry that cannot be moved: the reason and the cure."""
+    note = entry.with_name(_note_name(entry.name))
     if os.path.lexists(note):
         return
     name = printable(entry.name)
-    log.warning("%s is not taken: %s", name, reason)
+    log.warning("%s is not admitted: %s", name, reason)
     cure = (
         "A job is a folder with a picture and a prompt.txt, which the group may write to:\n"
         f"    chmod -R g+rwX {name}    # if the folder is yours\n"
     )
-    write_hint(note, f"{name} is not taken: {reason}.\n{cure}".encode())
+    write_hint(note, f"{name} is not admitted: {reason}.\n{cure}".encode())
 
 
-def _note_of(name: str) -> str:
-    """As much of the name as leaves room for what is added to it."""
-    return os.fsdecode(os.fsencode(name)[:LONGEST_NOTED]) + NOTE_SUFFIX
+def _note_name(name: str) -> str:
+    return os.fsdecode(os.fsencode(name)[:MAX_NOTED_BYTES]) + NOTE_SUFFIX
 
 
-def _drop_old_notes(spool: Spool) -> None:
+def _sweep_notes(spool: Spool) -> None:
+    """Remove the notes whose entry is gone."""
     notes = set(spool.incoming.glob(f"*{NOTE_SUFFIX}"))
     kept = (
-        {spool.incoming / _note_of(name) for name in os.listdir(spool.incoming)} if notes else set()
+        {spool.incoming / _note_name(name) for name in os.listdir(spool.incoming)}
+        if notes
+        else set()
     )
     for note in notes - kept:
-        with suppress(
-            FileNotFoundError, IsADirectoryError, PermissionError
-        ):  # it is no note of ours
+        with suppress(FileNotFoundError, IsADirectoryError, PermissionError):  # it is not a note
             note.unlink()

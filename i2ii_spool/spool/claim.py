@@ -1,5 +1,4 @@
-"""Claiming: the oldest job in `incoming/` becomes this worker's by one rename, and leaves it by one
-more."""
+"""Claiming: the oldest job in `incoming/` becomes this worker's by one rename."""
 
 import errno
 import heapq
@@ -12,11 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from i2ii_spool.errors import Cancelled, ClaimLost, Crashed, I2iiError, InvalidRequest
-from i2ii_spool.jobs.folder import RESULT, JobFolder, read_record
+from i2ii_spool.events import JobEvent, fields
+from i2ii_spool.jobs.folder import JobFolder, read_record
 from i2ii_spool.jobs.ids import is_id, new_id
 from i2ii_spool.jobs.records import Attempt, Progress, Result
 from i2ii_spool.jobs.request import Job, parse_json
-from i2ii_spool.spool.admission import note_beside
+from i2ii_spool.spool.admission import write_note
 from i2ii_spool.spool.durable_io import (
     is_folder,
     move,
@@ -31,20 +31,21 @@ from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.folder_check import check_regular, opened
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import ids_in
-from i2ii_spool.spool.retry_marker import has_ended, reset_for_retry, retry_marker
+from i2ii_spool.spool.retry_marker import reset_for_retry
 
 log = logging.getLogger(__name__)
 
-# What a rename says when another worker was first; ESTALE is GlusterFS's word for it.
-LOST_THE_RACE = (errno.ENOENT, errno.ESTALE)
+# The errors of a rename when another worker was faster; GlusterFS says ESTALE.
+LOST_RACE_ERRNOS = (errno.ENOENT, errno.ESTALE)
+RESCAN_SECONDS = 1.0
 
 
 class Backlog:
     """The names in `incoming/`, oldest first, kept between claims.
 
     A claim takes from what an earlier scan has found, so that it costs the same whether a hundred
-    or a hundred thousand jobs wait. It may name jobs that others have taken since; it is scanned
-    anew when it has run dry, when it has grown old, and told of arrivals one by one.
+    or a hundred thousand jobs wait. The backlog may name jobs that other workers have taken since.
+    It is scanned again when it is empty or old, and hints add arrivals one by one.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -64,91 +65,88 @@ class Backlog:
         return heapq.heappop(self._names) if self._names else None
 
     def scan(self) -> None:
-        """Look at the directory, which is the truth."""
+        """Read the directory, which is the truth."""
         started = time.monotonic()
         self._names = ids_in(self._spool.incoming)
         heapq.heapify(self._names)
         took = time.monotonic() - started
-        # Every second, or where the scan itself is long, so rarely that it costs two per cent of
-        # the time.
-        self._rescan_at = started + max(1.0, 50 * took)
+        # Where the scan is slow, so seldom that it costs two per cent of the time.
+        self._rescan_at = started + max(RESCAN_SECONDS, 50 * took)
 
 
 class Claims:
-    """One worker's way to its jobs. Its lock must be held."""
+    """One worker's way to its jobs. The worker must hold its lock."""
 
     def __init__(self, spool: Spool, worker: str, *, max_attempts: int) -> None:
         self._spool = spool
         self._worker = worker
         self._max_attempts = max_attempts
-        self._mine = spool.running / worker
+        self._own_folder = spool.running / worker
         self.backlog = Backlog(spool)
 
     def next(self) -> "Claim | None":
         """Claim the oldest job that is free, or return None if there is none."""
         while (id := self.backlog.pop()) is not None:
-            claim = self._take(id)
+            claim = self._claim(id)
             if claim is not None:
                 return claim
         return None
 
-    def _take(self, id: str) -> "Claim | None":
-        mine = self._mine / id
-        if not self._move(self._spool.incoming / id, mine):
-            unlink_if_exists(retry_marker(mine))
-            self._mine.stat()  # raises if it is gone: then no claim will ever succeed, and no other was faster
+    def _claim(self, id: str) -> "Claim | None":
+        job = JobFolder(self._own_folder / id)
+        if not self._move(self._spool.incoming / id, job):
+            unlink_if_exists(job.retry_marker)
+            # If this worker's folder is gone, rename fails with the same ENOENT as a lost race,
+            # and no claim will ever succeed: stat() raises.
+            self._own_folder.stat()
             return None
         try:
-            with claim_lost_if_missing(mine):
-                return self._begin(mine)
+            with claim_lost_if_missing(job.path):
+                return self._begin(job)
         except ClaimLost as error:
-            log.warning("%s", error)
+            log.warning("%s", error, extra=fields(JobEvent.CLAIM_LOST, id))
             return None
 
-    def _move(self, waiting: Path, mine: Path) -> bool:
+    def _move(self, waiting: Path, job: JobFolder) -> bool:
         try:
             with opened(waiting) as folder:
-                if not (JobFolder(folder).job).exists():  # being copied in under an id
+                waiting_job = JobFolder(folder)
+                if not waiting_job.job.exists():  # being copied in under an id
                     return False
-                if has_ended(folder):
-                    write_marker(retry_marker(mine))
-            return self._rename(waiting, mine)
-        except (
-            FileNotFoundError,
-            NotADirectoryError,
-        ):  # taken by another; or it is a guest of that name
+                if waiting_job.has_ended():
+                    write_marker(job.retry_marker)
+            return self._rename(waiting, job.path)
+        except (FileNotFoundError, NotADirectoryError):  # taken by another; or a guest of that name
             return False
         except PermissionError as error:
-            if is_folder(mine):  # it is the disk that will not sync, and the job is here
+            if is_folder(job.path):  # the rename succeeded, and the fsync after it did not
                 raise
-            note_beside(waiting, f"the worker may not take it: {error.strerror}")
+            write_note(waiting, f"the worker may not take it: {error.strerror}")
             return False
 
-    def _rename(self, waiting: Path, mine: Path) -> bool:
+    def _rename(self, waiting: Path, claimed: Path) -> bool:
         try:
-            move(waiting, mine)
+            move(waiting, claimed)
         except OSError as error:
-            if error.errno not in LOST_THE_RACE:
+            if error.errno not in LOST_RACE_ERRNOS:
                 raise
-            # A network file system may have lost the reply to a rename that it made: nobody else
-            # writes here.
-            return mine.is_dir()
+            # A network file system may have lost the reply to a rename that succeeded. No other
+            # process writes into this folder, so the job is this worker's.
+            return claimed.is_dir()
         return True
 
-    def _begin(self, folder: Path) -> "Claim | None":
-        sweep_temp_files(folder)  # of somebody who died while cancelling it
-        reset_for_retry(folder)
-        before = len(JobFolder(folder).attempts())
-        claim = Claim(self._spool, self._worker, folder, before + 1)
-        if (JobFolder(folder).cancel).exists():
-            claim.fail(Cancelled("cancelled before it ran"))
-            return None
-        if before >= self._max_attempts:
-            claim.fail(crashed(before))
-            return None
+    def _begin(self, job: JobFolder) -> "Claim | None":
+        sweep_temp_files(job.path)  # of a cancel that was interrupted
+        reset_for_retry(job)
+        before = len(job.attempts())
+        claim = Claim(self._spool, self._worker, job.path, before + 1)
         try:
-            check_regular(folder)
-        except InvalidRequest as error:
+            if job.cancel.exists():
+                raise Cancelled("cancelled before it ran")
+            if before >= self._max_attempts:
+                raise crashed(before)
+            check_regular(job.path)
+        except (Cancelled, Crashed, InvalidRequest) as error:
             claim.fail(error)
             return None
         claim.begin()
@@ -156,13 +154,13 @@ class Claims:
 
 
 def crashed(attempts: int) -> Crashed:
-    """Why a job is given up that its workers did not survive."""
+    """The error of a job whose worker died in every attempt."""
     return Crashed(f"the worker died in each of {attempts} attempts at this job")
 
 
 @contextmanager
 def claim_lost_if_missing(folder: Path) -> Iterator[None]:
-    """Raise `ClaimLost` where a file is not found because the whole job has gone."""
+    """Raise `ClaimLost` where a file is missing because the whole job folder is."""
     try:
         yield
     except FileNotFoundError:
@@ -173,16 +171,16 @@ def claim_lost_if_missing(folder: Path) -> Iterator[None]:
 
 
 class Claim:
-    """A job that this worker holds, in `running/<worker>/`. It ends with `commit`, `fail` or
-    `release`.
+    """A job that this worker holds. It ends with `commit`, `fail` or `release`.
 
-    Each raises `ClaimLost` if the job is no longer here: this process was taken for dead, and
-    somebody else has it.
+    Each raises `ClaimLost` if the job is no longer in `running/<worker>/`: this process was taken
+    for dead, and another one has the job.
     """
 
     def __init__(self, spool: Spool, worker: str, folder: Path, attempt: int) -> None:
         self._spool = spool
         self._worker = worker
+        self._files = JobFolder(folder)
         self.folder = folder
         self.attempt = attempt
 
@@ -194,35 +192,54 @@ class Claim:
     def begin(self) -> None:
         """Count this attempt, durably, before any work that might kill the worker."""
         record = Attempt(worker=self._worker, pid=os.getpid(), started_at=datetime.now(UTC))
-        self._write(f"attempt-{self.attempt}.json", record.to_json())
+        self._write(self._files.attempt(self.attempt), record.to_json())
+        log.info(
+            "job %s claimed, attempt %d",
+            self.id,
+            self.attempt,
+            extra=fields(JobEvent.CLAIMED, self.id, self._worker),
+        )
 
     def job(self) -> Job:
-        """Read the request. Raises `InvalidRequest` for a `job.json` that a guest has got wrong."""
-        return parse_json(Job, read_record(JobFolder(self.folder).job))
+        """Read the request. Raises `InvalidRequest` for an invalid `job.json` of a guest."""
+        return parse_json(Job, read_record(self._files.job))
 
     def is_cancelled(self) -> bool:
-        """Whether somebody has asked for the job to stop."""
-        return (JobFolder(self.folder).cancel).exists()
+        """Whether the job is to stop."""
+        return self._files.cancel.exists()
 
     def report(self, progress: Progress) -> None:
-        """Replace `progress.json`. It is a hint: a full disk does not stop a job for want of it."""
+        """Replace `progress.json`. It is a hint: the job goes on if the disk is full."""
         try:
             with claim_lost_if_missing(self.folder):
-                write_hint(JobFolder(self.folder).progress, progress.to_json())
+                write_hint(self._files.progress, progress.to_json())
         except OSError as error:
-            log.warning("job %s: its progress cannot be shown: %s", self.id, error)
+            log.warning(
+                "job %s: progress cannot be written: %s",
+                self.id,
+                error,
+                extra=fields(JobEvent.PROGRESSED, self.id, self._worker),
+            )
 
     def save(self, name: str, data: bytes) -> None:
         """Write one picture of the result. It is valid only once `commit` names it."""
-        self._write(name, data)
+        self._write(self.folder / name, data)
 
     def commit(self, result: Result) -> None:
         """Write the record that makes the result valid, and move the job to `done/`."""
-        self._write(RESULT, result.to_json())
+        self._write(self._files.result, result.to_json())
         leave(self._spool, self.folder, State.DONE)
 
     def fail(self, error: I2iiError, trace: str = "") -> None:
-        """Write why, and move the job to `failed/`."""
+        """Write the reason, and move the job to `failed/`."""
+        event = JobEvent.CANCELLED if isinstance(error, Cancelled) else JobEvent.FAILED
+        log.warning(
+            "job %s failed: %s: %s",
+            self.id,
+            error.code,
+            error,
+            extra=fields(event, self.id, self._worker),
+        )
         with claim_lost_if_missing(self.folder):
             write_failure(
                 self.folder, error, attempt=self.attempt, worker=self._worker, trace=trace
@@ -230,22 +247,25 @@ class Claim:
         leave(self._spool, self.folder, State.FAILED)
 
     def release(self, *, uncount_attempt: bool) -> None:
-        """Move the job back to `incoming/`, where it keeps its place. A voluntary stop is not
-        counted as an attempt."""
+        """Move the job back to `incoming/`, where it keeps its place.
+
+        A voluntary stop is not an attempt: `uncount_attempt` removes its record.
+        """
         with claim_lost_if_missing(self.folder):
-            unlink_if_exists(JobFolder(self.folder).progress)
+            unlink_if_exists(self._files.progress)
             if uncount_attempt:
-                unlink_if_exists(self.folder / f"attempt-{self.attempt}.json")
+                unlink_if_exists(self._files.attempt(self.attempt))
             sync_folder(self.folder)
             move(self.folder, self._spool.incoming / self.id)
+        log.info("job %s released", self.id, extra=fields(JobEvent.RELEASED, self.id, self._worker))
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes) -> None:
         with claim_lost_if_missing(self.folder):
-            write_file(self.folder / name, data)
+            write_file(path, data)
 
 
 def leave(spool: Spool, folder: Path, state: State) -> None:
-    """Move a job that has ended out of `running/` to where it stays."""
+    """Move a job that has ended out of `running/`, to `done/` or `failed/`."""
     target = spool.root / state / folder.name
     try:
         with claim_lost_if_missing(folder):
@@ -253,8 +273,7 @@ def leave(spool: Spool, folder: Path, state: State) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
-        # Somebody copied a job under its own id while it had already ended once: neither may
-        # overwrite the other.
+        # A user copied a job that had ended, under its own id. Neither may overwrite the other.
         again = target.with_name(new_id(folder.name))
         log.warning("%s is in %s already; this one ends as %s", folder.name, state, again.name)
         move(folder, again)

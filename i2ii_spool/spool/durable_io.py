@@ -1,9 +1,8 @@
 """The two primitives that carry all durability: write a file, move a job.
 
-After `write_file` or `move` returns, power may fail: what was asked for stays. Whatever an fsync
-reports is raised and never retried, since a second fsync may report success after the kernel has
-dropped the data (https://wiki.postgresql.org/wiki/Fsync_Errors). The operation has failed; a daemon
-ends.
+After `write_file` or `move` returns, the change survives a power failure. An error of fsync is
+raised and never retried, since a second fsync may report success after the kernel has dropped the
+data (https://wiki.postgresql.org/wiki/Fsync_Errors). The operation has failed; a daemon ends.
 """
 
 import errno
@@ -14,28 +13,25 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-# Group members may read and move jobs; nobody else may look.
+# Group members may read and move jobs. Other users have no access.
 FILE_MODE = 0o660
 
 TEMP_FILE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, or a machine after power loss, sees all of it or
-    nothing."""
+    """Write a file; a reader, or the disk after a power failure, has all of it or nothing."""
     _publish(path, data, durable=True)
     sync_folder(path.parent)
 
 
 def write_hint(path: Path, data: bytes) -> None:
-    """Like `write_file` for what may vanish with the power: a reader sees all of it or nothing;
-    nothing is fsynced."""
+    """Like `write_file`, without fsync: a power failure may lose the file."""
     _publish(path, data, durable=False)
 
 
 def _publish(path: Path, data: bytes, *, durable: bool) -> None:
-    # A name of its own: two writers, or a writer that died here earlier, must not share a
-    # half-written file.
+    # A unique name: two writers, or a writer that died here earlier, must not share a file.
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     descriptor = create_file(temp)
     try:
@@ -46,41 +42,22 @@ def _publish(path: Path, data: bytes, *, durable: bool) -> None:
         raise
 
 
+def write_new(path: str, data: bytes) -> None:
+    """Write a file into a folder that no other process reads yet: it needs no temporary name.
+
+    Its contents are durable; its name is once the folder is synced.
+    """
+    _write(create_file(path), data, durable=True)
+
+
 def write_marker(path: Path) -> None:
-    """Make an empty file, durably: its name is all that it says."""
+    """Create an empty file, durably: its name is all that it says."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE))
     sync_folder(path.parent)
 
 
-def sweep_temp_files(folder: Path) -> None:
-    """Remove what writers that died here have left."""
-    for name in os.listdir(folder):
-        if TEMP_FILE.fullmatch(name):
-            unlink_if_exists(folder / name)
-
-
-def unlink_if_exists(path: Path) -> None:
-    """Remove a file if it is there. A folder that somebody has put under its name stays."""
-    with suppress(FileNotFoundError, IsADirectoryError):
-        path.unlink()
-
-
-def is_folder(path: Path) -> bool:
-    """Whether there is a folder; a link to one is none."""
-    try:
-        return stat.S_ISDIR(path.lstat().st_mode)
-    except FileNotFoundError:
-        return False
-
-
-def write_new(path: str, data: bytes) -> None:
-    """Write a file of a folder that nobody reads yet, durably but for its name: it needs no
-    temporary one."""
-    _write(create_file(path), data, durable=True)
-
-
 def create_file(path: Path | str) -> int:
-    """Create a file that must not be there yet; return its descriptor, for writing."""
+    """Create a file that must not exist yet; return its descriptor, for writing."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
 
 
@@ -92,9 +69,7 @@ def _write(descriptor: int, data: bytes, *, durable: bool) -> None:
         if durable:
             os.fsync(descriptor)
     finally:
-        os.close(
-            descriptor
-        )  # it is checked: on a network file system this is where a full disk shows
+        os.close(descriptor)  # checked: a network file system reports a full disk here
 
 
 def sync_file(path: Path) -> None:
@@ -112,18 +87,37 @@ def sync_folder(path: Path | str) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if (
-            error.errno != errno.EINVAL
-        ):  # some FUSE file systems cannot sync a folder, and say so with EINVAL
+        if error.errno != errno.EINVAL:  # some FUSE file systems cannot sync a folder
             raise
     finally:
         os.close(descriptor)
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename a job folder, durably. Raises `FileNotFoundError` if somebody else was first."""
+    """Rename a job folder, durably. Raises `FileNotFoundError` if another process was faster."""
     os.rename(source, target)
-    # The target first: between the two a power loss may leave the job under both names, never under
-    # neither.
+    # The target first: a power failure between the two may leave the job under both names, but
+    # never under neither.
     for folder in dict.fromkeys((target.parent, source.parent)):
         sync_folder(folder)
+
+
+def unlink_if_exists(path: Path) -> None:
+    """Remove a file if it exists. A folder of that name, which a user put there, stays."""
+    with suppress(FileNotFoundError, IsADirectoryError):
+        path.unlink()
+
+
+def sweep_temp_files(folder: Path) -> None:
+    """Remove the temporary files of writers that died in this folder."""
+    for name in os.listdir(folder):
+        if TEMP_FILE.fullmatch(name):
+            unlink_if_exists(folder / name)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False

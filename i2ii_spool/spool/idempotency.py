@@ -1,10 +1,10 @@
-"""Idempotency keys: whoever sends a job again, not knowing whether it arrived, gets the same job.
+"""Idempotency keys: a client that sends a job again, after a lost answer, gets the same job.
 
-`.keys/<hash of the key>` says which job the key stands for. It is written when the job lies in
-`.tmp/` whole and durable, just before the rename that publishes it. Should the submitter die
-between the two, the next to come with the key makes the rename in its place, so that one key never
-makes two jobs. Nothing is ever written over or taken away: when the job has been deleted, the key
-together with the job's id is the key of the next one.
+`.keys/<hash of the key>` records which job the key stands for. It is written once the job is in
+`.tmp/`, whole and durable, just before the rename that publishes it. If the submitter dies between
+the two, the next submit with the key makes the rename in its place, so that one key never makes two
+jobs. A record is never overwritten: when its job has been deleted, the key together with the id of
+that job is the key of the next job.
 """
 
 import hashlib
@@ -41,22 +41,23 @@ def check_key(key: str) -> str:
 
 
 def reserve(spool: Spool, owner: str, key: str, record: KeyRecord) -> str:
-    """Return the id of the job that the owner's `key` stands for, published; that of `record` if
-    the key is new.
+    """Return the id of the job that the owner's `key` stands for: that of `record` if it is new.
 
-    Raises `WrongState` if the key stands for something else than `record` asks for.
+    Another job that is returned is published. Raises `IdempotencyKeyReused` if the key stands for
+    another request.
     """
     chain = f"{owner}\n{key}"
     while not _write_once(path := spool.keys / hashlib.sha256(chain.encode()).hexdigest(), record):
         earlier = KeyRecord.model_validate_json(path.read_bytes())
         if earlier.digest != record.digest:
             raise IdempotencyKeyReused(
-                f"this Idempotency-Key was used for another request, job {earlier.id}; use a new key for a new request",
+                f"this Idempotency-Key was used for another request, job {earlier.id}; "
+                "use a new key for a new request",
                 field="Idempotency-Key",
             )
         if _is_published(spool, earlier.id):
             return earlier.id
-        os.utime(path)  # or the sweep would take away what leads to the next
+        os.utime(path)  # refresh the mtime, or `sweep` deletes this link of the chain
         chain = f"{owner}\n{key}\n{earlier.id}"
     return record.id
 
@@ -65,7 +66,7 @@ def _write_once(path: Path, record: KeyRecord) -> bool:
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     write_new(str(temp), record.model_dump_json().encode())
     try:
-        os.link(temp, path)  # unlike a rename, it fails where the name exists
+        os.link(temp, path)  # unlike rename, link fails where the name exists
         sync_folder(path.parent)
     except FileExistsError:
         return False
@@ -75,10 +76,11 @@ def _write_once(path: Path, record: KeyRecord) -> bool:
 
 
 def _is_published(spool: Spool, id: str) -> bool:
+    """Whether the job is there; a job that its submitter left in `.tmp/` is published first."""
     try:
         move(spool.staging / without_name(id), spool.incoming / id)
         return True
-    except FileNotFoundError:  # as it should be: its submitter did so itself
+    except FileNotFoundError:  # the rule: its submitter has published it
         pass
     try:
         find(spool, id)

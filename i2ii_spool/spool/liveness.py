@@ -1,9 +1,9 @@
-"""Who works on a spool, and who is dead.
+"""Which workers there are, and which of them are dead.
 
-A worker holds an flock for life. The kernel drops it at death, exactly, so on one host a free lock
-is a dead worker. Between hosts locks may not be shared: there a worker is dead when its heartbeat
-has not changed for the lease, as seen on the observer's own monotonic clock; no two hosts' clocks
-are ever compared.
+A worker holds an flock for life. The kernel drops it at death, so that on one host a free lock is a
+dead worker. Hosts may not share locks: another host's worker is dead when its heartbeat has not
+changed for the lease, as seen on this process's monotonic clock. The clocks of two hosts are never
+compared.
 """
 
 import fcntl
@@ -13,7 +13,6 @@ import socket
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from i2ii_spool.errors import InvalidRequest
 from i2ii_spool.jobs.folder import read_record
@@ -32,13 +31,12 @@ def worker_name(unit: str) -> str:
 
 
 def _host() -> str:
-    return (
-        re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().split(".")[0]).strip("-") or "localhost"
-    )
+    name = socket.gethostname().split(".")[0]
+    return re.sub(r"[^A-Za-z0-9-]", "-", name).strip("-") or "localhost"
 
 
 def is_local(worker: str) -> bool:
-    """Whether the worker lives on this host."""
+    """Whether it is a worker of this host."""
     return worker.partition(".")[0] == _host()
 
 
@@ -46,11 +44,10 @@ def is_local(worker: str) -> bool:
 
 
 class WorkerLock:
-    """The right to live under a worker's name. It is held until `release`, or until the process
-    dies.
+    """The right to a worker's name. It is held until `release`, or until the process dies.
 
-    The file is never unlinked: a second process would lock a new file of the same name while the
-    first still holds the old one. Children do not inherit the descriptor.
+    The file is never unlinked: else a second process could lock a new file of that name while the
+    first holds the old one. Child processes do not inherit the descriptor.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -71,12 +68,12 @@ class WorkerLock:
         return cls(descriptor)
 
     def sign(self) -> None:
-        """Write into the file who holds the lock, for whoever waits for it."""
+        """Write this process's id into the file, for a process that waits for the lock."""
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Let the name go."""
+        """Give the name up."""
         os.close(self._descriptor)
 
     def __enter__(self) -> "WorkerLock":
@@ -90,7 +87,7 @@ class WorkerLock:
 
 
 class WorkerState(StrEnum):
-    """What a worker says of itself."""
+    """What a worker reports of itself."""
 
     LOADING = "loading"
     READY = "ready"
@@ -115,7 +112,7 @@ class WorkerStatus(Record):
     jobs_failed: int = 0
     mean_job_seconds: float | None = None
     memory_used_mib: int | None = None
-    """Of the GPU, whoever uses it; None without one."""
+    """Of the GPU, by all its processes; None without a GPU."""
     memory_total_mib: int | None = None
     use_percent: int | None = None
     note: str = ""
@@ -127,7 +124,7 @@ def write_status(spool: Spool, status: WorkerStatus) -> None:
 
 
 def delete_status(spool: Spool, worker: str) -> None:
-    """Remove the status file of a worker that has gone."""
+    """Remove the status file of a worker that has stopped."""
     (spool.workers / f"{worker}.json").unlink(missing_ok=True)
 
 
@@ -148,22 +145,20 @@ class WorkerView:
 
 def list_workers(spool: Spool, *, lease: float) -> list[WorkerView]:
     """Return all workers that have a status file, by name."""
-    seen = [_see(spool, path, lease) for path in sorted(spool.workers.glob("*.json"))]
-    return [worker for worker in seen if worker is not None]
-
-
-def _see(spool: Spool, path: Path, lease: float) -> WorkerView | None:
-    try:
-        status = parse_json(WorkerStatus, read_record(path))
-        age = max(0.0, time.time() - path.stat().st_mtime)
-    except (FileNotFoundError, InvalidRequest):  # it has just gone, or is not a worker's
-        return None
-    alive = _lock_is_held(spool, path.stem) if is_local(path.stem) else age < lease
-    return WorkerView(status, age, alive)
+    workers = []
+    for path in sorted(spool.workers.glob("*.json")):
+        try:
+            status = parse_json(WorkerStatus, read_record(path))
+            age = max(0.0, time.time() - path.stat().st_mtime)
+        except (FileNotFoundError, InvalidRequest):  # it has stopped, or is not a worker's file
+            continue
+        alive = _lock_is_held(spool, path.stem) if is_local(path.stem) else age < lease
+        workers.append(WorkerView(status, age, alive))
+    return workers
 
 
 def _lock_is_held(spool: Spool, worker: str) -> bool:
-    # Asked for as shared: two who look at the same time do not take each other for the worker.
+    # Shared: two observers at the same moment do not take each other for the worker.
     try:
         descriptor = os.open(spool.locks / worker, os.O_RDONLY)
     except FileNotFoundError:
@@ -177,11 +172,11 @@ def _lock_is_held(spool: Spool, worker: str) -> bool:
     return False
 
 
-# --- who is dead? ---------------------------------------------------------------------------------
+# --- which workers are dead -------------------------------------------------------------------------
 
 
 class LivenessTracker:
-    """Tells the dead workers from the living, for one observer that looks again and again."""
+    """Tells which workers are dead, for one observer that asks again and again."""
 
     def __init__(self, spool: Spool, *, lease: float) -> None:
         self._spool = spool
@@ -189,7 +184,7 @@ class LivenessTracker:
         self._last_change: dict[str, tuple[int, float]] = {}
 
     def dead(self) -> list[str]:
-        """The workers that hold jobs or a status file and will never touch them again."""
+        """The workers with a folder in `running/` that will never touch it again."""
         names = {folder.name for folder in worker_folders(self._spool)}
         return [
             name for name in sorted(names) if WORKER_NAME.fullmatch(name) and self._is_dead(name)
@@ -201,16 +196,14 @@ class LivenessTracker:
         return self._silent_for(worker) >= self._lease
 
     def _silent_for(self, worker: str) -> float:
+        """Seconds for which this process has seen the heartbeat unchanged."""
         now = time.monotonic()
-        beat = self._heartbeat(worker)
-        last, since = self._last_change.get(worker, (None, now))
-        if beat != last:
-            since = now
-        self._last_change[worker] = (beat, since)
-        return now - since
-
-    def _heartbeat(self, worker: str) -> int:
         try:
-            return (self._spool.workers / f"{worker}.json").stat().st_mtime_ns
+            heartbeat = (self._spool.workers / f"{worker}.json").stat().st_mtime_ns
         except FileNotFoundError:
-            return 0
+            heartbeat = 0
+        last, since = self._last_change.get(worker, (None, now))
+        if heartbeat != last:
+            since = now
+        self._last_change[worker] = (heartbeat, since)
+        return now - since

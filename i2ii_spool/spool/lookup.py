@@ -1,4 +1,4 @@
-"""Finding jobs: a job is where it lies, so every answer is read from the directories."""
+"""Finding jobs: every answer is read from the directories."""
 
 import os
 from collections.abc import Iterator
@@ -10,14 +10,13 @@ from i2ii_spool.jobs.ids import check_id, is_id
 from i2ii_spool.spool.durable_io import is_folder
 from i2ii_spool.spool.layout import Spool, State
 
-# A job that is sent back (requeue, retry) while it is looked for can be missed once; twice was
-# never seen.
 PASSES = 3
+"""A job that is requeued or retried during a pass can be missed once; twice was never seen."""
 
 
 @dataclass(frozen=True)
 class JobLocation:
-    """Where a job lay a moment ago."""
+    """Where a job was a moment ago."""
 
     id: str
     state: State
@@ -25,31 +24,29 @@ class JobLocation:
 
     @property
     def worker(self) -> str | None:
-        """Who runs it, if it is running."""
+        """The worker that runs it, if it is running."""
         return self.folder.parent.name if self.state is State.RUNNING else None
 
 
 def find(spool: Spool, id: str) -> JobLocation:
-    """Return where the job lies. Raises `Deleted` if it is no more, `NotFound` if it never was."""
+    """Return where the job is. Raises `Deleted` if it was deleted, `NotFound` if it never was."""
     check_id(id)
     for _ in range(PASSES):
-        for place in _possible(spool, id):
-            if is_folder(place.folder):
-                return place
-    # A network file system may remember for half a minute that a name was not there. A listing asks
-    # anew.
-    for place in _possible(spool, id):
-        with os.scandir(place.folder.parent) as entries:
+        for location in _possible(spool, id):
+            if is_folder(location.folder):
+                return location
+    # A network file system may cache for half a minute that a name was absent. A listing is fresh.
+    for location in _possible(spool, id):
+        with os.scandir(location.folder.parent) as entries:
             if any(entry.name == id and entry.is_dir(follow_symlinks=False) for entry in entries):
-                return place
+                return location
     if (spool.trash / id).exists() or (spool.trash / f"{id}.gone").exists():
         raise Deleted(f"job {id} has been deleted")
     raise NotFound(f"there is no job {id}")
 
 
 def _possible(spool: Spool, id: str) -> Iterator[JobLocation]:
-    """In the order in which a job moves, so that one that moves on while we look is met again
-    further down."""
+    """In the order in which a job moves: one that moves on during the pass is met again later."""
     yield JobLocation(id, State.INCOMING, spool.incoming / id)
     for worker in worker_folders(spool):
         yield JobLocation(id, State.RUNNING, worker / id)
@@ -58,7 +55,7 @@ def _possible(spool: Spool, id: str) -> Iterator[JobLocation]:
 
 
 def worker_folders(spool: Spool) -> list[Path]:
-    """The folders in `running/`, one for each worker that ever worked here."""
+    """The folders in `running/`: one for each worker that ever worked here."""
     with os.scandir(spool.running) as entries:
         return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
@@ -68,7 +65,7 @@ def ids_in(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if is_id(name)]
 
 
-def waiting(spool: Spool) -> list[str]:
+def queued_ids(spool: Spool) -> list[str]:
     """The ids of the jobs in `incoming/`, in queue order."""
     return sorted(ids_in(spool.incoming))
 
@@ -86,22 +83,20 @@ def count(spool: Spool) -> dict[State, int]:
 def list_jobs(
     spool: Spool, state: State | None = None, *, limit: int = 100, after: str | None = None
 ) -> list[JobLocation]:
-    """The newest `limit` jobs, newest first, in one state or in all; only those older than the id
-    `after`."""
-    places: dict[str, JobLocation] = {}
-    for place in _places(spool, state):
-        if after is None or place.id < after:
-            places.setdefault(place.id, place)
-    return [places[id] for id in sorted(places, reverse=True)[:limit]]
+    """The newest `limit` jobs, newest first, in one state or in all.
 
-
-def _places(spool: Spool, state: State | None) -> Iterator[JobLocation]:
+    With `after`, only jobs older than that id.
+    """
     folders = {
         State.INCOMING: [spool.incoming],
         State.RUNNING: worker_folders(spool),
         State.DONE: [spool.done],
         State.FAILED: [spool.failed],
     }
+    locations: dict[str, JobLocation] = {}
     for each in State if state is None else [state]:
         for folder in folders[each]:
-            yield from (JobLocation(id, each, folder / id) for id in ids_in(folder))
+            for id in ids_in(folder):
+                if after is None or id < after:
+                    locations.setdefault(id, JobLocation(id, each, folder / id))
+    return [locations[id] for id in sorted(locations, reverse=True)[:limit]]

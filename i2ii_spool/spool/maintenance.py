@@ -1,5 +1,4 @@
-"""What keeps a spool in order, whoever runs: every server and every worker does all of it, and none
-needs another."""
+"""Maintenance: every server and every worker admits guests, recovers jobs and sweeps."""
 
 import logging
 import threading
@@ -21,8 +20,7 @@ SWEEP_SECONDS = 60.0
 
 
 class Maintenance:
-    """Admits guests, recovers the jobs of dead workers and clears leftovers away, in a thread of
-    its own."""
+    """Runs admission, the reaper and the sweep in a thread of its own, while it is entered."""
 
     def __init__(self, spool: Spool, settings: Settings) -> None:
         admission = Admission(
@@ -33,12 +31,12 @@ class Maintenance:
             max_pixels=settings.max_pixels,
         )
         reaper = Reaper(spool, max_attempts=settings.max_attempts, lease=settings.lease_seconds)
-        self._duties: dict[Callable[[], object], float] = {
+        self._intervals: dict[Callable[[], object], float] = {
             admission.run_once: ADMISSION_SECONDS,
             reaper.run_once: REAPER_SECONDS,
             partial(sweep, spool): SWEEP_SECONDS,
         }
-        self._due = dict.fromkeys(self._duties, 0.0)
+        self._due = dict.fromkeys(self._intervals, 0.0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
@@ -57,18 +55,15 @@ class Maintenance:
 
     def run_once(self) -> None:
         """Do what is due."""
-        for duty, interval in self._duties.items():
+        for task, interval in self._intervals.items():
             started = time.monotonic()
-            if started < self._due[duty]:
+            if started < self._due[task]:
                 continue
             did_something: object = None
             try:
-                did_something = duty()
-            except (
-                Exception
-            ):  # nothing accepted is at stake: it stays where it is, and is looked at again
+                did_something = task()
+            except Exception:  # no accepted job is at risk: it stays, and is tried again
                 log.exception("maintenance failed; trying again in %.0f s", interval)
-            # Where looking alone takes long, as in a very full spool, look less often, but never
-            # ten times less.
+            # If a scan is slow, wait 50 times its duration, but at most 10 times the interval.
             cost = 0 if did_something else time.monotonic() - started
-            self._due[duty] = started + max(interval, min(50 * cost, 10 * interval))
+            self._due[task] = started + max(interval, min(50 * cost, 10 * interval))

@@ -1,11 +1,10 @@
-"""Recovering what a dead worker held. Nothing that finished is run again, and nothing is run for
-ever."""
+"""Recovery: what a dead worker held is completed, requeued or failed."""
 
 import logging
 import os
-from pathlib import Path
 
 from i2ii_spool.errors import Cancelled, ClaimLost, I2iiError
+from i2ii_spool.events import JobEvent, fields
 from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.spool.claim import crashed, leave
@@ -19,61 +18,66 @@ from i2ii_spool.spool.durable_io import (
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import LivenessTracker, WorkerLock, is_local
-from i2ii_spool.spool.retry_marker import is_retry_marker, reset_for_retry, retry_marker
+from i2ii_spool.spool.retry_marker import is_retry_marker, reset_for_retry
 
 log = logging.getLogger(__name__)
 
 
 def recover(spool: Spool, worker: str, *, max_attempts: int) -> None:
-    """Send every job in `running/<worker>/` where it belongs. The worker is dead, or it is the
-    caller."""
+    """Move every job in `running/<worker>/` on. The worker is dead, or it is the caller."""
     for name in sorted(os.listdir(spool.running / worker), key=is_retry_marker):
         folder = spool.running / worker / name
         try:
             if is_id(name) and is_folder(folder):
-                _recover_job(spool, folder, max_attempts)
-            elif is_retry_marker(name):  # of a job that has left by now, or was never won
+                _recover_job(spool, JobFolder(folder), max_attempts)
+            elif is_retry_marker(name):  # its job has left by now, or was never claimed
                 unlink_if_exists(folder)
-            else:  # somebody has put it there by hand; it is a guest
+            else:  # a user put it there: it is a guest
                 move(folder, spool.incoming / name)
-        except (FileNotFoundError, ClaimLost):  # another observer of the same death was faster
+        except (FileNotFoundError, ClaimLost):  # another process recovers the same worker
             continue
 
 
-def _recover_job(spool: Spool, folder: Path, max_attempts: int) -> None:
-    sweep_temp_files(folder)
-    # The worker may have died between the rename of a record and the fsync that makes its name
-    # last.
-    sync_folder(folder)
-    if retry_marker(folder).exists():
-        reset_for_retry(folder)
-    attempts = len(JobFolder(folder).attempts())
-    if (JobFolder(folder).result).exists():
-        log.info("job %s was finished; its worker died before it could say so", folder.name)
-        leave(spool, folder, State.DONE)
-    elif (JobFolder(folder).error).exists():
-        leave(spool, folder, State.FAILED)
-    elif (JobFolder(folder).cancel).exists():
-        _give_up(spool, folder, Cancelled("cancelled; its worker died on it"), attempts)
+def _recover_job(spool: Spool, job: JobFolder, max_attempts: int) -> None:
+    sweep_temp_files(job.path)
+    # The worker may have died between the rename of a record and the fsync of the folder.
+    sync_folder(job.path)
+    if job.retry_marker.exists():
+        reset_for_retry(job)
+    attempts = len(job.attempts())
+    if job.result.exists():
+        log.info(
+            "job %s is complete; its worker died before the move to done/",
+            job.id,
+            extra=fields(JobEvent.COMPLETED, job.id),
+        )
+        leave(spool, job.path, State.DONE)
+    elif job.error.exists():
+        leave(spool, job.path, State.FAILED)
+    elif job.cancel.exists():
+        _fail(spool, job, Cancelled("cancelled; its worker died during the edit"), attempts)
     elif attempts >= max_attempts:
-        _give_up(spool, folder, crashed(attempts), attempts)
+        _fail(spool, job, crashed(attempts), attempts)
     else:
         log.warning(
-            "job %s goes back to the queue: its worker died (attempt %d)", folder.name, attempts
+            "job %s requeued: its worker died (attempt %d)",
+            job.id,
+            attempts,
+            extra=fields(JobEvent.REQUEUED, job.id),
         )
-        unlink_if_exists(JobFolder(folder).progress)
-        move(folder, spool.incoming / folder.name)
+        unlink_if_exists(job.progress)
+        move(job.path, spool.incoming / job.id)
 
 
-def _give_up(spool: Spool, folder: Path, error: I2iiError, attempts: int) -> None:
-    log.warning("job %s has failed: %s", folder.name, error)
-    write_failure(folder, error, attempt=attempts, worker=folder.parent.name)
-    leave(spool, folder, State.FAILED)
+def _fail(spool: Spool, job: JobFolder, error: I2iiError, attempts: int) -> None:
+    event = JobEvent.CANCELLED if isinstance(error, Cancelled) else JobEvent.FAILED
+    log.warning("job %s failed: %s", job.id, error, extra=fields(event, job.id))
+    write_failure(job.path, error, attempt=attempts, worker=job.path.parent.name)
+    leave(spool, job.path, State.FAILED)
 
 
 class Reaper:
-    """Recovers the jobs of other workers that have died, for one process that calls `run_once`
-    again and again."""
+    """Recovers the jobs of other workers that died, for one process that calls `run_once`."""
 
     def __init__(self, spool: Spool, *, max_attempts: int, lease: float) -> None:
         self._spool = spool
@@ -86,9 +90,7 @@ class Reaper:
             if not os.listdir(self._spool.running / worker):
                 continue
             lock = WorkerLock.take(self._spool, worker)
-            if lock is None and is_local(
-                worker
-            ):  # it has just come back, and recovers its jobs itself
+            if lock is None and is_local(worker):  # it has restarted, and recovers its jobs itself
                 continue
             try:
                 recover(self._spool, worker, max_attempts=self._max_attempts)

@@ -1,5 +1,4 @@
-"""Making room: what was deleted, what was never finished being written, and jobs that have been
-kept long enough."""
+"""Retention: prune the jobs that were kept long enough, and sweep what was left unfinished."""
 
 import logging
 import shutil
@@ -19,44 +18,41 @@ from i2ii_spool.spool.lookup import ids_in
 
 log = logging.getLogger(__name__)
 
-# An upload that has written nothing for so long is dead; so is the memory that a job was deleted.
 STALE_SUBMISSION_SECONDS = 3600.0
+"""An upload that has written nothing for so long is dead."""
 TOMBSTONE_SECONDS = 7 * 86400.0
+"""For so long a deleted job answers 410, and then 404."""
 KEY_SECONDS = 86400.0
 
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """How long ended jobs stay: none older than `age` seconds, at most `jobs`, and until `free`
-    bytes are free.
-
-    None means that this does not limit them.
-    """
+    """How long ended jobs stay. None means no limit."""
 
     age: float | None = None
+    """Seconds since the end; older jobs are pruned."""
     jobs: int | None = None
+    """At most this many are kept."""
     free: int | None = None
+    """Jobs are pruned until this many bytes are free."""
 
 
 def prune(spool: Spool, policy: RetentionPolicy) -> list[str]:
-    """Delete the ended jobs that `policy` does not policy, the longest ended first; return their
-    ids."""
+    """Delete the ended jobs that `policy` does not keep, oldest first; return their ids."""
     sweep(spool)
     ended = sorted(_ended(spool))
     now = time.time()
-    removed: list[str] = []
+    pruned: list[str] = []
     for index, (ended_at, id) in enumerate(ended):
         is_old = policy.age is not None and now - ended_at > policy.age
         is_over = policy.jobs is not None and len(ended) - index > policy.jobs
-        is_in_the_way = policy.free is not None and free_bytes(spool) < policy.free
-        if not (is_old or is_over or is_in_the_way):
+        needs_space = policy.free is not None and free_bytes(spool) < policy.free
+        if not (is_old or is_over or needs_space):
             break
-        with suppress(
-            NotFound, WrongState
-        ):  # somebody has deleted it, or sent it back to the queue
+        with suppress(NotFound, WrongState):  # it was deleted or retried meanwhile
             delete_job(spool, id)
-            removed.append(id)
-    return removed
+            pruned.append(id)
+    return pruned
 
 
 def _ended(spool: Spool) -> list[tuple[float, str]]:
@@ -65,29 +61,29 @@ def _ended(spool: Spool) -> list[tuple[float, str]]:
     for folder in (spool.done, spool.failed):
         for id in ids_in(folder):
             with suppress(FileNotFoundError):
-                ended.append((_ended_at(folder / id), id))
+                ended.append((_ended_at(JobFolder(folder / id)), id))
     return ended
 
 
-def _ended_at(folder: Path) -> float:
-    job = JobFolder(folder)
+def _ended_at(job: JobFolder) -> float:
     for record in (job.result, job.error):
         with suppress(FileNotFoundError):
             return record.stat().st_mtime
-    return folder.stat().st_mtime
+    return job.path.stat().st_mtime
 
 
 def sweep(spool: Spool) -> None:
-    """Finish deletions that were cut short, and clear away submissions whose writers have died."""
-    for folder, sweep_entry in (
+    """Finish deletions that were interrupted, and remove what dead writers have left."""
+    sweepers = (
         (spool.trash, _sweep_trash),
         (spool.keys, _sweep_key),
         (spool.staging, _sweep_staged),
-    ):
+    )
+    for folder, sweep_entry in sweepers:
         for path in folder.iterdir():
             try:
                 sweep_entry(path)
-            except FileNotFoundError:  # somebody else sweeps as well, or it has just been published
+            except FileNotFoundError:  # another process sweeps too, or it was just published
                 continue
             except OSError as error:
                 log.warning("%s cannot be removed: %s", path, error)
@@ -106,17 +102,17 @@ def _sweep_key(path: Path) -> None:
     _unlink_if_older(path, KEY_SECONDS)
 
 
-def _unlink_if_older(path: Path, seconds: float) -> None:
-    if _age(path) > seconds:
-        path.unlink()
-
-
 def _sweep_staged(path: Path) -> None:
     if not is_folder(path):
         _unlink_if_older(path, STALE_SUBMISSION_SECONDS)
     elif min(_age(each) for each in (path, *path.iterdir())) > STALE_SUBMISSION_SECONDS:
         log.warning("removing .tmp/%s: nothing was written to it for an hour", path.name)
         shutil.rmtree(path)
+
+
+def _unlink_if_older(path: Path, seconds: float) -> None:
+    if _age(path) > seconds:
+        path.unlink()
 
 
 def _age(path: Path) -> float:

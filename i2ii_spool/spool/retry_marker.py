@@ -1,70 +1,48 @@
-"""Jobs that ended once and have been moved back to `incoming/`, by `retry` or by hand: they begin
-anew."""
+"""A job that ended once and was moved back to `incoming/`, by `retry` or by hand, starts again.
+
+`mv failed/ID incoming/` is all that a retry is. The worker that claims the job resets it. Why it
+needs a marker: to reset before the claim could delete files of the worker that won it; to reset
+after the claim, without a marker, would leave recovery unable to tell an old ending from a new one.
+So the worker writes `.<id>.retry` into its own folder first, then claims, then resets.
+"""
 
 from contextlib import suppress
 from pathlib import Path
 
-from i2ii_spool.jobs.folder import JobFolder
+from i2ii_spool.jobs.folder import RETRY_SUFFIX, JobFolder
 from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.spool.durable_io import sync_folder, unlink_if_exists
 
-RETRY = ".retry"
-
-
-def retry_marker(folder: Path) -> Path:
-    """The empty file beside a claimed job which says that the ending it shows is that of an earlier
-    life.
-
-    It is made before the job is claimed. Whoever clears the job before it is his may have lost it
-    to another worker meanwhile, and would clear what that one writes; and of a job that is cleared
-    after it was claimed nobody could tell whether it has just ended, or is about to begin anew, if
-    the worker died.
-    """
-    return folder.with_name(f".{folder.name}{RETRY}")
-
 
 def is_retry_marker(name: str) -> bool:
-    """Whether a name in a worker's folder is that of such a mark."""
-    return name.startswith(".") and name.endswith(RETRY) and is_id(name[1 : -len(RETRY)])
+    """Whether a name in a worker's folder is that of a marker."""
+    is_marker = name.startswith(".") and name.endswith(RETRY_SUFFIX)
+    return is_marker and is_id(name[1 : -len(RETRY_SUFFIX)])
 
 
-def has_ended(folder: Path) -> bool:
-    """Whether the job's folder holds the record of an ending, of this life or of an earlier one."""
-    return any(ending.exists() for ending in _endings(folder))
+def reset_for_retry(job: JobFolder) -> None:
+    """Remove what the earlier run of a claimed job has left, if it ended; then the marker.
 
-
-def _endings(folder: Path) -> list[Path]:
-    return [JobFolder(folder).result, JobFolder(folder).error]
-
-
-def reset_for_retry(folder: Path) -> None:
-    """Make a claimed job that ended once and was moved back to `incoming/` as good as new.
-
-    `mv failed/ID incoming/` is all that a retry is, whoever does it. The ending record is removed
-    last: however often whoever clears the folder dies on the way, it shows that it must be cleared.
+    The record of the ending is removed last: a reset that is interrupted is seen to be needed.
     """
-    endings = _endings(folder)
-    if has_ended(folder):
-        written = [*JobFolder(folder).attempts(), *folder.glob("result*"), *folder.glob(".*.tmp")]
-        hints = [folder / name for name in ("progress.json", "error.txt")]
-        if not _is_newer(
-            JobFolder(folder).cancel, endings
-        ):  # else somebody wants this life to end as well
-            hints.append(JobFolder(folder).cancel)
-        for path in [*(path for path in written if path not in endings), *hints, *endings]:
+    endings = [job.result, job.error]
+    if job.has_ended():
+        written = [*job.attempts(), *job.path.glob("result*"), *job.path.glob(".*.tmp")]
+        others = [job.progress, job.error_text]
+        if not _is_newer(job.cancel, endings):  # else the cancel is meant for this run
+            others.append(job.cancel)
+        for path in [*(path for path in written if path not in endings), *others, *endings]:
             unlink_if_exists(path)
-        sync_folder(folder)
-    if retry_marker(folder).exists():
-        unlink_if_exists(retry_marker(folder))
-        sync_folder(
-            folder.parent
-        )  # before this life can end: with the mark, that ending would not count
+        sync_folder(job.path)
+    if job.retry_marker.exists():
+        unlink_if_exists(job.retry_marker)
+        # Before this run can end: with the marker, its ending would not count.
+        sync_folder(job.path.parent)
 
 
 def _is_newer(path: Path, others: list[Path]) -> bool:
-    """Whether a file was made after others, as far as they exist."""
+    """Whether a file is newer than all of `others` that exist."""
     with suppress(FileNotFoundError):
-        return all(
-            path.stat().st_mtime_ns > other.stat().st_mtime_ns for other in others if other.exists()
-        )
+        newest = path.stat().st_mtime_ns
+        return all(newest > other.stat().st_mtime_ns for other in others if other.exists())
     return False

@@ -1,5 +1,4 @@
-"""What there is to say of a job, read from its folder: the answer of `/status/ID` and of `i2ii show
-ID`."""
+"""The status of a job, read from its folder: the answer of `/status/ID` and of `i2ii show ID`."""
 
 import bisect
 from collections.abc import Sequence
@@ -16,18 +15,16 @@ from i2ii_spool.jobs.request import Job, Model, parse_json
 from i2ii_spool.jobs.text import printable
 from i2ii_spool.spool.durable_io import is_folder
 from i2ii_spool.spool.layout import Spool, State
-from i2ii_spool.spool.lookup import JobLocation, find, waiting
+from i2ii_spool.spool.lookup import JobLocation, find, queued_ids
 
-# By itself a job moves twice while it is read; workers that die and people who retry it may move it
-# more often.
 READS = 10
+"""By itself a job moves at most twice while it is read; recovery and retries may move it again."""
 
 StatusName = Literal["queued", "running", "completed", "failed", "cancelled"]
 
 
 class JobStatus(BaseModel):
-    """A job as its submitter sees it. What does not apply to its state is None, and left out of the
-    JSON."""
+    """A job as its client sees it. A field that does not apply to its state is None."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,7 +32,7 @@ class JobStatus(BaseModel):
     status: StatusName
     name: str | None = None
     owner: str | None = None
-    """The token with which it was submitted."""
+    """The name of the token that submitted it."""
     prompt: str | None = None
     submitted_at: datetime | None = None
     position: int | None = None
@@ -48,7 +45,7 @@ class JobStatus(BaseModel):
     steps: int | None = None
     eta_seconds: float | None = None
     processing_time: float | None = None
-    """Seconds from the start of the work to the end of the edit."""
+    """Seconds that the worker spent on loading the pictures and on the edit."""
     completed_at: datetime | None = None
     timings: Timings | None = None
     outputs: tuple[str, ...] | None = None
@@ -58,12 +55,12 @@ class JobStatus(BaseModel):
     engine: str | None = None
     model: str | None = None
     details: dict[str, Any] | None = None
-    """What the engine has to say of this edit (docs/models.md)."""
+    """What the engine reports of this edit (docs/engines/qwen.md)."""
     error: dict[str, Any] | None = None
 
     @property
     def has_ended(self) -> bool:
-        """Whether it will change no more by itself."""
+        """Whether the status is final, unless the job is retried."""
         return self.status in ("completed", "failed", "cancelled")
 
     def to_line(self) -> str:
@@ -86,26 +83,23 @@ class JobStatus(BaseModel):
 
 
 def no_result(status: JobStatus) -> WrongState:
-    """Why a job that is not completed has no picture."""
+    """The error of asking for the picture of a job that is not completed."""
     if not status.has_ended:
         return WrongState(f"job {status.request_id} is {status.status}; it has no result yet")
     error = status.error or {}
-    return JobFailed(
-        f"job {status.request_id} has no result: {error.get('message')}", code=error.get("code")
-    )
+    message = f"job {status.request_id} has no result: {error.get('message')}"
+    return JobFailed(message, code=error.get("code"))
 
 
 def no_such_picture(status: JobStatus, n: int) -> NotFound:
-    """Why a completed job has no picture `n`."""
-    made = len(status.outputs or ())
-    return NotFound(
-        f"job {status.request_id} made {made} picture{'s' * (made != 1)}; there is no n={n}"
-    )
+    """The error of asking for a picture `n` that a completed job does not have."""
+    count = len(status.outputs or ())
+    made = f"{count} picture{'s' * (count != 1)}"
+    return NotFound(f"job {status.request_id} made {made}; there is no n={n}")
 
 
 def read_status(spool: Spool, id: str, *, queue: Sequence[str] | None = None) -> JobStatus:
-    """Return what there is to say of a job. `queue` are the waiting ids in order, where the caller
-    knows them.
+    """Return the status of a job. `queue` is the waiting ids in order, where the caller has them.
 
     Raises `NotFound`, or `Deleted`.
     """
@@ -113,96 +107,86 @@ def read_status(spool: Spool, id: str, *, queue: Sequence[str] | None = None) ->
         status = status_of(spool, find(spool, id), queue=queue)
         if status is not None:
             return status
-    raise NotFound(f"job {id} moves too fast to be read; ask again")
+    raise NotFound(f"job {id} changed state while it was read; try again")
 
 
 def status_of(
-    spool: Spool, place: JobLocation, *, queue: Sequence[str] | None = None
+    spool: Spool, location: JobLocation, *, queue: Sequence[str] | None = None
 ) -> JobStatus | None:
-    """Like `read_status` of a job whose place is known; None if it is there no more."""
+    """Like `read_status`, of a job whose location is known; None if it has moved."""
+    job = JobFolder(location.folder)
     try:
-        status = _READERS[place.state](spool, place, queue)
+        match location.state:
+            case State.INCOMING:
+                status = _queued(spool, job, queue)
+            case State.RUNNING:
+                status = _running(job, location.worker)
+            case State.DONE:
+                status = _done(job)
+            case _:
+                status = _failed(job)
     except FileNotFoundError:
         return None
-    # Asked last: of a job that moved on while we read, some files were there and some were not.
-    return status if is_folder(place.folder) else None
+    # Checked last: if the job moved during the reads, some files were there and some were not.
+    return status if is_folder(location.folder) else None
 
 
-def _queued(spool: Spool, place: JobLocation, queue: Sequence[str] | None) -> JobStatus:
-    names = waiting(spool) if queue is None else queue
-    return JobStatus(
-        status="queued", position=bisect.bisect_left(names, place.id) + 1, **_request(place)
-    )
+def _queued(spool: Spool, job: JobFolder, queue: Sequence[str] | None) -> JobStatus:
+    names = queued_ids(spool) if queue is None else queue
+    position = bisect.bisect_left(names, job.id) + 1
+    return JobStatus(status="queued", position=position, **_request(job))
 
 
-def _running(_spool: Spool, place: JobLocation, _queue: Sequence[str] | None) -> JobStatus:
-    attempts = len(JobFolder(place.folder).attempts())
-    progress = _read(Progress, JobFolder(place.folder).progress) or Progress(
-        phase="starting", step=0, steps=0
-    )
+def _running(job: JobFolder, worker: str | None) -> JobStatus:
+    attempts = len(job.attempts())
+    progress = _read(Progress, job.progress) or Progress(phase="starting", step=0, steps=0)
     return JobStatus(
         status="running",
-        worker=place.worker,
+        worker=worker,
         attempts=attempts,
         **progress.model_dump(include={"phase", "step", "steps", "eta_seconds"}),
-        **_request(place),
+        **_request(job),
     )
 
 
-def _done(_spool: Spool, place: JobLocation, _queue: Sequence[str] | None) -> JobStatus:
-    result = _read(Result, JobFolder(place.folder).result)
-    if result is None:  # somebody has laid hands on it
+def _done(job: JobFolder) -> JobStatus:
+    result = _read(Result, job.result)
+    if result is None:  # a user has removed or changed it
         error = Unreadable("result.json is missing or cannot be read").to_dict()
-        return JobStatus(status="completed", error=error, **_request(place))
+        return JobStatus(status="completed", error=error, **_request(job))
     shared = set(Result.model_fields) & set(JobStatus.model_fields)
     return JobStatus(
         status="completed",
         attempts=result.attempt,
         processing_time=round(result.timings.load + result.timings.edit, 3),
         **result.model_dump(include=shared),
-        **_request(place),
+        **_request(job),
     )
 
 
-def _failed(_spool: Spool, place: JobLocation, _queue: Sequence[str] | None) -> JobStatus:
-    failure = _read(Failure, JobFolder(place.folder).error)
-    cancelled = (
-        failure.code == "cancelled" if failure else (JobFolder(place.folder).cancel).exists()
-    )
-    shown = (
-        failure.model_dump(include={"code", "message", "field"}, exclude_none=True)
-        if failure
-        else {}
-    )
+def _failed(job: JobFolder) -> JobStatus:
+    failure = _read(Failure, job.error)
+    if failure is None:
+        kind = Cancelled if job.cancel.exists() else Unreadable
+        error = kind("error.json is missing or cannot be read").to_dict()
+    else:
+        error = failure.model_dump(include={"code", "message", "field"}, exclude_none=True)
     return JobStatus(
-        status="cancelled" if cancelled else "failed",
+        status="cancelled" if error["code"] == Cancelled.code else "failed",
         worker=failure.worker if failure else None,
-        attempts=len(JobFolder(place.folder).attempts()),
+        attempts=len(job.attempts()),
         completed_at=failure.failed_at if failure else None,
-        error=shown or _unexplained(cancelled),
-        **_request(place),
+        error=error,
+        **_request(job),
     )
 
 
-def _unexplained(cancelled: bool) -> dict[str, str]:
-    kind = Cancelled if cancelled else Unreadable
-    return kind("error.json is missing or cannot be read").to_dict()
-
-
-_READERS = {
-    State.INCOMING: _queued,
-    State.RUNNING: _running,
-    State.DONE: _done,
-    State.FAILED: _failed,
-}
-
-
-def _request(place: JobLocation) -> dict[str, Any]:
-    record = _read(Job, JobFolder(place.folder).job)
+def _request(job: JobFolder) -> dict[str, Any]:
+    record = _read(Job, job.job)
     if record is None:
-        return {"request_id": place.id}
+        return {"request_id": job.id}
     return {
-        "request_id": place.id,
+        "request_id": job.id,
         **record.model_dump(include={"prompt", "submitted_at"}),
         "name": record.name or None,
         "owner": record.owner or None,
@@ -210,7 +194,7 @@ def _request(place: JobLocation) -> dict[str, Any]:
 
 
 def _read(model: type[Model], path: Path) -> Model | None:
-    """Return the record, or None if it is missing or a guest has written something else there."""
+    """Return the record, or None if it is missing or is not what it should be."""
     try:
         return parse_json(model, read_record(path))
     except (FileNotFoundError, InvalidRequest):

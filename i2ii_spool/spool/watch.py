@@ -1,8 +1,7 @@
-"""Waking up when something is put into a folder.
+"""Inotify hints: something has appeared in a folder.
 
-The events are hints: inotify overflows, and sees nothing of what another host does on a network
-file system. Whoever waits here must look for himself every second or two; the hint only makes it
-sooner.
+The events are hints: inotify overflows, and does not see what another host does on a network file
+system. The caller must scan every second or two as well; a hint only makes the scan sooner.
 """
 
 import logging
@@ -19,11 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class _ArrivalEmitter(InotifyEmitter):
-    """Listens for arrivals alone.
+    """Listens for arrivals only.
 
-    watchdog holds each departure back for half a second, to pair it with an arrival elsewhere, and
-    with it every event behind it; a claim is a departure, so the next job's wake-up would come half
-    a second late.
+    watchdog holds each departure back for half a second, to pair it with an arrival, and with it
+    every later event. A claim is a departure: the next job would start half a second late.
     """
 
     def get_event_mask_from_filter(self) -> Mask:
@@ -54,8 +52,8 @@ class Watcher:
     def __enter__(self) -> "Watcher":
         try:
             self._observer.start()
-        except OSError as error:  # the user's inotify instances or watches are used up
-            log.warning("no file events (%s): looking every second instead", error)
+        except OSError as error:  # this user has no inotify instance or watch left
+            log.warning("no inotify events (%s): scanning every second instead", error)
         return self
 
     def __exit__(self, *_: object) -> None:

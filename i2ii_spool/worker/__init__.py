@@ -1,1 +1,1 @@
-"""The worker: one process, one GPU, one job at a time."""
+"""The worker: one process, one GPU, one job at a time. Read daemon, job_run, heartbeat."""

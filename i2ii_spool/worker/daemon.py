@@ -1,13 +1,14 @@
 """The worker: one process, one GPU, one job at a time.
 
     run
-      startup      take the name, recover what an earlier life held, load the engine; READY=1
+      startup      acquire the lock, recover the jobs of an earlier run, load the engine; READY=1
       main loop    claim, edit; the result is encoded and committed while the next job starts
-      shutdown     finish or give back, say goodbye
+      shutdown     finish or release the job, remove the status file
 
-A signal only sets a flag. A stop lets the current job finish if it fits into the drain time, and
-else gives it back at the next step; a second signal gives it back at once. An I/O error of the
-spool ends the process, so that systemd starts it afresh; whatever it held is recovered then.
+A signal sets the deadline of the stop, and tells systemd how long it may take. The current job
+finishes if it fits into the drain time; else the worker releases it at its next step. A second
+signal releases it at once. An I/O error of the spool ends the process; systemd starts it again, and
+it recovers what it held.
 """
 
 import logging
@@ -33,6 +34,7 @@ from i2ii_spool.errors import (
     I2iiError,
     InvalidRequest,
 )
+from i2ii_spool.events import JobEvent, fields
 from i2ii_spool.host.gpus import Device, Gpu, GpuMonitor
 from i2ii_spool.host.systemd import extend_timeout, sd_notify
 from i2ii_spool.settings import Settings
@@ -53,7 +55,7 @@ FAILURES_UNTIL_DEGRADED = 3
 DEGRADED_PAUSE_SECONDS = 30.0
 DISK_FULL_PAUSE_SECONDS = 5.0
 LAST_STEP_SECONDS = 60.0
-"""Seconds for a step that outlasts the drain time, and for saving a result."""
+"""For a step that outlasts the drain time, and for saving a result."""
 
 
 class StopDeadlinePassed(Exception):
@@ -61,7 +63,7 @@ class StopDeadlinePassed(Exception):
 
 
 class Worker:
-    """One GPU's daemon. `burst` ends it when no job waits any more."""
+    """The daemon of one GPU. With `burst` it ends when no job waits."""
 
     def __init__(
         self,
@@ -82,14 +84,17 @@ class Worker:
         self._wakeups: queue.SimpleQueue[str] = (
             queue.SimpleQueue()
         )  # its put() is safe in a signal handler
-        self._stop_deadline: float | None = None
+        self._stopping = False
+        self._stop_deadline = float("inf")
         self._broken: EngineBroken | None = None
         self._failed_in_a_row: set[str] = set()
         self._paused_until = 0.0
 
     def run(self) -> None:
-        """Work until stopped. Raises `EngineBroken` if the process must start afresh, or what the
-        spool's disk says."""
+        """Work until stopped.
+
+        Raises `EngineBroken` if the process must start again, and what the disk of the spool says.
+        """
         self._spool.create()
         with ExitStack() as stack:
             stack.enter_context(self._signals())
@@ -108,21 +113,19 @@ class Worker:
     # --- startup ----------------------------------------------------------------------------------
 
     def _acquire_lock(self) -> WorkerLock | None:
-        """Return the lock of our name, or None if we were stopped while another process held it."""
-        says_so_at = time.monotonic() + POLL_SECONDS
-        while not self._is_stopping:
+        """Return the lock of this worker's name; None if it was stopped during the wait."""
+        warn_at = time.monotonic() + POLL_SECONDS
+        while not self._stopping:
             lock = WorkerLock.take(self._spool, self.name)
             if lock is not None:
                 lock.sign()
                 return lock
-            if time.monotonic() >= says_so_at:
+            if time.monotonic() >= warn_at:
                 holder = (self._spool.locks / self.name).read_text().strip()
                 log.warning(
-                    "worker %s runs already, as process %s; waiting for it to end",
-                    self.name,
-                    holder,
+                    "worker %s runs as process %s; waiting for it to end", self.name, holder
                 )
-                says_so_at += 60
+                warn_at += 60
             self._sleep(0.05)
         return None
 
@@ -132,7 +135,7 @@ class Worker:
         self._heartbeat = Heartbeat(self._spool, self.name, self._gpu.id, info, monitor)
         stack.callback(self._heartbeat.stop)
         self._heartbeat.publish(state=WorkerState.LOADING)
-        self._spool.make_worker(self.name)
+        self._spool.create_worker(self.name)
         recover(self._spool, self.name, max_attempts=self._settings.max_attempts)
         self._claims = Claims(self._spool, self.name, max_attempts=self._settings.max_attempts)
         started = time.monotonic()
@@ -157,11 +160,11 @@ class Worker:
     # --- main loop --------------------------------------------------------------------------------
 
     def _main_loop(self) -> None:
-        while not self._is_stopping:
+        while not self._stopping:
             self._raise_if_saving_failed()
-            claim = self._next() if self._may_claim() else None
+            claim = self._next_claim() if self._may_claim() else None
             if claim is not None:
-                self._run_one(claim)
+                self._run_job(claim)
             elif self._burst:
                 break
             else:
@@ -169,8 +172,7 @@ class Worker:
                 self._sleep(POLL_SECONDS)
 
     def _may_claim(self) -> bool:
-        """Whether this worker is well, and its results have somewhere to go: the door shuts at
-        twice that floor."""
+        """True unless paused, or the disk is below min_free / 2. (Submits stop at min_free.)"""
         if time.monotonic() < self._paused_until:
             return False
         try:
@@ -182,7 +184,7 @@ class Worker:
             self._heartbeat.publish(state=WorkerState.READY, note="")
         return True
 
-    def _next(self) -> Claim | None:
+    def _next_claim(self) -> Claim | None:
         while True:
             try:
                 self._claims.backlog.hint(self._wakeups.get_nowait())
@@ -190,120 +192,112 @@ class Worker:
                 return self._claims.next()
 
     def _sleep(self, seconds: float) -> None:
-        """Wait until something arrives, a signal comes, or `seconds` are over."""
+        """Wait until a job arrives, a signal comes, or the time is over."""
         try:
-            self._wakeups.put(self._wakeups.get(timeout=seconds))  # back in, for `_next` to see
+            self._wakeups.put(self._wakeups.get(timeout=seconds))  # for `_next_claim` to read
         except queue.Empty:
             return
 
-    def _run_one(self, claim: Claim) -> None:
-        log.info("job %s claimed, attempt %d", claim.id, claim.attempt)
+    def _run_job(self, claim: Claim) -> None:
         self._heartbeat.publish(state=WorkerState.RUNNING, job=claim.id, step=0, steps=0)
         try:
             self._edit(claim)
         except ClaimLost as error:
-            log.warning("%s", error)
-        self._heartbeat.update(state=self._idle_state(), job=None, step=0, steps=0)
+            self._log_lost(claim, error)
+        paused = time.monotonic() < self._paused_until
+        state = WorkerState.DEGRADED if paused else WorkerState.READY
+        self._heartbeat.update(state=state, job=None, step=0, steps=0)
 
     def _edit(self, claim: Claim) -> None:
         run = JobRun(claim, self._on_step, max_pixels=self._settings.max_pixels)
         try:
-            edited = run.edit(self._engine, run.prepare())
+            edited = run.edit(self._engine, run.load())
         except (ClaimLost, SpoolFailed):
             raise
         except StopDeadlinePassed:
-            log.info("job %s given back", claim.id)
             claim.release(uncount_attempt=True)
         except EngineBroken as error:
-            log.error("job %s given back: %s", claim.id, error)
-            claim.release(uncount_attempt=False)  # it may be this job that breaks the engine
+            log.error("the engine is broken: %s", error)
+            claim.release(uncount_attempt=False)  # this job may be what breaks the engine
             self._broken = error
             self._stop()
         except Exception as error:
             self._fail(claim, error)
         else:
-            self._save(run, edited)
+            # Encoding and commit run in the background: the GPU does not wait for a PNG. At most
+            # one result waits to be saved.
+            self._failed_in_a_row.clear()
+            self._raise_if_saving_failed(wait=True)
+            self._saving = self._saver.submit(self._save, run, edited)
 
     def _on_step(self, step: int, steps: int, eta: float) -> None:
         self._heartbeat.step(step, steps)
-        if self._stop_deadline is not None and time.monotonic() + eta > self._stop_deadline:
+        if time.monotonic() + eta > self._stop_deadline:
             raise StopDeadlinePassed
 
     # --- endings ----------------------------------------------------------------------------------
 
     def _save(self, run: JobRun, edited: list[Image]) -> None:
-        """Encode and commit in the background: the GPU does not wait for a PNG. At most one result
-        waits for it."""
-        self._failed_in_a_row.clear()
-        self._raise_if_saving_failed(wait=True)
-        self._saving = self._saver.submit(self._commit, run, edited)
+        claim = run.claim
+        try:
+            try:
+                files = run.encode(edited)
+            except Exception as error:  # a picture that its format cannot hold
+                self._fail(claim, error)
+                return
+            timings = run.save(files, self._heartbeat.status)
+        except ClaimLost as error:
+            self._log_lost(claim, error)
+            return
+        total = timings.load + timings.edit + timings.save
+        self._heartbeat.count_done(total)
+        log.info(
+            "job %s done in %.2f s (queue %.2f, load %.2f, edit %.2f, save %.2f)",
+            *(claim.id, total, timings.queue, timings.load, timings.edit, timings.save),
+            extra=fields(JobEvent.COMPLETED, claim.id, self.name),
+        )
 
     def _raise_if_saving_failed(self, *, wait: bool = False) -> None:
         if self._saving is not None and (wait or self._saving.done()):
             saving, self._saving = self._saving, None
             saving.result()
 
-    def _commit(self, run: JobRun, edited: list[Image]) -> None:
-        try:
-            self._encode_and_save(run, edited)
-        except ClaimLost as error:
-            log.warning("%s", error)
-
-    def _encode_and_save(self, run: JobRun, edited: list[Image]) -> None:
-        try:
-            files = run.encode(edited)
-        except Exception as error:  # a picture that its format cannot hold
-            self._fail(run.claim, error)
-            return
-        timings = run.save(files, self._heartbeat.status)
-        total = timings.load + timings.edit + timings.save
-        self._heartbeat.count_done(total)
-        log.info(
-            "job %s done in %.2f s (queue %.2f, load %.2f, edit %.2f, save %.2f)",
-            *(run.claim.id, total, timings.queue, timings.load, timings.edit, timings.save),
-        )
+    def _log_lost(self, claim: Claim, error: ClaimLost) -> None:
+        log.warning("%s", error, extra=fields(JobEvent.CLAIM_LOST, claim.id, self.name))
 
     def _fail(self, claim: Claim, error: Exception) -> None:
         trace = ""
         if not isinstance(error, I2iiError):
             trace = "".join(traceback.format_exception(error))
             error = EngineError(f"{type(error).__name__}: {error}")
-        log.warning("job %s failed: %s: %s", claim.id, error.code, error)
         claim.fail(error, trace)
         self._heartbeat.count_failed()
         if not isinstance(error, InvalidRequest | Cancelled):
             self._count_failure(claim.id)
 
     def _count_failure(self, id: str) -> None:
-        """One job may be bad; when several in a row fail, it is this worker, and others should have
-        them."""
+        """Pause when several jobs fail in a row: then this worker is at fault, and not the job."""
         self._failed_in_a_row.add(id)
         if len(self._failed_in_a_row) >= FAILURES_UNTIL_DEGRADED:
-            self._pause(
-                DEGRADED_PAUSE_SECONDS, f"the last {len(self._failed_in_a_row)} jobs failed"
-            )
+            note = f"the last {len(self._failed_in_a_row)} jobs failed"
+            self._pause(DEGRADED_PAUSE_SECONDS, note)
 
     def _pause(self, seconds: float, note: str) -> None:
         if self._heartbeat.status.state is not WorkerState.DEGRADED:
-            log.error("degraded: %s; pausing for %.0f s before the next", note, seconds)
+            log.error("degraded: %s; pausing for %.0f s", note, seconds)
         self._paused_until = time.monotonic() + seconds
         self._heartbeat.publish(state=WorkerState.DEGRADED, note=note)
 
-    def _idle_state(self) -> WorkerState:
-        return WorkerState.DEGRADED if time.monotonic() < self._paused_until else WorkerState.READY
-
     # --- shutdown ---------------------------------------------------------------------------------
 
-    @property
-    def _is_stopping(self) -> bool:
-        return self._stop_deadline is not None
-
     def _stop(self) -> None:
-        if not self._is_stopping:
+        """Stop after the drain time; on the second call, at once."""
+        if self._stopping:
+            self._stop_deadline = time.monotonic()
+        else:
+            self._stopping = True
             extend_timeout(self._settings.drain_seconds + LAST_STEP_SECONDS, STOPPING=1)
-        self._stop_deadline = time.monotonic() + (
-            0 if self._is_stopping else self._settings.drain_seconds
-        )
+            self._stop_deadline = time.monotonic() + self._settings.drain_seconds
         self._wakeups.put("")
 
     @contextmanager
@@ -311,9 +305,8 @@ class Worker:
         def on_signal(_number: int, _frame: FrameType | None) -> None:
             self._stop()
 
-        before = {
-            number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, on_signal) for number in numbers}
         try:
             yield
         finally:

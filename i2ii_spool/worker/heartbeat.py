@@ -1,7 +1,7 @@
-"""The heartbeat: what a worker shows of itself, to the spool and to systemd.
+"""The heartbeat: what a worker reports of itself, to the spool and to systemd.
 
-It is fed from the main loop and, during an edit, from the engine's steps: never by a timer, which
-would go on beating over a GPU that hangs.
+The main loop feeds it, and the engine's steps during an edit. A timer never does: it would go on
+while a GPU hangs.
 """
 
 import logging
@@ -26,13 +26,11 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 1.0
 LOADING_CHECK_SECONDS, LOADING_EXTEND_SECONDS = 5.0, 60.0
 MIN_WORK = 0.05
-"""In an interval, of processor seconds and pages read: less than that is a process that waits for
-something."""
+"""Processor seconds and pages read per check. A process that does less is waiting for something."""
 
 
 class Heartbeat:
-    """Writes `workers/<worker>.json` when something changes, and at least once a second while
-    beaten."""
+    """Writes `workers/<worker>.json`: at each change, and at least once a second while ticked."""
 
     def __init__(
         self,
@@ -45,7 +43,7 @@ class Heartbeat:
         self._spool = spool
         self._monitor = monitor
         self._next = 0.0
-        self._lock = threading.Lock()  # a result is saved, and counted, in a thread of its own
+        self._lock = threading.Lock()  # results are saved, and counted, in another thread
         self.status = WorkerStatus(
             worker=worker,
             state=WorkerState.LOADING,
@@ -56,15 +54,17 @@ class Heartbeat:
         )
 
     def tick(self) -> None:
-        """Show that we live."""
+        """Publish the status if the last time is a second ago."""
         if time.monotonic() >= self._next:
             self.publish()
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """While the engine loads, which may take minutes: beat, and ask systemd for more time, as
-        long as this process gets on. Loading is the one thing that a timer beats for: it tells no
-        steps, and no job waits for it yet."""
+        """Publish, and ask systemd for more time, while the engine loads and the process works.
+
+        Loading may take minutes. It is the one thing that a timer ticks for: it has no steps, and
+        no job waits for it yet.
+        """
         done = threading.Event()
         timer = threading.Thread(
             target=self._tick_while_loading, args=(done,), name="loading", daemon=True
@@ -82,44 +82,41 @@ class Heartbeat:
         while not done.wait(LOADING_CHECK_SECONDS):
             if (now := _work_done()) > before + MIN_WORK:
                 self.publish()
-                extend_timeout(
-                    LOADING_EXTEND_SECONDS, STATUS=f"loading for {time.monotonic() - started:.0f} s"
-                )
+                status = f"loading for {time.monotonic() - started:.0f} s"
+                extend_timeout(LOADING_EXTEND_SECONDS, STATUS=status)
             before = now
 
     def publish(self, **changes: Any) -> None:
-        """Show these changes of the status, now."""
+        """Change the status, and publish it now."""
         with self._lock:
             self._publish(**changes)
 
     def update(self, **changes: Any) -> None:
-        """Take these changes into the status; they are shown with the next beat, or with the next
-        change."""
+        """Change the status; the next tick publishes it."""
         with self._lock:
             self._update(**changes)
 
     def step(self, step: int, steps: int) -> None:
-        """Show how far the current job is, at most once a second."""
+        """Publish how far the current job is, at most once a second."""
         with self._lock:
             self.status = self.status.model_copy(update={"step": step, "steps": steps})
         self.tick()
 
     def count_done(self, seconds: float) -> None:
-        """Take note that a job is done, which took so many seconds."""
+        """Count a job that is done and took `seconds`."""
         with self._lock:
             mean = self.status.mean_job_seconds
             mean = seconds if mean is None else 0.8 * mean + 0.2 * seconds
-            self._update(
-                jobs_done=self.status.jobs_done + 1, mean_job_seconds=round(mean, 4), note=""
-            )
+            count = self.status.jobs_done + 1
+            self._update(jobs_done=count, mean_job_seconds=round(mean, 4), note="")
 
     def count_failed(self) -> None:
-        """Show that a job has failed."""
+        """Count a job that failed, and publish it."""
         with self._lock:
             self._publish(jobs_failed=self.status.jobs_failed + 1)
 
     def stop(self) -> None:
-        """Remove the status file: this worker is no more."""
+        """Remove the status file: the worker has stopped."""
         delete_status(self._spool, self.status.worker)
 
     def _update(self, **changes: Any) -> None:
@@ -127,21 +124,19 @@ class Heartbeat:
         self._next = 0.0
 
     def _publish(self, **changes: Any) -> None:
-        load = {} if self._monitor is None else asdict(self._monitor.read())
-        self.status = self.status.model_copy(update={**load, **changes})
+        usage = {} if self._monitor is None else asdict(self._monitor.read())
+        self.status = status = self.status.model_copy(update={**usage, **changes})
         self._next = time.monotonic() + HEARTBEAT_SECONDS
         try:
-            write_status(self._spool, self.status)
-        except OSError as error:  # a full disk does not stop a job for want of a heartbeat
+            write_status(self._spool, status)
+        except OSError as error:  # the job goes on if the disk is full
             if error.errno not in DISK_FULL_ERRNOS:
                 raise
-            log.warning("the heartbeat cannot be shown: %s", error.strerror)
-        sd_notify(WATCHDOG=1, STATUS=self._sentence())
-
-    def _sentence(self) -> str:
-        if self.status.job is None:
-            return f"{self.status.state}, {self.status.jobs_done} done, {self.status.jobs_failed} failed"
-        return f"job {self.status.job}, step {self.status.step} of {self.status.steps}"
+            log.warning("the heartbeat cannot be written: %s", error.strerror)
+        sentence = f"{status.state}, {status.jobs_done} done, {status.jobs_failed} failed"
+        if status.job is not None:
+            sentence = f"job {status.job}, step {status.step} of {status.steps}"
+        sd_notify(WATCHDOG=1, STATUS=sentence)
 
 
 def _work_done() -> float:

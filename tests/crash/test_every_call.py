@@ -23,7 +23,7 @@ def die_at(n: int, number: int, op: Op, *, root: Path) -> None:
 
 
 def calls(name: str, root: Path) -> list[Op]:
-    """The calls of a life that is not disturbed."""
+    """The system calls of an undisturbed scenario."""
     spool, promised = Spool(root), Promises()
     disk = RecordingDisk(spool.root)
     end(begin(name, spool, promised), disk)

@@ -1,5 +1,4 @@
-"""The promise under fire: servers and workers die at random while jobs flow, and no accepted job is
-lost."""
+"""A kill loop: servers and workers are killed at random, and no accepted job is lost."""
 
 import http.client
 import json
@@ -165,7 +164,8 @@ def test_no_accepted_job_is_lost_or_doubled_whatever_is_killed(
     print(
         f"kill loop, {seconds:.0f} s: {len(submitter.accepted)} accepted, {kills} kills "
         f"({group.kills['server']} of the server), {done} done, {len(found) - done} failed, "
-        f"{sum(count > 1 for count in begun.values())} run again, at most {max(begun.values())} attempts"
+        f"{sum(count > 1 for count in begun.values())} run again, at most "
+        f"{max(begun.values())} attempts"
     )
 
     assert len(where) == len(found), "a job is in two places"
@@ -180,6 +180,6 @@ def test_no_accepted_job_is_lost_or_doubled_whatever_is_killed(
     wait_until(lambda: counts_over_http(service) == [0, 0, done, len(found) - done])
 
     assert kills >= least_kills, "too few kills to prove anything"
-    assert min(group.kills.values()) > 0, "somebody was never killed"
+    assert min(group.kills.values()) > 0, "one process was never killed"
     assert len(submitter.accepted) >= least_jobs, "too few jobs to prove anything"
     assert sum(count > 1 for count in begun.values()) > 0, "no job was ever interrupted"

@@ -23,8 +23,7 @@ ROOTS = itertools.count()
 
 @dataclass
 class Recording:
-    """A life from its `yield` on: the calls that it made, and what was promised after how many of
-    them."""
+    """The second half of a scenario: its system calls, and what was promised after each."""
 
     root: Path
     """As the disk was before."""
@@ -132,7 +131,7 @@ def places_in_the_code() -> set[str]:
 
 
 def is_needed(site: str, recordings: dict[str, Recording], root: Path) -> bool:
-    """Whether a promise breaks in some life, on some disk, where no fsync is made at that place."""
+    """Whether a promise breaks in a scenario on a model of a disk if this place makes no fsync."""
     where = [
         name
         for name, recording in recordings.items()

@@ -23,7 +23,7 @@ from i2ii_spool.spool import actions
 from i2ii_spool.spool.admission import Admission
 from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.layout import Spool, State
-from i2ii_spool.spool.lookup import count, find, waiting
+from i2ii_spool.spool.lookup import count, find, queued_ids
 from i2ii_spool.spool.recovery import recover
 from i2ii_spool.spool.retention import RetentionPolicy, prune, sweep
 from i2ii_spool.spool.status import read_status
@@ -59,7 +59,7 @@ def has(*states: State | None) -> Callable[[Callable[..., None]], Callable[..., 
 
 
 class SpoolMachine(RuleBasedStateMachine):
-    """Several workers, people at HTTP and people at the shell, on one spool."""
+    """Several workers, HTTP clients and operators at the shell, on one spool."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class SpoolMachine(RuleBasedStateMachine):
     # --- what the model knows ---------------------------------------------------------------------
 
     def start(self, worker: str) -> Claims:
-        self.spool.make_worker(worker)
+        self.spool.create_worker(worker)
         return Claims(self.spool, worker, max_attempts=MAX_ATTEMPTS)
 
     def ids(self, *states: State | None) -> list[str]:
@@ -107,7 +107,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(key=st.sampled_from([None, "a", "b"]))
     def submit(self, key: str | None) -> None:
         submission = Submission(self.spool)
-        write_upload(submission.upload(), PICTURE)
+        write_upload(submission.add_image(), PICTURE)
         id = submission.publish(EditRequest(prompt="sepia"), max_pixels=10**6, key=key)
         if key is not None and key in self.keys and self.jobs[self.keys[key]].state is not None:
             assert id == self.keys[key]
@@ -251,7 +251,7 @@ class SpoolMachine(RuleBasedStateMachine):
         with pytest.raises(ClaimLost):
             calls[what]()
 
-    # --- people -----------------------------------------------------------------------------------
+    # --- clients ----------------------------------------------------------------------------------
 
     @has(INCOMING, RUNNING, DONE, FAILED)
     @rule(data=st.data())
@@ -315,7 +315,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def sweep(self) -> None:
         sweep(self.spool)
 
-    # --- people at the shell ----------------------------------------------------------------------
+    # --- operators at the shell -------------------------------------------------------------------
 
     @has(DONE, FAILED)
     @rule(data=st.data())
@@ -323,7 +323,7 @@ class SpoolMachine(RuleBasedStateMachine):
         id = self.pick(data, DONE, FAILED)
         known = self.jobs[id]
         (self.spool.root / str(known.state) / id).rename(self.spool.incoming / id)
-        known.code = known.code or "done"  # until it is claimed, and its earlier life forgotten
+        known.code = known.code or "done"  # until it is claimed, and its first run forgotten
         self.move_back(id)
 
     @has(RUNNING)
@@ -354,7 +354,7 @@ class SpoolMachine(RuleBasedStateMachine):
         living = {id: known for id, known in self.jobs.items() if known.state is not None}
         assert found == {id: (known.state, known.worker) for id, known in living.items()}
         assert sum(count(self.spool).values()) == len(living), "in two places"
-        assert waiting(self.spool) == self.ids(INCOMING)
+        assert queued_ids(self.spool) == self.ids(INCOMING)
         for id, known in living.items():
             place = find(self.spool, id)
             assert len(JobFolder(place.folder).attempts()) == known.attempts <= MAX_ATTEMPTS

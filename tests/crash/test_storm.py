@@ -1,10 +1,9 @@
-"""The promise in a storm: servers and workers die at random while a crowd of clients does all that
-clients do at once.
+"""A storm: servers and workers are killed at random while many clients submit, ask, cancel, retry
+and delete.
 
-Some jobs are poison: one kills its worker, one hangs in it for ever, one eats all its memory, one
-meets a bug. What systemd does for the daemons, the storm does: it starts again what has ended, and
-aborts a worker whose heart has stopped. When all is quiet, each accepted job must have ended in one
-place, in a way that it could end, or have been deleted by somebody who asked for that.
+Some jobs are poison: one kills its worker, one hangs, one exhausts the memory, one raises. The test
+acts as systemd: it starts again what has ended, and aborts a worker without a heartbeat. At the end
+each accepted job is in one place, in a state that it may end in, or a client has deleted it.
 """
 
 import http.client
@@ -44,7 +43,7 @@ from tests.support.storm_clients import POISONS, Client, JobHistory, Ledger
 
 CLIENTS = 6
 PAUSE = (0.1, 1.5)
-HEART_STOPPED = 4.0
+HEARTBEAT_TIMEOUT = 4.0
 """Seconds without a heartbeat, after which a worker is taken to hang."""
 MEMORY = 2**30
 
@@ -66,25 +65,24 @@ POSSIBLE_CODES = {
 
 
 class StormGroup(ProcessGroup):
-    """Servers that come up wherever they can, and workers that may die of their jobs."""
+    """Two servers, and four workers that may die of their jobs."""
 
     deaths = (-signal.SIGKILL, -signal.SIGABRT)
 
     def __init__(self, service: Service, chance: random.Random) -> None:
-        self._lives: Counter[str] = Counter()
+        self._starts: Counter[str] = Counter()
         self._logs: dict[str, Path] = {}
-        self._hearts: dict[str, tuple[int, float]] = {}
+        self._heartbeats: dict[str, tuple[int, float]] = {}
         super().__init__(service, {**SERVERS, **WORKERS}, chance)
         self.aborted = 0
         self.died = 0
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
-        """Start it with a log of its own for each of its lives, and a limit to the memory that it
-        can eat."""
-        self._lives[name] += 1
-        self._logs[name] = self._service.log.with_name(f"{name}.{self._lives[name]}.log")
+        """Start it with a log of its own, and a limit to its memory."""
+        self._starts[name] += 1
+        self._logs[name] = self._service.log.with_name(f"{name}.{self._starts[name]}.log")
         self._logs[name].touch()
-        self._hearts.pop(name, None)
+        self._heartbeats.pop(name, None)
         return self._service.start(
             *("sh", "-c", 'exec "$@" 2>"$0"', str(self._logs[name]), "prlimit", f"--as={MEMORY}"),
             *(sys.executable, *self._commands[name]),
@@ -111,7 +109,7 @@ class StormGroup(ProcessGroup):
     def restart_dead(self) -> None:
         """Do what systemd does: start again what has ended, abort what hangs."""
         for name in WORKERS:
-            if self._has_stopped_heart(name):
+            if self._is_hung(name):
                 self._running[name].send_signal(signal.SIGABRT)
                 self._running[name].wait()
                 self.aborted += 1
@@ -122,7 +120,7 @@ class StormGroup(ProcessGroup):
                 self._running[name] = self._start(name)
                 self.died += 1
 
-    def _has_stopped_heart(self, name: str) -> bool:
+    def _is_hung(self, name: str) -> bool:
         path = self._service.spool.workers / f"{worker_name(name)}.json"
         try:
             status, beat = json.loads(path.read_text()), path.stat().st_mtime_ns
@@ -130,11 +128,11 @@ class StormGroup(ProcessGroup):
             return False
         if status["pid"] != self._running[name].pid or status["state"] == "loading":
             return False
-        last, since = self._hearts.get(name, (0, 0.0))
+        last, since = self._heartbeats.get(name, (0, 0.0))
         if beat != last:
-            self._hearts[name] = (beat, time.monotonic())
+            self._heartbeats[name] = (beat, time.monotonic())
             return False
-        return time.monotonic() - since > HEART_STOPPED
+        return time.monotonic() - since > HEARTBEAT_TIMEOUT
 
     def check_alive(self) -> None:
         """A server dies of nothing that happens to others; a worker may have died of its job a
@@ -148,18 +146,21 @@ class StormGroup(ProcessGroup):
     def figures(self) -> str:
         """Who has died how often."""
         killed = [sum(self.kills[name] for name in names) for names in (SERVERS, WORKERS)]
-        return f"{killed[0]} kills of servers, {killed[1]} of workers, {self.died} died of jobs ({self.aborted} hung)"
+        return (
+            f"{killed[0]} kills of servers, {killed[1]} of workers, {self.died} died "
+            f"of jobs ({self.aborted} hung)"
+        )
 
     def read_logs(self) -> str:
-        """What all of them have said in all their lives."""
+        """The logs of all processes, also of those that have ended."""
         return "".join(path.read_text() for path in sorted(self._service.log.parent.glob("*.log")))
 
 
 @contextmanager
-def crowd(
+def storm_clients(
     group: StormGroup, spool: Spool, picture: bytes, ledger: Ledger, seed: int
 ) -> Iterator[None]:
-    """Clients that are at it, all at once, until the end of the block."""
+    """Many clients at once, until the end of the block."""
     stopping = threading.Event()
     clients = [
         Client(group.urls, spool, picture, ledger, random.Random(seed + number))
@@ -198,7 +199,7 @@ def check_failed(folder: Path, history: JobHistory) -> str:
     codes = [(folder / "error.txt").read_text().partition(":")[0]]
     if (folder / "error.json").exists():
         codes.append(json.loads((folder / "error.json").read_text())["code"])
-    else:  # whoever cancelled it was killed before he could say so
+    else:  # the process that cancelled it was killed before it wrote the record
         assert codes == ["cancelled"], folder
         assert (folder / "cancel").exists(), folder
     possible = POSSIBLE_CODES[history.prompt] | ({"cancelled"} if history.delete_sent else set())
@@ -237,14 +238,17 @@ class Aftermath:
         codes = Counter(code for code in self._endings.values() if code != "done")
         histories = self._ledger.histories.values()
         return (
-            f"{len(histories)} accepted, {sum(len(history.cancels) for history in histories)} cancelled, "
-            f"{sum(len(history.retries) for history in histories)} retried, {len(self._gone)} deleted, "
+            f"{len(histories)} accepted, "
+            f"{sum(len(history.cancels) for history in histories)} cancelled, "
+            f"{sum(len(history.retries) for history in histories)} retried, "
+            f"{len(self._gone)} deleted, "
             f"{len(self._endings) - codes.total()} done, {codes.total()} failed {dict(codes)}, "
-            f"{sum(times > 1 for times in self._begun)} run again, at most {max(self._begun)} attempts"
+            f"{sum(times > 1 for times in self._begun)} run again, at most "
+            f"{max(self._begun)} attempts"
         )
 
     def check(self) -> None:
-        """Each job is in one place, or was deleted by somebody."""
+        """Each job is in one place, or a client has deleted it."""
         assert len(self._folders) == len(self._found), "a job is in two places"
         assert is_dry(self._spool)
         numbers = Counter(request["seed"] for request in self._requests.values())
@@ -272,11 +276,11 @@ class Aftermath:
 
 
 def check_logs(text: str, ledger: Ledger) -> None:
-    """None of the processes met a bug, and none began a job too often, by what they say themselves."""
+    """By the logs, no process met a bug, and none began a job too often."""
     assert "Traceback" not in text, text[text.index("Traceback") - 1000 :][:4000]
     begun = Counter(re.findall(r"job (\S+) claimed, attempt", text))
-    lives = {id: 1 + len(history.retries) for id, history in ledger.histories.items()}
-    assert not {id: times for id, times in begun.items() if times > MAX_ATTEMPTS * lives.get(id, 1)}
+    runs = {id: 1 + len(history.retries) for id, history in ledger.histories.items()}
+    assert not {id: times for id, times in begun.items() if times > MAX_ATTEMPTS * runs.get(id, 1)}
 
 
 @pytest.mark.parametrize(
@@ -286,14 +290,14 @@ def check_logs(text: str, ledger: Ledger) -> None:
         pytest.param(1800, 1500, 20_000, id="30min", marks=pytest.mark.long),
     ],
 )
-def test_every_accepted_job_ends_as_it_may_whatever_clients_do_and_whoever_dies(
+def test_every_accepted_job_ends_in_an_allowed_state_in_a_storm(
     service: Service, tmp_path: Path, seconds: float, least_kills: int, least_jobs: int
 ) -> None:
     seed = int(os.environ.get("STORM_SEED", "20261123"))
     print(f"\nSTORM_SEED={seed}")
     ledger = Ledger()
     group = StormGroup(service, random.Random(seed))
-    with crowd(
+    with storm_clients(
         group,
         service.spool,
         make_picture(tmp_path / "photo.png", (48, 32)).read_bytes(),
@@ -311,7 +315,8 @@ def test_every_accepted_job_ends_as_it_may_whatever_clients_do_and_whoever_dies(
     assert not ledger.complaints, "\n".join(ledger.complaints)
     left = Aftermath(service.spool, ledger)
     print(
-        f"storm, {seconds:.0f} s: {group.figures()}; {left.figures()}; {len(ledger.histories) / seconds:.1f} jobs/s"
+        f"storm, {seconds:.0f} s: {group.figures()}; {left.figures()}; "
+        f"{len(ledger.histories) / seconds:.1f} jobs/s"
     )
     left.check()
     left.check_gone(group.urls()[0])

@@ -1,5 +1,4 @@
-"""Two at once: whoever they are and whatever they want of the same job, one of them gets it, and
-both are told so."""
+"""Two processes act on one job at the same moment: one succeeds, and the other gets an error."""
 
 import http.client
 import json
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from i2ii_spool.errors import EngineError
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool import actions, admission, claim
 from i2ii_spool.spool.admission import Admission
@@ -31,7 +31,6 @@ from i2ii_spool.spool.durable_io import sweep_temp_files
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import worker_name
 from i2ii_spool.spool.recovery import recover
-from i2ii_spool.spool.retry_marker import has_ended
 from i2ii_spool.spool.submit import submit
 from tests.support.chaos import WORKER, check_done, places
 from tests.support.http import Answer, ask, form, is_error
@@ -108,7 +107,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_worker_that_was_taken_for_dead_wakes_up_and_lets_go_of_its_job(
+def test_suspended_worker_wakes_up_and_drops_its_lost_claim(
     service: Service, picture: Path, work_on_node2: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     id = submit_to(service, picture, num_inference_steps=100)
@@ -128,12 +127,12 @@ def test_a_worker_that_was_taken_for_dead_wakes_up_and_lets_go_of_its_job(
     sleeper.send_signal(signal.SIGCONT)
     result = wait_done(service, next_id)
     assert (result["worker"], result["attempt"]) == (NODE2, 1)
-    assert f"job {id} is no longer this worker's" in service.read_log()
+    assert f"job {id} was taken from this worker" in service.read_log()
     assert contents(service.spool.done / id) == made
     assert sorted(places(service.spool)) == [("done", id), ("done", next_id)]
 
 
-def test_a_worker_whose_job_is_taken_away_while_it_claims_it_claims_the_next(
+def test_worker_that_loses_a_claim_race_claims_the_next_job(
     spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sleep_too_long(_folder: Path) -> None:
@@ -143,7 +142,7 @@ def test_a_worker_whose_job_is_taken_away_while_it_claims_it_claims_the_next(
     ids = [
         submit(spool, [picture], EditRequest(prompt="sepia"), max_pixels=10**8) for _ in range(2)
     ]
-    spool.make_worker(NODE2)
+    spool.create_worker(NODE2)
     claims = Claims(spool, NODE2, max_attempts=3)
     monkeypatch.setattr(claim, "sweep_temp_files", sleep_too_long)
     claimed = claims.next()
@@ -152,28 +151,30 @@ def test_a_worker_whose_job_is_taken_away_while_it_claims_it_claims_the_next(
     assert sorted(places(spool)) == [("incoming", ids[0]), ("running", ids[1])]
 
 
-def test_a_worker_that_loses_a_retried_job_leaves_alone_what_the_winner_writes(
+def test_worker_that_loses_a_retried_job_leaves_the_winners_files(
     spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     id = submit(spool, [picture], EditRequest(prompt="sepia"), max_pixels=10**8)
     claims = {name: Claims(spool, name, max_attempts=3) for name in (NODE1, NODE2)}
     for name in claims:
-        spool.make_worker(name)
+        spool.create_worker(name)
     first = claims[NODE1].next()
     assert first is not None
-    first.fail(EngineError("the first life"))
+    first.fail(EngineError("the first run"))
     actions.retry(spool, id)
 
-    def win_meanwhile(folder: Path) -> bool:
-        monkeypatch.setattr(claim, "has_ended", has_ended)
-        ended = has_ended(folder)
+    has_ended = JobFolder.has_ended
+
+    def win_meanwhile(job: JobFolder) -> bool:
+        monkeypatch.setattr(JobFolder, "has_ended", has_ended)
+        ended = has_ended(job)
         claims[NODE1].backlog.hint(id)
         won = claims[NODE1].next()
         assert won is not None
-        won.save("result.png", b"the second life")
+        won.save("result.png", b"the second run")
         return ended
 
-    monkeypatch.setattr(claim, "has_ended", win_meanwhile)
+    monkeypatch.setattr(JobFolder, "has_ended", win_meanwhile)
     assert claims[NODE2].next() is None
     mine = spool.running / NODE1 / id
     assert sorted(path.name for path in mine.iterdir()) == [
@@ -280,7 +281,7 @@ class Tally:
         return self._note(ask_once(url, "POST", f"/jobs/{self._id}/retry"), {202, 409, 410})
 
     def delete(self, url: str) -> int:
-        """Delete the job over HTTP, which cancels it if it waits; return the status of the answer."""
+        """Delete the job over HTTP, or cancel it if it waits; return the HTTP status."""
         return self._note(ask_once(url, "DELETE", f"/jobs/{self._id}"), {200, 409, 410})
 
     def cancel(self, url: str) -> int:
@@ -318,9 +319,7 @@ class Tally:
         ), self.told
 
 
-def test_of_many_who_retry_or_delete_a_job_at_once_one_does_and_the_others_are_told(
-    service: Service, picture: Path
-) -> None:
+def test_exactly_one_concurrent_retry_or_delete_succeeds(service: Service, picture: Path) -> None:
     servers = [service.serve(), service.serve()]
     for _ in range(60):
         tally = Tally(service, picture)
@@ -330,7 +329,7 @@ def test_of_many_who_retry_or_delete_a_job_at_once_one_does_and_the_others_are_t
         tally.check()
 
 
-def test_the_command_and_two_servers_that_do_the_same_at_once_are_one_after_the_other(
+def test_the_same_action_from_three_processes_takes_effect_once(
     service: Service, picture: Path
 ) -> None:
     def on_and_on(move: Callable[[str], int], url: str) -> Callable[[threading.Event], None]:
@@ -355,7 +354,7 @@ def test_the_command_and_two_servers_that_do_the_same_at_once_are_one_after_the_
     assert min(told[word] for word in ("queued", "cancelled")) > 4, "they hardly ever met"
 
 
-def test_a_key_whose_job_was_deleted_makes_one_new_job_however_many_send_it(
+def test_idempotency_key_of_a_deleted_job_makes_one_new_job(
     service: Service, picture: Path
 ) -> None:
     servers = [service.serve(), service.serve()]
@@ -398,7 +397,7 @@ def test_of_four_workers_each_job_has_one(service: Service, picture: Path) -> No
 
 
 @pytest.mark.parametrize("ready", [False, True], ids=["settled", "ready"])
-def test_a_guest_whom_several_admit_at_once_becomes_one_job(
+def test_guest_admitted_by_several_servers_becomes_one_job(
     service: Service, tmp_path: Path, picture: Path, ready: bool
 ) -> None:
     for number in range(2):
@@ -424,7 +423,7 @@ def test_a_guest_whom_several_admit_at_once_becomes_one_job(
     assert "Traceback" not in service.read_log()
 
 
-def test_a_guest_is_not_refused_for_what_another_is_just_writing_into_it(
+def test_guest_is_not_refused_while_another_server_writes_into_it(
     spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def meet_another(folder: Path) -> None:

@@ -1,7 +1,6 @@
-"""Folders that mean harm, put into a live service by hand: refused with a reason, never followed,
-and nothing hangs.
+"""Hostile folders in `incoming/` of a live service: refused with a reason, never followed, no hang.
 
-What is outside the spool stays as it was; what comes after them is edited.
+Files outside the spool stay unchanged, and the guests after them are edited.
 """
 
 import json
@@ -90,7 +89,7 @@ def move_in(target: Target, guest: Path) -> None:
 
 
 def why_refused(target: Target, name: str) -> str:
-    """What stands in the error.txt of the guest that was called `name`."""
+    """The error.txt of the guest `name`."""
     folder = wait_until(lambda: next(target.spool.failed.glob(f"*_{name}"), None), seconds=30)
     text = (folder / "error.txt").read_text()
     assert SECRET not in text
@@ -101,7 +100,7 @@ def why_refused(target: Target, name: str) -> str:
     return text
 
 
-# --- what lies in them ----------------------------------------------------------------------------
+# --- contents -------------------------------------------------------------------------------------
 
 
 def with_a_link(guest: Path, outside: Path) -> None:
@@ -235,9 +234,7 @@ def name_of(spoil: Spoil) -> str:
 
 
 @pytest.mark.parametrize("spoil", WRONG, ids=name_of)
-def test_a_guest_that_holds_what_it_should_not_is_refused(
-    wrong_guests: Target, spoil: Spoil
-) -> None:
+def test_guest_with_forbidden_content_is_refused(wrong_guests: Target, spoil: Spoil) -> None:
     assert WRONG[spoil] in why_refused(wrong_guests, name_of(spoil))
 
 
@@ -268,9 +265,7 @@ def test_a_request_that_is_a_bomb_is_refused(wrong_guests: Target, bomb: str) ->
 
 
 @pytest.mark.parametrize("spoil", [with_a_deep_tree, with_too_many_files], ids=name_of)
-def test_what_was_refused_can_be_deleted_however_deep_or_full(
-    wrong_guests: Target, spoil: Spoil
-) -> None:
+def test_refused_guest_can_be_deleted_at_any_depth(wrong_guests: Target, spoil: Spoil) -> None:
     why_refused(wrong_guests, name_of(spoil))
     (folder,) = wrong_guests.spool.failed.glob(f"*_{name_of(spoil)}")
     cli(wrong_guests, "rm", folder.name)
@@ -292,7 +287,7 @@ NAMES = [
 ]
 
 
-def test_a_strange_name_is_no_obstacle_and_no_trick(target: Target) -> None:
+def test_guest_with_a_strange_name_is_edited(target: Target) -> None:
     for number, name in enumerate(NAMES):
         guest_of(target, f"strange-{number}", prompt_txt=f"sepia, strange {number}").rename(
             target.spool.incoming / name
@@ -324,7 +319,7 @@ def test_a_link_to_a_folder_is_neither_followed_nor_moved(target: Target, name: 
 
 @pytest.mark.skipif(bool(why_not()), reason=f"nothing can be mounted: {why_not()}")
 @pytest.mark.parametrize("where", [".", "photo.png"])
-def test_a_mount_is_not_looked_into(target: Target, where: str) -> None:
+def test_mount_inside_a_guest_is_not_read(target: Target, where: str) -> None:
     name = f"mounted-{len(where)}"
     move_in(target, guest_of(target, name))
     place = target.spool.incoming / name / where
@@ -346,7 +341,7 @@ def test_a_mount_is_not_looked_into(target: Target, where: str) -> None:
     wait_until(lambda: list(target.spool.done.glob(f"*_{name}")))
 
 
-def test_a_tree_that_never_settles_is_never_taken_until_it_does(target: Target) -> None:
+def test_guest_is_admitted_only_once_it_settles(target: Target) -> None:
     guest = guest_of(target, "restless")
     move_in(target, guest)
     settled = threading.Event()
@@ -383,10 +378,8 @@ while True:
 """
 
 
-def test_a_folder_that_is_now_a_folder_and_now_a_link_is_not_followed(
-    spool: Spool, tmp_path: Path
-) -> None:
-    """Another process swaps them as fast as it can, while we look."""
+def test_folder_swapped_for_a_link_is_not_followed(spool: Spool, tmp_path: Path) -> None:
+    """Another process swaps them during the check."""
     (outside := tmp_path / "outside").mkdir()
     (outside / "prompt.txt").write_text(SECRET)
     (outside / "ready").touch()
@@ -434,7 +427,7 @@ def test_a_guest_swapped_for_another_is_not_admitted_in_its_place(
 
 
 def a_job(target: Target, state: str) -> Path:
-    """A folder that looks like one of ours, made by hand."""
+    """A job folder made by hand."""
     folder = target.spool.root / state / new_id()
     folder.mkdir()
     make_picture(folder / "input.png")
@@ -459,7 +452,7 @@ KINDS = ["folder", "fifo", "link"]
 
 @pytest.fixture(scope="module")
 def odd_jobs(target: Target) -> dict[tuple[str, str], str]:
-    """Jobs that somebody has laid hands on, by what is odd in them."""
+    """Jobs in which an operator has changed a file, by what is odd in them."""
     return {(kind, name): put_odd_job(target, kind, name) for kind in KINDS for name in ODD}
 
 
@@ -494,7 +487,7 @@ def ended(target: Target, id: str) -> dict[str, object] | None:
 
 @pytest.mark.parametrize("record", ["job.json", "result.json", "error.json", "progress.json"])
 @pytest.mark.parametrize("state", ["done", "failed"])
-def test_a_record_that_cannot_be_read_holds_nobody_up(
+def test_unreadable_record_does_not_block_other_jobs(
     target: Target, state: str, record: str
 ) -> None:
     folder = a_job(target, state)
@@ -505,7 +498,7 @@ def test_a_record_that_cannot_be_read_holds_nobody_up(
     shutil.rmtree(folder)
 
 
-def test_a_status_file_that_cannot_be_read_holds_nobody_up(target: Target) -> None:
+def test_unreadable_status_file_does_not_block_others(target: Target) -> None:
     for path in (
         target.spool.workers / "node9.gpu0.json",
         target.spool.workers / "node9.gpu1.json",

@@ -1,4 +1,4 @@
-"""Clients that mean harm, at a live server: what each gets, and that the next one is served."""
+"""Hostile HTTP clients at a live server: what each gets, and that the next client is served."""
 
 import gzip
 import http.client
@@ -33,8 +33,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def url(target: Service) -> Iterator[str]:
-    """A server that answers before and after, has never said that something is its own fault, and
-    keeps nothing."""
+    """A server that answers before and after, has logged no error of its own, and keeps nothing."""
     url = target.url
     yield url
     assert get_json(f"{url}/livez") == {"status": "alive"}
@@ -62,17 +61,24 @@ NONSENSE = {
     "header-without-colon": b"GET /livez HTTP/1.1\r\nHost: a\r\nhello\r\n\r\n",
     "folded-header": b"GET /livez HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
     "null-in-header": b"GET /livez HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
-    "two-lengths": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-    "length-and-chunks": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+    "two-lengths": (
+        b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"
+    ),
+    "length-and-chunks": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n"
+    ),
     "negative-length": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\nhello",
     "length-of-words": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: five\r\n\r\nhello",
-    "broken-chunk": b"POST /jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
+    "broken-chunk": (
+        b"POST /jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"
+    ),
     "unknown-encoding": b"POST /edit HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: banana\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
-def test_what_is_no_proper_request_is_refused_in_the_one_shape(wire: Wire, nonsense: str) -> None:
+def test_malformed_http_gets_json_error(wire: Wire, nonsense: str) -> None:
     wire.send(NONSENSE[nonsense])
     status, code = error_of(wire.answer())
     assert status in (400, 405)
@@ -105,7 +111,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS, ids=ascii)
-def test_no_path_leads_anywhere_else(wire: Wire, path: str) -> None:
+def test_path_traversal_is_refused(wire: Wire, path: str) -> None:
     wire.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode("latin-1"))
     status, _code = error_of(wire.answer())
     assert status in (400, 404)
@@ -121,7 +127,7 @@ def test_other_methods_are_refused(wire: Wire, method: str) -> None:
 # --- bodies ---------------------------------------------------------------------------------------
 
 
-def test_a_body_that_is_said_to_be_too_long_is_refused_before_it_comes(wire: Wire) -> None:
+def test_too_large_content_length_is_refused_before_the_body(wire: Wire) -> None:
     wire.send(head(f"Content-Length: {10**15}"))
     assert error_of(wire.answer()) == (413, "too_large")
 
@@ -154,13 +160,13 @@ def test_an_endless_body_is_cut_off(wire: Wire, where: str) -> None:
     assert wire.is_closed()
 
 
-def test_thousands_of_parts_are_one_part_too_many(wire: Wire) -> None:
+def test_form_with_thousands_of_parts_is_refused(wire: Wire) -> None:
     body = b"".join(part(f"field{number}", b"x") for number in range(5000)) + END
     wire.send(head(length(body)) + body)
     assert error_of(wire.answer()) == (400, "invalid_request")
 
 
-def test_thousands_of_pictures_are_three_at_most(wire: Wire, target: Service) -> None:
+def test_form_with_thousands_of_pictures_is_refused(wire: Wire, target: Service) -> None:
     body = b"".join(part("image", b"x") for _ in range(5000)) + END
     wire.send(head(length(body)) + body)
     assert error_of(wire.answer()) == (400, "invalid_request")
@@ -196,7 +202,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_a_form_that_is_none_is_refused_and_leaves_nothing(
+def test_malformed_form_is_refused_and_leaves_nothing(
     wire: Wire, target: Service, body: str
 ) -> None:
     before = len(list(target.spool.incoming.iterdir()))
@@ -205,14 +211,14 @@ def test_a_form_that_is_none_is_refused_and_leaves_nothing(
     assert len(list(target.spool.incoming.iterdir())) == before
 
 
-def test_a_compressed_body_counts_as_what_it_becomes(wire: Wire) -> None:
+def test_compressed_body_counts_at_its_decompressed_size(wire: Wire) -> None:
     body = gzip.compress(part("image", bytes(100 * MIB)) + END)
     assert len(body) < MIB
     wire.send(head(length(body), "Content-Encoding: gzip") + body)
     assert error_of(wire.answer()) == (413, "too_large")
 
 
-def test_a_length_that_lies_short_makes_of_the_rest_another_request(wire: Wire) -> None:
+def test_short_content_length_leaves_the_rest_as_a_bad_request(wire: Wire) -> None:
     wire.send(head(length(GOOD[:-20])) + GOOD)
     assert error_of(wire.answer())[0] == 400
 
@@ -236,7 +242,7 @@ def test_a_client_that_goes_away_leaves_nothing(url: str, target: Service) -> No
         "<script>",
     ],
 )
-def test_no_name_gets_into_a_header(url: str, name: str) -> None:
+def test_job_name_cannot_inject_a_header(url: str, name: str) -> None:
     boundary = secrets.token_hex(8)
     fields = part("name", name.encode(), boundary=boundary) + part(
         "prompt", b"sepia", boundary=boundary
@@ -256,7 +262,7 @@ def test_no_name_gets_into_a_header(url: str, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that waits one second where others wait thirty."""
+    """A server that waits one second instead of thirty."""
     service = Service(tmp_path_factory.mktemp("impatient"))
     yield serve_with(
         service, {"connection.KEEPALIVE_SECONDS": 1.0, "limits.SLOW_UPLOAD_GRACE_SECONDS": 1.0}
@@ -266,7 +272,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def drip(wire: Wire, data: bytes) -> None:
-    """Send byte by byte, a tenth of a second apart, until the other side has had enough."""
+    """Send a byte each tenth of a second, until the server closes the connection."""
     for byte in data:
         if not wire.send(bytes([byte])):
             return
@@ -274,7 +280,7 @@ def drip(wire: Wire, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("sent", ["nothing", "a request line", "after a request"])
-def test_a_head_that_does_not_come_is_not_waited_for(impatient: str, sent: str) -> None:
+def test_slow_request_head_times_out(impatient: str, sent: str) -> None:
     with Wire(impatient) as wire:
         if sent == "after a request":
             wire.send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -284,7 +290,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(impatient: str, sent: str) 
         assert wire.is_closed()
 
 
-def test_a_body_that_drips_is_not_waited_for(impatient: str) -> None:
+def test_slow_body_times_out(impatient: str) -> None:
     with Wire(impatient) as wire:
         wire.send(head(length(GOOD)) + GOOD[:100])
         drip(wire, GOOD[100:130])
@@ -292,7 +298,7 @@ def test_a_body_that_drips_is_not_waited_for(impatient: str) -> None:
         assert wire.is_closed()
 
 
-def test_many_slow_clients_hold_up_nobody(impatient: str) -> None:
+def test_slow_clients_do_not_block_others(impatient: str) -> None:
     with ExitStack() as stack:
         for _ in range(90):
             stack.enter_context(Wire(impatient)).send(head(length(GOOD)) + GOOD[:100])
@@ -304,7 +310,7 @@ def test_many_slow_clients_hold_up_nobody(impatient: str) -> None:
 # --- floods ---------------------------------------------------------------------------------------
 
 
-def test_too_many_connections_are_told_so_and_the_rest_are_served(url: str) -> None:
+def test_connection_above_the_limit_gets_503(url: str) -> None:
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire(url)) for _ in range(210)]
         assert {error_of(wire.answer()) for wire in wires[200:]} == {(503, "too_many_connections")}
@@ -320,7 +326,7 @@ def answers_again(url: str) -> bool:
         return False
 
 
-def test_one_client_makes_so_many_uploads_at_a_time_and_no_more(service: Service) -> None:
+def test_concurrent_uploads_per_client_are_limited(service: Service) -> None:
     url = service.serve(client_max_uploads="3")
     with ExitStack() as stack:
         slow = [stack.enter_context(Wire(url)) for _ in range(3)]
@@ -337,7 +343,7 @@ def test_one_client_makes_so_many_uploads_at_a_time_and_no_more(service: Service
         assert after.answer().status == 202
 
 
-def test_one_client_makes_so_many_submits_a_minute_and_no_more(service: Service) -> None:
+def test_submits_per_minute_per_client_are_limited(service: Service) -> None:
     url = service.serve(client_submits_per_minute="3")
     answers = []
     for _ in range(4):

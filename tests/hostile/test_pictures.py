@@ -60,7 +60,7 @@ def ended(url: str, answer: Answer) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("bomb", bombs.REFUSED, ids=lambda bomb: bomb.__name__)
-def test_a_bomb_is_refused_at_the_door(url: str, bomb: Bomb) -> None:
+def test_bomb_is_refused_by_the_server(url: str, bomb: Bomb) -> None:
     answer = post(url, bomb())
     error = answer.json()["error"]
     assert (answer.status, error["field"]) == (bombs.REFUSED[bomb][0], "image")
@@ -68,7 +68,7 @@ def test_a_bomb_is_refused_at_the_door(url: str, bomb: Bomb) -> None:
 
 
 @pytest.mark.parametrize("bomb", bombs.TAKEN, ids=lambda bomb: bomb.__name__)
-def test_what_is_merely_odd_is_edited_or_fails_with_the_reason(url: str, bomb: Bomb) -> None:
+def test_odd_picture_is_edited_or_fails_with_the_reason(url: str, bomb: Bomb) -> None:
     end = ended(url, post(url, bomb()))
     error = end.get("error")
     assert end["status"] == "completed" or (
@@ -100,7 +100,7 @@ def test_no_truncated_picture_is_taken(tmp_path: Path, kind: str) -> None:
         ("while True: pass", "too long"),
     ],
 )
-def test_a_picture_that_kills_its_decoder_kills_nobody_else(
+def test_crash_of_a_decoder_refuses_only_its_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: str, said: str
 ) -> None:
     (tmp_path / "deadly.py").write_text(death)
@@ -243,7 +243,7 @@ def test_extreme_sides_that_can_be_used_are_taken(url: str, size: tuple[int, int
     assert (end["width"], end["height"]) == size
 
 
-def test_metadata_of_megabytes_is_no_obstacle(tmp_path: Path) -> None:
+def test_picture_with_megabytes_of_metadata_is_read(tmp_path: Path) -> None:
     jpeg = saved(gradient(), "JPEG")
     segment = b"\xff\xe5" + (65_535).to_bytes(2, "big") + bytes(65_533)
     (tmp_path / "a.jpg").write_bytes(jpeg[:2] + segment * 200 + jpeg[2:])
@@ -260,7 +260,7 @@ def test_a_name_says_nothing_about_a_picture(tmp_path: Path, name: str) -> None:
     assert inspect(tmp_path / name, max_pixels=MANY).extension == "jpg"
 
 
-def test_of_a_picture_that_is_something_else_as_well_only_the_picture_comes_back(url: str) -> None:
+def test_polyglot_picture_is_reencoded(url: str) -> None:
     payload = b"PK\x03\x04<script>alert(document.cookie)</script>"
     for picture in (
         saved(gradient(), "JPEG") + payload,

@@ -66,7 +66,7 @@ def noise(tmp_path: Path) -> bytes:
     return (tmp_path / "noise.png").read_bytes()
 
 
-def test_a_disk_is_filled_down_to_its_floor_and_every_job_on_it_is_done(
+def test_disk_fills_to_its_floor_and_every_accepted_job_is_done(
     service: Service, noise: bytes
 ) -> None:
     url = service.serve()
@@ -112,7 +112,7 @@ def test_a_worker_waits_for_room_and_says_so(
     assert get_json(f"{url}/health")["status"] == "healthy"
 
 
-def test_a_disk_that_takes_no_more_files_is_as_good_as_full(
+def test_disk_without_free_inodes_is_full(
     service: Service, disk: MountedDisk, noise: bytes
 ) -> None:
     url = service.serve()
@@ -161,7 +161,7 @@ def test_a_disk_that_fails_under_an_edit_is_not_the_jobs_fault(
     wait_until(lambda: is_done(service, id))
 
 
-def test_a_disk_that_may_only_be_read_is_said_to_be(
+def test_read_only_disk_is_reported(
     service: Service, disk: MountedDisk, noise: bytes, picture: Path
 ) -> None:
     url = service.serve()
@@ -180,7 +180,7 @@ def test_a_disk_that_may_only_be_read_is_said_to_be(
     accept(url, noise)
 
 
-def test_a_disk_that_goes_away_under_the_service_is_noticed_and_comes_back(
+def test_lost_disk_is_reported_and_the_service_recovers(
     service: Service, disk: MountedDisk, noise: bytes
 ) -> None:
     """Every call fails with EIO, as when its cable is pulled: the server says so, and the worker

@@ -28,7 +28,8 @@ class Box(Machine):
 
     def prepare(self) -> None:
         self.sh(
-            f"ln -s {I2II} /usr/local/bin/i2ii; i2ii units install; useradd --create-home --groups i2ii alice"
+            f"ln -s {I2II} /usr/local/bin/i2ii; i2ii units install; useradd --create-home "
+            "--groups i2ii alice"
         )
         make_picture(self.path("/home/alice/photo.jpg"))
         self.sh("chmod 644 /home/alice/photo.jpg")
@@ -54,7 +55,8 @@ class Box(Machine):
     def submit(self, prompt: str = "sepia", steps: int = 10) -> str:
         """Submit the photograph as alice; return the id."""
         return self.sh(
-            f"{ALICE} {I2II} submit /home/alice/photo.jpg -p '{prompt}' --num-inference-steps {steps}"
+            f"{ALICE} {I2II} submit /home/alice/photo.jpg -p '{prompt}' "
+            f"--num-inference-steps {steps}"
         ).strip()
 
     def job(self, id: str) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def box(installed: list[str]) -> Iterator[Box]:
 # --- every day ------------------------------------------------------------------------------------
 
 
-def test_one_card_is_stopped_started_and_restarted_while_another_works_on(box: Box) -> None:
+def test_one_gpu_unit_restarts_while_another_keeps_working(box: Box) -> None:
     box.use("slow")
     box.sh("systemctl start i2ii-gpu@0 i2ii-gpu@1")
     other = box.pid("i2ii-gpu@1")
@@ -171,7 +173,10 @@ def test_a_spool_is_moved_with_all_that_is_in_it(box: Box) -> None:
 def test_a_restart_of_the_server_drops_no_connection(box: Box) -> None:
     box.sh("systemctl start i2ii.target")
     before = box.pid("i2ii-http")
-    script = "for i in $(seq 150); do curl -s -o /dev/null -w '%{http_code}\\n' localhost:8000/livez || echo refused; done"
+    script = (
+        "for i in $(seq 150); do curl -s -o /dev/null -w '%{http_code}\\n' "
+        "localhost:8000/livez || echo refused; done"
+    )
     asking = subprocess.Popen(box.command("sh", "-c", script), stdout=subprocess.PIPE, text=True)
     for _ in range(3):
         box.sh("systemctl restart i2ii-http")
@@ -200,11 +205,14 @@ def test_a_long_poll_does_not_hold_up_a_restart(box: Box) -> None:
     assert time.monotonic() - started < 30  # it would have polled for a minute
 
 
-def test_a_reload_takes_new_limits_and_keeps_the_old_ones_if_they_are_wrong(box: Box) -> None:
+def test_reload_applies_new_limits_and_keeps_the_old_if_invalid(box: Box) -> None:
     box.sh("systemctl start i2ii-http")
     server = box.pid("i2ii-http")
     box.submit()
-    edit = "curl -s -o /dev/null -w '%{http_code}' -F image=@/home/alice/photo.jpg -F prompt=sepia localhost:8000/edit"
+    edit = (
+        "curl -s -o /dev/null -w '%{http_code}' -F image=@/home/alice/photo.jpg -F "
+        "prompt=sepia localhost:8000/edit"
+    )
     assert box.sh(edit) == "202"
     box.set(max_queue=1, drain_seconds=7)
     box.sh("systemctl reload i2ii-http")
@@ -224,7 +232,7 @@ def test_a_reload_takes_new_limits_and_keeps_the_old_ones_if_they_are_wrong(box:
     assert (box.pid("i2ii-http"), box.show("i2ii-http", "ActiveState")) == (server, "active")
 
 
-def test_the_sandbox_lets_the_door_decode_a_picture(box: Box) -> None:
+def test_sandbox_decodes_a_picture(box: Box) -> None:
     """It does so in a process with limits of its own, which the sandbox must let it set."""
     make_picture(box.path("/home/alice/photo.webp"))
     box.sh("systemctl start i2ii-http")
@@ -232,7 +240,7 @@ def test_the_sandbox_lets_the_door_decode_a_picture(box: Box) -> None:
     assert json.loads(box.sh(edit))["status"] == "submitted"
 
 
-def test_tokens_guard_a_server_that_others_can_reach_and_change_without_a_restart(box: Box) -> None:
+def test_tokens_protect_a_public_server_and_reload_without_restart(box: Box) -> None:
     box.set(host="0.0.0.0", tokens_file="/etc/i2ii/tokens")
     alice, ops = (box.sh(f"i2ii token add {name}").strip() for name in ("alice", "ops --operator"))
     assert box.sh("stat -c '%U %G %a' /etc/i2ii/tokens").split() == ["root", "i2ii", "640"]
@@ -264,7 +272,7 @@ def test_the_timer_deletes_what_has_been_kept_long_enough(box: Box) -> None:
     assert box.show("i2ii-gc.timer", "NextElapseUSecRealtime") != ""
 
 
-def test_a_member_of_the_group_drops_jobs_into_the_spool_and_moves_them(box: Box) -> None:
+def test_group_member_submits_and_moves_jobs_in_the_spool(box: Box) -> None:
     box.set(settle_seconds=0.2)
     box.sh("systemctl start i2ii.target")
     box.sh(
@@ -283,7 +291,7 @@ def test_a_member_of_the_group_drops_jobs_into_the_spool_and_moves_them(box: Box
 # --- when things go wrong -------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_is_started_again_and_its_job_finishes(box: Box) -> None:
+def test_killed_worker_is_restarted_and_its_job_finishes(box: Box) -> None:
     box.use("slow")
     box.sh("systemctl start i2ii-gpu@0")
     id = box.submit(steps=60)
@@ -293,7 +301,7 @@ def test_a_worker_that_is_killed_is_started_again_and_its_job_finishes(box: Box)
     assert box.show("i2ii-gpu@0", "NRestarts") == "1"
 
 
-def test_a_gpu_that_hangs_is_noticed_and_its_job_finishes_elsewhere_or_later(box: Box) -> None:
+def test_hung_gpu_is_detected_and_its_job_is_finished_by_another(box: Box) -> None:
     box.use("hangs", WatchdogSec="3")
     box.sh("systemctl start i2ii-gpu@0")
     id = box.submit("hang")
@@ -334,7 +342,7 @@ def test_a_stop_gives_back_an_edit_that_would_take_too_long(box: Box) -> None:
     assert "attempt" not in box.sh(f"ls {SPOOL}/incoming/{id}")
 
 
-def test_a_drain_may_take_longer_than_the_unit_allows_a_stop(box: Box) -> None:
+def test_slow_drain_extends_the_stop_timeout_of_the_unit(box: Box) -> None:
     box.use("slow", TimeoutStopSec="1")
     box.sh("systemctl start i2ii-gpu@0")
     id = box.submit(steps=80)
@@ -386,7 +394,7 @@ def test_a_wrong_setting_is_not_tried_again(box: Box) -> None:
     assert 'Status: "max_attempts must be greater than or equal to 1, got' in status
 
 
-def test_with_two_cards_of_which_one_is_broken_the_other_does_all(box: Box) -> None:
+def test_working_gpu_does_all_jobs_beside_a_broken_gpu(box: Box) -> None:
     box.use("slow")
     box.use("broken_at_load", "i2ii-gpu@1", RestartSec="100ms")
     box.sh("systemctl enable i2ii-gpu@1; systemctl start --no-block i2ii.target")
@@ -397,7 +405,7 @@ def test_with_two_cards_of_which_one_is_broken_the_other_does_all(box: Box) -> N
     assert json.loads(box.sh("curl -s localhost:8000/health"))["status"] == "healthy"
 
 
-def test_a_card_that_breaks_gives_its_job_back_to_one_that_works(box: Box) -> None:
+def test_broken_gpu_releases_its_job_to_a_working_gpu(box: Box) -> None:
     box.use("slow")
     box.use("broken_in_edit", "i2ii-gpu@1", RestartSec="1h")
     box.sh("systemctl start i2ii-gpu@1")
@@ -408,7 +416,7 @@ def test_a_card_that_breaks_gives_its_job_back_to_one_that_works(box: Box) -> No
     assert (shown["worker"], shown["attempts"]) == ("machine.gpu0", 2)
 
 
-def test_a_job_that_eats_all_memory_fails_and_the_others_are_done(installed: list[str]) -> None:
+def test_job_that_exhausts_memory_fails_alone(installed: list[str]) -> None:
     with Box(installed, limits_memory=True) as box:
         box.prepare()
         box.use("hungry", MemoryMax="200M", RestartSec="100ms")
@@ -419,7 +427,7 @@ def test_a_job_that_eats_all_memory_fails_and_the_others_are_done(installed: lis
         assert box.show("i2ii-gpu@0", "NRestarts") == "3"
 
 
-def test_a_model_that_loads_for_longer_than_the_unit_allows_is_given_time(box: Box) -> None:
+def test_slow_load_extends_the_start_timeout_of_the_unit(box: Box) -> None:
     box.use("slow_to_load", TimeoutStartSec="8")
     box.sh("systemctl start i2ii-gpu@0")
     assert box.show("i2ii-gpu@0", "NRestarts") == "0"

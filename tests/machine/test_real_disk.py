@@ -26,7 +26,7 @@ def test_a_real_disk_that_loses_power_breaks_no_promise(name: str, tmp_path: Pat
         place = tmp_path / str(n)
         place.mkdir()
         with MountedDisk(place) as disk:
-            told = live_until_the_power_goes(name, disk, n)
+            told = run_until_power_loss(name, disk, n)
             disk.boot()
             try:
                 check(Spool(disk.folder / "spool"), Promises.told(told))
@@ -34,20 +34,20 @@ def test_a_real_disk_that_loses_power_breaks_no_promise(name: str, tmp_path: Pat
                 raise AssertionError(f"power lost at call {n} of {count}: {error!r}") from error
 
 
-def test_such_a_disk_does_lose_what_was_not_synced(
+def test_real_disk_loses_data_without_fsync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with MountedDisk(tmp_path) as disk:
         monkeypatch.setattr(os, "fsync", lambda _: None)
-        told = live_until_the_power_goes("submit", disk, -1)
+        told = run_until_power_loss("submit", disk, -1)
         disk.cut_power()
         disk.boot()
         with pytest.raises(AssertionError, match="is lost"):
             check(Spool(disk.folder / "spool"), Promises.told(told))
 
 
-def live_until_the_power_goes(name: str, disk: MountedDisk, n: int) -> bytes:
-    """Live a life on the disk, cut the power before call `n`; return what was promised until then."""
+def run_until_power_loss(name: str, disk: MountedDisk, n: int) -> bytes:
+    """Run a scenario, cut the power before call `n`; return what was promised until then."""
     told = b""
 
     def tell(text: bytes) -> None:

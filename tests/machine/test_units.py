@@ -25,7 +25,8 @@ def test_what_is_shipped_is_what_is_installed() -> None:
 def test_installing_enables_everything_for_a_machine_without_a_gpu(machine: Machine) -> None:
     said = machine.sh("/opt/i2ii/bin/i2ii units install")
     assert said.endswith(
-        "\nenabled i2ii-gpu@0; next: i2ii model fetch, i2ii doctor, and systemctl start i2ii.target\n"
+        "\nenabled i2ii-gpu@0; next: i2ii model fetch, i2ii doctor, and systemctl start "
+        "i2ii.target\n"
     )
     machine.sh("systemctl start i2ii.target")
     print(machine.sh("journalctl -u i2ii-http -u i2ii-gpu@0 | tail -40"))
@@ -63,7 +64,8 @@ def test_the_settings_file_holds_every_setting_with_its_meaning(machine: Machine
     ]
     assert "/etc/i2ii/i2ii.env" in machine.sh("cd / && /opt/i2ii/bin/i2ii settings | grep ^spool")
     machine.sh(
-        "sed -i s/^#// /etc/i2ii/i2ii.env && sed -i '/^I2II_[A-Z_]*=$/d; /^[^I]/d' /etc/i2ii/i2ii.env"
+        "sed -i s/^#// /etc/i2ii/i2ii.env && sed -i '/^I2II_[A-Z_]*=$/d; /^[^I]/d' "
+        "/etc/i2ii/i2ii.env"
     )
     machine.sh("/opt/i2ii/bin/i2ii settings")  # each default is a value that is allowed
 
@@ -88,14 +90,16 @@ def test_each_card_gets_a_worker_or_each_of_its_slices(machine: Machine) -> None
         f"PYTHONPATH={driver['PYTHONPATH']} FAKE_GPUS='{cards}' /opt/i2ii/bin/i2ii units install"
     )
     machine.sh(
-        "echo I2II_ENGINE=classic >> /etc/i2ii/i2ii.env; mkdir /run/systemd/system/i2ii-gpu@.service.d"
+        "echo I2II_ENGINE=classic >> /etc/i2ii/i2ii.env; mkdir "
+        "/run/systemd/system/i2ii-gpu@.service.d"
     )
     lines = [f"Environment='{name}={value}'\n" for name, value in driver.items()]
     machine.path("/run/systemd/system/i2ii-gpu@.service.d/fake.conf").write_text(
         "".join(["[Service]\n", *lines])
     )
     machine.sh(
-        "systemctl daemon-reload; systemctl start i2ii.target; systemctl start i2ii-gpu@GPU-aaaa0000-1"
+        "systemctl daemon-reload; systemctl start i2ii.target; systemctl start "
+        "i2ii-gpu@GPU-aaaa0000-1"
     )
     workers = json.loads(machine.sh("curl -s localhost:8000/system/status"))["workers"]
     assert {worker["worker"]: worker["gpu_id"] for worker in workers} == {
@@ -124,7 +128,8 @@ def test_removing_leaves_settings_and_jobs_and_nothing_else(machine: Machine) ->
 
 def test_an_image_of_a_system_is_prepared_without_running_it(machine: Machine) -> None:
     machine.sh(
-        "mkdir -p /image/etc && cp /etc/passwd /etc/group /image/etc && mkdir -p /image/usr/lib /image/var"
+        "mkdir -p /image/etc && cp /etc/passwd /etc/group /image/etc && mkdir -p "
+        "/image/usr/lib /image/var"
     )
     machine.sh("/opt/i2ii/bin/i2ii units install --prefix /image")
     assert "i2ii-gpu@0.service" in machine.sh("ls /image/etc/systemd/system/i2ii.target.wants")
@@ -134,7 +139,8 @@ def test_an_image_of_a_system_is_prepared_without_running_it(machine: Machine) -
 
 def test_another_spool_and_port_reach_every_unit(machine: Machine) -> None:
     machine.sh(
-        "mkdir -p /etc/i2ii && printf 'I2II_SPOOL=/run/elsewhere\nI2II_PORT=8123\n' > /etc/i2ii/i2ii.env"
+        "mkdir -p /etc/i2ii && printf 'I2II_SPOOL=/run/elsewhere\nI2II_PORT=8123\n' > "
+        "/etc/i2ii/i2ii.env"
     )
     machine.sh("/opt/i2ii/bin/i2ii units install; systemctl start i2ii.target")
     shown = json.loads(machine.sh("curl -s localhost:8123/system/status"))
@@ -184,9 +190,10 @@ def test_only_root_installs_for_the_system(machine: Machine) -> None:
     assert (refused.returncode, refused.stdout.count("use sudo, or --user-mode")) == (78, 1)
 
 
-def test_later_versions_of_systemd_wait_ever_longer_before_a_restart(machine: Machine) -> None:
+def test_newer_systemd_gets_a_growing_restart_delay(machine: Machine) -> None:
     machine.sh(
-        "mkdir /run/new; printf '#!/bin/sh\necho systemd 254 ' > /run/new/systemctl; chmod +x /run/new/systemctl"
+        "mkdir /run/new; printf '#!/bin/sh\necho systemd 254 ' > /run/new/systemctl; "
+        "chmod +x /run/new/systemctl"
     )
     machine.sh("PATH=/run/new:$PATH /opt/i2ii/bin/i2ii units install")
     for name in ("i2ii-gpu@", "i2ii-http"):
@@ -242,16 +249,21 @@ def test_a_worker_may_use_its_own_card_alone(machine: Machine) -> None:
 
 def test_a_user_has_units_of_their_own(machine: Machine) -> None:
     machine.sh(
-        "useradd --create-home --uid 1234 me; mkdir -p /run/user; install -d -m 700 -o me /run/user/1234"
+        "useradd --create-home --uid 1234 me; mkdir -p /run/user; install -d -m 700 -o "
+        "me /run/user/1234"
     )
-    as_me = "setpriv --reuid=me --regid=me --init-groups env HOME=/home/me XDG_RUNTIME_DIR=/run/user/1234"
+    as_me = (
+        "setpriv --reuid=me --regid=me --init-groups env HOME=/home/me "
+        "XDG_RUNTIME_DIR=/run/user/1234"
+    )
     machine.sh(
         "systemd-run -q --uid=me -E XDG_RUNTIME_DIR=/run/user/1234 -p Delegate=yes --unit=me "
         "/lib/systemd/systemd --user"
     )
     machine.sh(f"until {as_me} systemctl --user is-system-running --wait; do sleep 0.1; done")
     machine.sh(
-        f"{as_me} /opt/i2ii/bin/i2ii units install --user-mode && {as_me} systemctl --user start i2ii.target"
+        f"{as_me} /opt/i2ii/bin/i2ii units install --user-mode && {as_me} systemctl "
+        "--user start i2ii.target"
     )
     shown = json.loads(machine.sh("curl -s localhost:8000/system/status"))
     assert (shown["spool"]["path"], shown["ready_workers"]) == (

@@ -36,10 +36,10 @@ def connect(spool: Spool, aiohttp_client: AiohttpClient) -> Connect:
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service with a classic worker for all tests that only add to it: each uses names of its
-    own."""
+    """One server and one classic worker for all tests of a file; each uses names of its own."""
     service = Service(tmp_path_factory.mktemp("live"))
     service.environment["I2II_GUEST_PATIENCE_SECONDS"] = "0.5"
+    service.serve()
     service.work()
     yield service
     service.stop_all()

@@ -1,7 +1,6 @@
 """The load test and the benchmarks: that they run, and that their figures agree. No timing is
 judged."""
 
-import io
 import json
 import math
 import socket
@@ -11,12 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from i2ii_spool.jobs.records import Timings
-from i2ii_spool.ops.loadtest.photo import photograph
-from i2ii_spool.ops.loadtest.report import Outcome, Report, histogram, percentile
-from i2ii_spool.spool.status import JobStatus
 from tests.support.service import Service, cli
 
 ROOT = Path(__file__).parents[2]
@@ -66,10 +60,8 @@ def test_the_load_is_spread_over_the_workers_and_reported(service: Service) -> N
     assert 0 < report["parallel_efficiency"] <= 1
 
 
-def test_failed_jobs_are_counted_by_their_code_and_fail_the_command(service: Service) -> None:
-    url = service.serve()
-    service.work()
-    ran = bench(service, url, "-n", "2", "-p", "summon a dragon")
+def test_failed_jobs_are_counted_by_code_and_fail_the_command(live: Service) -> None:
+    ran = bench(live, live.url, "-n", "2", "-p", "summon a dragon")
     assert ran.returncode == 1
     assert "succeeded   0, 2 failed" in ran.stdout
     assert "2 x unknown_instruction" in ran.stdout
@@ -94,63 +86,6 @@ def test_without_a_worker_nothing_is_submitted(service: Service) -> None:
     assert not list(service.spool.incoming.iterdir())
 
 
-# --- the report -----------------------------------------------------------------------------------
-
-
-def outcome(started: float, ended: float, worker: str) -> Outcome:
-    """A job that its worker was busy with for 2 s."""
-    timings = Timings(queue=0.5, load=0.5, edit=1.5, save=0.1)
-    return Outcome(
-        started,
-        ended,
-        JobStatus(request_id="x", status="completed", worker=worker, timings=timings),
-    )
-
-
-def test_a_report_adds_up() -> None:
-    good = [
-        outcome(10, 12, "node.gpu0"),
-        outcome(10, 15, "node.gpu1"),
-        outcome(12, 20, "node.gpu0"),
-    ]
-    report = Report(
-        "http://x", 4, 2, [*good, Outcome(11, 11.5, error="queue_full")], frozenset({"node.gpu2"})
-    )
-    shown = report.to_dict()
-    assert not report.all_succeeded
-    assert (shown["succeeded"], shown["failed"], shown["errors"]) == (3, 1, {"queue_full": 1})
-    assert (shown["makespan_seconds"], shown["throughput"]) == (10, 0.3)
-    assert shown["latency_seconds"] == {"p50": 5, "p90": 8, "p99": 8, "max": 8}
-    assert shown["mean_seconds"] == {"queue": 0.5, "load": 0.5, "edit": 1.5, "save": 0.1}
-    assert [worker["jobs"] for worker in shown["workers"].values()] == [2, 1, 0]
-    assert shown["workers"]["node.gpu0"]["utilisation_percent"] == 40
-    assert shown["parallel_efficiency"] == 0.2  # 6 busy seconds of three workers' 10
-    assert "1 x queue_full" in report.to_text()
-
-
-@pytest.mark.parametrize(
-    ("share", "expected"), [(0.5, 50), (0.9, 90), (0.99, 99), (1.0, 100), (0.0, 1)]
-)
-def test_a_percentile_is_one_of_the_numbers(share: float, expected: int) -> None:
-    assert percentile(range(1, 101), share) == expected
-
-
-@pytest.mark.parametrize(
-    "seconds", [[1.0], [2.0] * 5, [0.1, 0.2, 9.0]], ids=["one", "all equal", "an outlier"]
-)
-def test_a_histogram_counts_every_job(seconds: list[float]) -> None:
-    counts = [int(line.split("█ ")[1]) for line in histogram(seconds) if "█" in line]
-    assert sum(counts) == len(seconds)
-
-
-def test_photographs_are_the_same_each_time_and_as_heavy_as_real_ones() -> None:
-    data = photograph(1024, 768, seed=1)
-    assert data == photograph(1024, 768, seed=1)
-    assert data != photograph(1024, 768, seed=2)
-    assert 100_000 < len(data) < 150_000
-    assert Image.open(io.BytesIO(data)).size == (1024, 768)
-
-
 # --- the benchmarks -------------------------------------------------------------------------------
 
 EXPECTED = {
@@ -169,7 +104,7 @@ EXPECTED = {
         "JPEG photographs",
         "PNG noise",
     ],
-    "pictures": ["PNG level 1", "PNG level 6", "encode as webp", "judge a JPEG", "read a JPEG"],
+    "pictures": ["PNG level 1", "PNG level 6", "encode as webp", "inspect a JPEG", "read a JPEG"],
 }
 
 

@@ -59,7 +59,7 @@ def test_each_command_explains_itself_and_each_of_its_options(
     assert [line for line in options if re.fullmatch(r"-\S+(, --\S+)?( [A-Z]+)?  +", line)] == []
 
 
-def test_a_setting_is_explained_in_the_help_with_its_variable_and_default(service: Service) -> None:
+def test_help_explains_a_setting_with_its_variable_and_default(service: Service) -> None:
     assert "[I2II_PORT; default 8000]" in " ".join(cli(service, "serve", "--help").stdout.split())
 
 
@@ -122,7 +122,7 @@ def _fields(line: str) -> list[str]:
         ("I2II_SETTLE_SECONDS", "-1"),
     ],
 )
-def test_a_wrong_variable_is_named_and_exits_as_a_matter_of_configuration(
+def test_invalid_variable_is_named_and_exits_78(
     service: Service, tmp_path: Path, variable: str, value: str
 ) -> None:
     answer = run_in(tmp_path, service, "settings", **{variable: value})
@@ -133,7 +133,7 @@ def test_a_wrong_variable_is_named_and_exits_as_a_matter_of_configuration(
     assert repr(value) in error
 
 
-def test_a_wrong_flag_is_named_and_exits_as_a_matter_of_configuration(service: Service) -> None:
+def test_invalid_flag_is_named_and_exits_78(service: Service) -> None:
     answer = cli(service, "serve", "--port", "http", check=False)
 
     assert answer.returncode == 78
@@ -150,13 +150,13 @@ def test_listening_beyond_loopback_is_refused(service: Service, command: str) ->
     assert "--no-auth" in answer.stderr
 
 
-def test_listening_beyond_loopback_is_done_when_said_aloud(service: Service) -> None:
+def test_listening_beyond_loopback_needs_no_auth(service: Service) -> None:
     url = service.serve(host="0.0.0.0", no_auth="true")
 
     assert get_json(f"{url.replace('0.0.0.0', '127.0.0.1')}/livez") == {"status": "alive"}
 
 
-def test_a_port_that_is_taken_is_a_matter_of_configuration(service: Service) -> None:
+def test_taken_port_exits_78(service: Service) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         answer = cli(service, "serve", "--port", port, check=False)

@@ -140,7 +140,7 @@ def test_submit_wait_writes_every_picture(service: Service, picture: Path, tmp_p
         assert edited.convert("RGB").tobytes() != original.convert("RGB").tobytes()
 
 
-def test_submit_wait_names_the_picture_after_the_job_and_its_format(
+def test_submit_wait_names_the_output_after_job_and_format(
     service: Service, picture: Path, tmp_path: Path
 ) -> None:
     service.work()

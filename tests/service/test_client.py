@@ -18,8 +18,11 @@ from i2ii_spool.jobs.request import EditRequest, Job
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.status import JobStatus
 from tests.support import UNKNOWN_ID
+from tests.support.jobs import names_in
 from tests.support.pictures import make_picture
 from tests.support.service import Service, wait_until
+
+pytestmark = pytest.mark.xdist_group("client")  # one service for the file
 
 KINDS = ["sync", "async", "spool"]
 OVER_HTTP = ["sync", "async"]
@@ -65,23 +68,38 @@ def over_http(kind: str, url: str) -> Iterator[AnyClient]:
 
 
 @pytest.fixture
-def client(request: pytest.FixtureRequest, service: Service) -> Iterator[AnyClient]:
-    """One kind of client of the service; the two over HTTP get a server."""
-    if request.param == "spool":
+def client(request: pytest.FixtureRequest) -> Iterator[AnyClient]:
+    """One kind of client of a service, which the test asks for with `clients_of`."""
+    kind, fixture = request.param
+    service: Service = request.getfixturevalue(fixture)
+    if kind == "spool":
         yield SpoolClient(service.spool, max_pixels=10**8)
     else:
-        yield from over_http(request.param, service.serve())
+        yield from over_http(kind, service.url or service.serve())
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A server without workers: what is submitted waits."""
+    service = Service(tmp_path_factory.mktemp("idle"))
+    service.serve()
+    yield service
+    service.stop_all()
 
 
 @pytest.fixture
 def deaf(request: pytest.FixtureRequest) -> Iterator[AnyClient]:
-    """A client of an address at which nobody listens."""
+    """A client of an address at which no server listens."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield from over_http(request.param, f"http://127.0.0.1:{bound.getsockname()[1]}")
 
 
-all_clients = pytest.mark.parametrize("client", KINDS, indirect=True)
+def clients_of(service: str) -> pytest.MarkDecorator:
+    """Each kind of client, of this service: `live`, which has a worker, `idle`, which has none, or
+    `service`, which no other test uses."""
+    clients = [pytest.param((kind, service), id=kind) for kind in KINDS]
+    return pytest.mark.parametrize("client", clients, indirect=True)
 
 
 @dataclass(frozen=True)
@@ -104,10 +122,8 @@ def refusal(
 # --- what goes well -------------------------------------------------------------------------------
 
 
-@all_clients
-def test_a_picture_is_edited(service: Service, client: AnyClient, picture: Path) -> None:
-    service.work()
-
+@clients_of("live")
+def test_a_picture_is_edited(client: AnyClient, picture: Path) -> None:
     id = client.submit([picture], EditRequest(prompt="sepia", seed=7, name="wedding 042"))
     status = client.wait(id)
 
@@ -119,54 +135,52 @@ def test_a_picture_is_edited(service: Service, client: AnyClient, picture: Path)
         assert edited.convert("RGB").tobytes() != original.convert("RGB").tobytes()
 
 
-@all_clients
-def test_everything_in_the_request_reaches_the_job(
-    service: Service, client: AnyClient, tmp_path: Path
+@clients_of("idle")
+def test_every_request_field_reaches_the_job(
+    idle: Service, client: AnyClient, tmp_path: Path
 ) -> None:
     pictures = [make_picture(tmp_path / name) for name in ("a.png", "b.jpg", "c.webp")]
     request = EditRequest(
-        prompt="将图像转换为水彩画风格", negative_prompt="blurry", num_inference_steps=20, true_cfg_scale=2.5, seed=42,
+        prompt="将图像转换为水彩画风格", negative_prompt="blurry", num_inference_steps=20,
+        true_cfg_scale=2.5, seed=42,
         size="32x48", output_format="webp", n=2, name="婚礼",
     )  # fmt: skip
 
     id = client.submit(pictures, request)
 
-    folder = service.spool.incoming / id
+    folder = idle.spool.incoming / id
     job = Job.model_validate_json((folder / "job.json").read_bytes())
     assert job.model_dump(include=set(EditRequest.model_fields)) == request.model_dump()
     for name, original in zip(("input.png", "input-2.jpg", "input-3.webp"), pictures, strict=True):
         assert (folder / name).read_bytes() == original.read_bytes()
 
 
-@all_clients
+@clients_of("live")
 def test_each_of_several_pictures_is_fetched_by_its_number(
-    service: Service, client: AnyClient, picture: Path
+    live: Service, client: AnyClient, picture: Path
 ) -> None:
-    service.work()
     id = client.submit([picture], EditRequest(prompt="sepia", n=2, output_format="jpeg"))
     client.wait(id)
 
-    done = service.spool.done / id
+    done = live.spool.done / id
     assert client.result(id) == client.result(id, 1) == (done / "result.jpg").read_bytes()
     assert client.result(id, 2) == (done / "result-2.jpg").read_bytes()
 
 
-@all_clients
+@clients_of("idle")
 def test_a_default_that_is_said_beside_a_preset_is_kept(
-    service: Service, client: AnyClient, picture: Path
+    idle: Service, client: AnyClient, picture: Path
 ) -> None:
     id = client.submit(
         [picture], EditRequest(prompt="anything", preset="fast", num_inference_steps=50)
     )
-    record = json.loads((service.spool.incoming / id / "job.json").read_text())
+    record = json.loads((idle.spool.incoming / id / "job.json").read_text())
     assert record["num_inference_steps"] == 50
     assert "true_cfg_scale" not in record, "what is not said is the preset's to decide"
 
 
-@all_clients
-def test_whoever_waits_is_told_how_it_goes(
-    service: Service, client: AnyClient, picture: Path
-) -> None:
+@clients_of("service")
+def test_wait_reports_each_status(service: Service, client: AnyClient, picture: Path) -> None:
     id = client.submit([picture], EditRequest(prompt="anything", num_inference_steps=30))
     heard: list[JobStatus] = []
 
@@ -190,18 +204,18 @@ def test_whoever_waits_is_told_how_it_goes(
 # --- cancelling -----------------------------------------------------------------------------------
 
 
-@all_clients
-def test_a_waiting_job_is_cancelled(service: Service, client: AnyClient, picture: Path) -> None:
+@clients_of("idle")
+def test_a_waiting_job_is_cancelled(idle: Service, client: AnyClient, picture: Path) -> None:
     id = client.submit([picture], EditRequest(prompt="sepia"))
 
     client.cancel(id)
 
     status = client.wait(id)
     assert (status.status, (status.error or {})["code"]) == ("cancelled", "cancelled")
-    assert (service.spool.failed / id).is_dir()
+    assert (idle.spool.failed / id).is_dir()
 
 
-@all_clients
+@clients_of("service")
 def test_a_running_job_is_cancelled(service: Service, client: AnyClient, picture: Path) -> None:
     service.work(engine="slow")
     id = client.submit([picture], EditRequest(prompt="anything", num_inference_steps=100))
@@ -216,11 +230,8 @@ def test_a_running_job_is_cancelled(service: Service, client: AnyClient, picture
 # --- errors ---------------------------------------------------------------------------------------
 
 
-@all_clients
-def test_a_failed_job_says_why_and_has_no_result(
-    service: Service, client: AnyClient, picture: Path
-) -> None:
-    service.work()
+@clients_of("live")
+def test_a_failed_job_says_why_and_has_no_result(client: AnyClient, picture: Path) -> None:
     id = client.submit([picture], EditRequest(prompt="qwertyuiop"))
 
     status = client.wait(id)
@@ -232,7 +243,7 @@ def test_a_failed_job_says_why_and_has_no_result(
     assert caught.value.code == (status.error or {})["code"]
 
 
-@all_clients
+@clients_of("idle")
 def test_a_job_that_has_not_ended_has_no_result_yet(client: AnyClient, picture: Path) -> None:
     id = client.submit([picture], EditRequest(prompt="sepia"))
 
@@ -241,11 +252,8 @@ def test_a_job_that_has_not_ended_has_no_result_yet(client: AnyClient, picture: 
     assert caught.value.code == "wrong_state"
 
 
-@all_clients
-def test_a_picture_that_was_not_made_is_not_found(
-    service: Service, client: AnyClient, picture: Path
-) -> None:
-    service.work()
+@clients_of("live")
+def test_a_picture_that_was_not_made_is_not_found(client: AnyClient, picture: Path) -> None:
     id = client.submit([picture], EditRequest(prompt="sepia"))
     client.wait(id)
 
@@ -253,8 +261,9 @@ def test_a_picture_that_was_not_made_is_not_found(
     refusal(client.result, id, 0)
 
 
-@all_clients
-def test_bad_pictures_are_refused(service: Service, client: AnyClient, tmp_path: Path) -> None:
+@clients_of("idle")
+def test_bad_pictures_are_refused(idle: Service, client: AnyClient, tmp_path: Path) -> None:
+    waiting = names_in(idle.spool.incoming)
     whole = make_picture(tmp_path / "whole.png").read_bytes()
     bad = tmp_path / "bad.png"
 
@@ -263,35 +272,36 @@ def test_bad_pictures_are_refused(service: Service, client: AnyClient, tmp_path:
         refused = refusal(client.submit, [bad], EditRequest(prompt="sepia"))
         assert refused == Refusal("unsupported_picture", "image")
 
-    assert list(service.spool.incoming.iterdir()) == list(service.spool.staging.iterdir()) == []
+    assert names_in(idle.spool.incoming) == waiting
+    assert names_in(idle.spool.staging) == []
 
 
-@all_clients
+@clients_of("idle")
 def test_too_few_and_too_many_pictures_are_refused(client: AnyClient, picture: Path) -> None:
     for pictures in ([], [picture] * 4):
         refused = refusal(client.submit, pictures, EditRequest(prompt="sepia"))
         assert refused == Refusal("invalid_request", "image")
 
 
-@all_clients
+@clients_of("idle")
 def test_a_job_that_never_was_is_not_found(client: AnyClient) -> None:
     for call in (client.wait, client.result, client.cancel):
         assert refusal(call, UNKNOWN_ID, kind=NotFound) == Refusal("not_found", None)
 
 
-@all_clients
+@clients_of("idle")
 def test_what_is_not_an_id_is_refused(client: AnyClient) -> None:
     for call in (client.wait, client.result, client.cancel):
         assert refusal(call, "nonsense") == Refusal("invalid_request", "id")
 
 
-@all_clients
+@clients_of("idle")
 def test_a_deleted_job_is_said_to_be_deleted(
-    service: Service, client: AnyClient, picture: Path
+    idle: Service, client: AnyClient, picture: Path
 ) -> None:
     id = client.submit([picture], EditRequest(prompt="sepia"))
     client.cancel(id)
-    actions.delete_job(service.spool, id)
+    actions.delete_job(idle.spool, id)
 
     for call in (client.wait, client.result, client.cancel):
         assert refusal(call, id, kind=Deleted) == Refusal("deleted", None)
@@ -307,11 +317,9 @@ def test_a_server_that_does_not_answer_is_said_to(deaf: AnyClient, picture: Path
 
 
 async def test_the_async_client_serves_many_at_once_and_takes_bytes(
-    service: Service, picture: Path
+    live: Service, picture: Path
 ) -> None:
-    url = await asyncio.to_thread(service.serve)
-    await asyncio.to_thread(service.work)
-    async with AsyncClient(url) as client:
+    async with AsyncClient(live.url) as client:
 
         async def edit(seed: int) -> JobStatus:
             id = await client.submit([picture.read_bytes()], EditRequest(prompt="sepia", seed=seed))

@@ -98,7 +98,7 @@ def test_tokens_are_counted_and_a_file_that_is_not_used_is_named(
     assert (finding["verdict"], f"chmod 640 {file}" in finding["message"]) == ("error", True)
 
 
-def test_a_folder_that_others_may_read_is_found_with_the_line_that_cures_it(
+def test_world_readable_spool_is_reported_with_its_cure(
     service: Service,
 ) -> None:
     service.spool.done.chmod(0o755)
@@ -132,7 +132,10 @@ def test_a_file_system_that_a_queue_cannot_rest_on_is_refused(
 ) -> None:
     folder = tmp_path / "mounted"
     folder.mkdir()
-    make = "from pathlib import Path; from i2ii_spool.spool.layout import Spool; Spool(Path('{}')).create()"
+    make = (
+        "from pathlib import Path; from i2ii_spool.spool.layout import Spool; "
+        "Spool(Path('{}')).create()"
+    )
     python = shlex.quote(sys.executable)
     script = (
         f'{mount}; {python} -c "{make}"; {python} -m i2ii_spool doctor --json --spool {{}} || true'
@@ -158,7 +161,10 @@ def test_the_mount_that_a_path_lies_on_is_the_longest_and_latest(path: str, kind
 @needs_root
 def test_a_spool_that_cannot_be_written_is_found(service: Service) -> None:
     root = service.spool.root
-    script = f"mount --bind {root} {root}; mount -o remount,bind,ro {root}; {sys.executable} -m i2ii_spool doctor || true"
+    script = (
+        f"mount --bind {root} {root}; mount -o remount,bind,ro {root}; "
+        f"{sys.executable} -m i2ii_spool doctor || true"
+    )
     shown = subprocess.run(
         ["unshare", "--mount", "sh", "-ec", script],
         env=service.environment,
@@ -194,7 +200,7 @@ def test_a_port_that_another_program_holds_is_found(service: Service) -> None:
         port = other.getsockname()[1]
         other.close()
         with socket.socket() as holder:
-            holder.bind(("127.0.0.1", port))  # bound, and not listening: nobody answers
+            holder.bind(("127.0.0.1", port))  # bound, and not listening: no answer
             [finding] = examined(service, "--port", str(port))["port"]
     assert finding["verdict"] == "error"
     assert "Address already in use" in finding["message"]

@@ -254,9 +254,7 @@ async def test_a_malformed_form_is_refused(connect: Connect, spool: Spool, body:
     assert is_empty(spool)
 
 
-async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
-    connect: Connect, spool: Spool
-) -> None:
+async def test_body_with_wrong_content_encoding_is_refused(connect: Connect, spool: Spool) -> None:
     client = await connect()
     body = multipart(("prompt", b"sepia"), ("image", encoded()))
     answer = await _send_raw(client, ["Content-Encoding: gzip"], body)
@@ -274,9 +272,7 @@ async def test_a_field_name_that_is_not_utf_8_is_refused(connect: Connect, spool
     assert is_empty(spool)
 
 
-async def test_an_idempotency_key_that_is_not_utf_8_is_not_our_fault(
-    connect: Connect, spool: Spool
-) -> None:
+async def test_idempotency_key_that_is_not_utf_8_is_refused(connect: Connect, spool: Spool) -> None:
     client = await connect()
     body = multipart(("prompt", b"sepia"), ("image", encoded()))
     answer = await _send_raw(client, ["Idempotency-Key: caf\xe9"], body)
@@ -352,7 +348,7 @@ async def test_a_full_disk_refuses_the_job(connect: Connect, spool: Spool) -> No
     assert is_empty(spool)
 
 
-async def test_pictures_go_to_disk_as_they_come_and_a_client_that_leaves_leaves_nothing(
+async def test_upload_is_streamed_to_disk_and_removed_on_disconnect(
     connect: Connect, spool: Spool
 ) -> None:
     client = await connect()

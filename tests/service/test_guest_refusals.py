@@ -11,6 +11,8 @@ from tests.support.guests import assert_edited, ending, ls, make_guest, named, s
 from tests.support.pictures import make_picture
 from tests.support.service import Service, wait_until
 
+pytestmark = pytest.mark.xdist_group("guest_refusals")  # one service for the file
+
 
 def with_no_prompt(guest: Path) -> None:
     (guest / "prompt.txt").unlink()
@@ -71,7 +73,9 @@ WRONG: dict[Callable[[Path], None], str] = {
     with_a_symlink: "invalid_request: 'photo.jpg' is a symbolic link",
     with_a_fifo: "invalid_request: 'pipe.jpg' is a FIFO",
     with_a_subfolder: "invalid_request: 'more' is a folder",
-    with_a_temp_named_file: "invalid_request: 'b.jpg.part' is named like a file that is still being copied",
+    with_a_temp_named_file: (
+        "invalid_request: 'b.jpg.part' is named like a file that is still being copied"
+    ),
 }
 
 
@@ -109,7 +113,7 @@ def guest_name(spoil: Callable[[Path], None]) -> str:
 
 
 @pytest.mark.parametrize("spoil", WRONG, ids=guest_name)
-def test_a_folder_that_stays_wrong_is_refused_with_the_reason_and_kept(
+def test_invalid_folder_is_refused_with_the_reason_and_kept(
     live: Service, wrong_guests: dict[str, dict[str, object]], spoil: Callable[[Path], None]
 ) -> None:
     name = guest_name(spoil)
@@ -132,7 +136,7 @@ def test_what_a_link_in_a_folder_points_to_is_untouched(
     assert touched(Path(os.readlink(refused / "photo.jpg"))) == wrong_guests["outside"]
 
 
-def test_a_refused_folder_is_edited_once_it_is_put_right_and_moved_back(
+def test_refused_folder_is_edited_after_repair_and_moving_back(
     live: Service, tmp_path: Path
 ) -> None:
     guest = make_guest(tmp_path / "promptless", "photo.jpg")

@@ -1,4 +1,4 @@
-"""Folders that a person moves or copies into `incoming/` of a live service: pictures and a prompt."""
+"""Folders with pictures and a prompt that a person moves or copies into `incoming/`."""
 
 import json
 import os
@@ -13,6 +13,8 @@ from i2ii_spool.spool.layout import Spool
 from tests.support.guests import assert_edited, ending, ls, make_guest, request_of, shell
 from tests.support.pictures import make_picture
 from tests.support.service import Service, wait_until
+
+pytestmark = pytest.mark.xdist_group("guests")  # one service for the file
 
 NEVER = "100000"
 
@@ -90,9 +92,7 @@ def test_a_wholly_chinese_name_is_kept_in_the_request(live: Service, tmp_path: P
 
 
 @pytest.mark.parametrize("case", ["folder", "picture"])
-def test_a_name_that_is_not_utf_8_is_no_obstacle(
-    service: Service, tmp_path: Path, case: str
-) -> None:
+def test_guest_with_a_non_utf_8_name_is_edited(service: Service, tmp_path: Path, case: str) -> None:
     service.work(guest_patience_seconds="0.5")
     gbk = os.fsdecode("婚礼".encode("gbk"))  # as old archives unpack
     guest = make_guest(tmp_path / (f"a{gbk}gbk" if case == "folder" else "a-gbk"), prompt="sepia")
@@ -146,9 +146,7 @@ def look_once(service: Service, tmp_path: Path, name: str) -> None:
     ending(service.spool, name)
 
 
-def test_a_slowly_copied_folder_is_taken_only_when_it_has_been_still(
-    service: Service, tmp_path: Path
-) -> None:
+def test_slowly_copied_folder_is_admitted_once_it_settles(service: Service, tmp_path: Path) -> None:
     service.work(settle_seconds="3")
     slow = service.spool.incoming / "a-slow"
     slow.mkdir()
@@ -185,8 +183,7 @@ def test_many_folders_at_once_do_not_hold_up_the_next(service: Service, tmp_path
 WORKER_USER, GUEST_USER = 65533, 65534
 
 
-# All that is needed is imported before the rights are given up: this Python may lie where others
-# cannot read.
+# All imports come before the change of user, which may not be able to read this Python.
 WORK_AS_ANOTHER = f"""
 import encodings, importlib, os, pkgutil
 import i2ii_spool

@@ -43,7 +43,7 @@ async def test_a_wrong_method_is_told_the_right_one(
     assert allowed in response.headers["Allow"]
 
 
-async def test_a_bug_is_answered_in_the_one_shape_and_logged(
+async def test_bug_gets_json_500_and_is_logged(
     spool: Spool, aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def break_down(_request: web.Request) -> web.Response:
@@ -59,9 +59,7 @@ async def test_a_bug_is_answered_in_the_one_shape_and_logged(
     assert (await client.get("/livez")).status == 200
 
 
-async def test_a_spool_that_is_gone_is_answered_in_the_one_shape(
-    connect: Connect, spool: Spool
-) -> None:
+async def test_missing_spool_gets_json_error(connect: Connect, spool: Spool) -> None:
     client = await connect()
     spool.done.rmdir()
     response = await client.get("/jobs")

@@ -11,10 +11,12 @@ from tests.support.guests import assert_edited, ending, ls, make_guest, shell, t
 from tests.support.jobs import SubmitJob
 from tests.support.service import Service, cli, wait_until
 
+pytestmark = pytest.mark.xdist_group("jobs_by_hand")  # one service for the file
+
 
 @pytest.fixture
 def failed_job(live: Service, picture: Path) -> str:
-    """The id of a job whose instruction nobody understands."""
+    """The id of a job whose instruction is unknown."""
     id = cli(live, "submit", str(picture), "-p", "qwertyuiop").stdout.strip()
     wait_until((live.spool.failed / id).is_dir)
     return id
@@ -28,9 +30,7 @@ def test_error_txt_explains(live: Service, failed_job: str) -> None:
     assert "watercolour" in said
 
 
-def test_a_failed_job_moved_back_runs_again_and_forgets_its_earlier_life(
-    service: Service, picture: Path
-) -> None:
+def test_failed_job_moved_back_runs_again_from_the_start(service: Service, picture: Path) -> None:
     worker = service.work(engine="raises_in_edit")
     id = cli(service, "submit", str(picture), "-p", "raise").stdout.strip()
     failed = service.spool.failed / id
@@ -124,7 +124,7 @@ def test_touching_cancel_stops_a_running_and_a_waiting_job(
     assert ls(service.spool.done) == []
 
 
-def test_a_cancelled_job_moved_back_is_cancelled_again_only_if_asked_again(
+def test_cancelled_job_moved_back_runs_unless_cancelled_again(
     service: Service, submit_job: SubmitJob
 ) -> None:
     wanted, unwanted = submit_job(), submit_job()

@@ -76,7 +76,7 @@ async def _pages(
     state: str | None = None,
     between: Callable[[], Any] = lambda: None,
 ) -> list[str]:
-    """Walk through the list from page to page, doing something between two; return the ids in it."""
+    """Read the list page by page, with an action between two; return the ids in it."""
     query = f"/jobs?limit={limit}" + (f"&state={state}" if state else "")
     ids: list[str] = []
     page = await get(client, query)

@@ -7,7 +7,7 @@ from contextlib import closing
 from tests.support.service import Service, wait_until
 
 
-def test_a_server_that_stops_hears_out_who_has_just_connected(service: Service) -> None:
+def test_stopping_server_answers_a_client_that_just_connected(service: Service) -> None:
     host, _, port = service.serve().removeprefix("http://").partition(":")
     [server] = service.processes
     with closing(http.client.HTTPConnection(host, int(port), timeout=20)) as client:

@@ -75,7 +75,7 @@ def all_gone(pids: list[int]) -> bool:
 
 
 def edit(service: Service, port: int, picture: Path, result: Path) -> Any:
-    """Have the picture edited over HTTP with the command that users have; return the job's status."""
+    """Edit the picture over HTTP with the command; return the status of the job."""
     url = f"http://127.0.0.1:{port}"
     id = cli(service, "submit", str(picture), "-p", "sepia", "--url", url).stdout.strip()
     status = get_json(f"{url}/status/{id}?wait=30")

@@ -56,7 +56,9 @@ def test_without_a_worker_it_says_how_to_start_one(service: Service) -> None:
     )
 
 
-def test_what_strangers_write_is_not_obeyed(service: Service, submit_job: SubmitJob) -> None:
+def test_prompt_cannot_inject_markup_or_terminal_codes(
+    service: Service, submit_job: SubmitJob
+) -> None:
     submit_job(prompt="[red]\x1b[2J\x07evil[/red]")
     shown = cli(service, "top").stdout
     assert "[red] [2J evil[/red]" in shown

@@ -166,7 +166,7 @@ def test_progress_shows_while_a_job_runs_and_never_goes_back(
     assert len(set(seen)) > 3
 
 
-def test_the_heartbeat_goes_on_while_idle_and_its_file_goes_with_the_worker(
+def test_idle_worker_beats_and_removes_its_status_file_at_exit(
     service: Service,
 ) -> None:
     worker = service.work(engine="quick")
@@ -182,7 +182,7 @@ def test_the_heartbeat_goes_on_while_idle_and_its_file_goes_with_the_worker(
 
 
 @pytest.mark.parametrize("by_hand", [True, False], ids=["touch cancel", "i2ii cancel"])
-def test_a_running_job_is_cancelled_between_steps_and_the_next_one_runs(
+def test_running_job_is_cancelled_between_steps_and_the_next_runs(
     service: Service, submit_job: SubmitJob, by_hand: bool
 ) -> None:
     id, next_id = submit_job(num_inference_steps=100), submit_job(num_inference_steps=10)
@@ -248,7 +248,7 @@ def test_a_broken_job_json_fails_its_job_alone_and_says_why(
     wait_done(service, next_id)
 
 
-def test_three_different_jobs_failing_in_a_row_make_the_worker_pause(
+def test_worker_pauses_after_three_different_jobs_fail(
     service: Service, submit_job: SubmitJob
 ) -> None:
     ids = [submit_job(prompt="raise") for _ in range(3)]
@@ -259,7 +259,7 @@ def test_three_different_jobs_failing_in_a_row_make_the_worker_pause(
     assert "3 jobs failed" in status["note"]
     assert not list_workers(service.spool, lease=60)[0].ready
     waiting = submit_job()
-    for _ in range(2):  # it lives, and could have claimed long ago
+    for _ in range(2):  # the worker is alive, and had time to claim
         beat = status_file(service).stat().st_mtime_ns
         wait_until(lambda beat=beat: status_file(service).stat().st_mtime_ns > beat)
     assert os.listdir(service.spool.incoming) == [waiting]
@@ -345,7 +345,7 @@ def test_an_idle_worker_stops_when_told_to(service: Service, number: signal.Sign
 # --- dying ----------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_comes_back_does_again_what_it_was_killed_over(
+def test_restarted_worker_runs_the_job_it_was_killed_in(
     service: Service, submit_job: SubmitJob
 ) -> None:
     id = submit_job(num_inference_steps=40)
@@ -374,7 +374,7 @@ def test_a_result_that_was_recorded_is_never_made_again(
     assert (service.spool.done / id / "result.json").read_bytes() == record
 
 
-def test_a_job_that_kills_its_workers_is_given_up_and_the_next_one_is_done(
+def test_job_that_kills_its_workers_fails_and_the_next_is_done(
     service: Service, submit_job: SubmitJob
 ) -> None:
     id, next_id = submit_job(prompt="kill"), submit_job(num_inference_steps=10)
@@ -404,12 +404,12 @@ def test_another_worker_takes_over_what_a_killed_one_held(
     assert os.listdir(service.spool.running / GPU0) == []
 
 
-def test_a_second_process_of_one_name_waits_its_turn_and_says_for_whom(
+def test_second_worker_of_one_name_waits_and_names_the_first(
     service: Service, submit_job: SubmitJob
 ) -> None:
     first = service.work(engine="quick")
     second = service.start(sys.executable, STUB_ENGINES, "quick", "0")
-    wait_until(lambda: f"{GPU0} runs already, as process {first.pid}" in service.read_log())
+    wait_until(lambda: f"{GPU0} runs as process {first.pid}" in service.read_log())
     assert read(status_file(service))["pid"] == first.pid
     assert end(first, signal.SIGKILL) == -signal.SIGKILL
     wait_status(service, pid=second.pid, state="ready")
@@ -476,7 +476,7 @@ def test_the_gpu_chosen_is_named_by_worker_and_result(
     assert status["gpu_id"] == f"GPU-{UUID}"
 
 
-def test_a_gpu_that_is_not_there_is_no_reason_to_start_again(service: Service) -> None:
+def test_missing_gpu_exits_without_a_restart(service: Service) -> None:
     service.environment |= {"CUDA_VISIBLE_DEVICES": "0,1", "I2II_ENGINE": "classic"}
     refused = cli(service, "gpu", "2", check=False)
     assert refused.returncode == 78

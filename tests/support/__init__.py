@@ -3,8 +3,8 @@
 service           processes of the service, and the `i2ii` command: `Service`, `cli`, `wait_until`
 http              requests to a server over one connection: `ask`, `post`, `form`, `error_of`
 raw_http          a socket for requests that no client library sends: `Wire`
-app               the server in the test's loop, a worker played by hand: `check_error`, `HandWorker`
-jobs              jobs moved on through the spool package: `claim_next`, `finish`, `result_of`
+app               the server in the test's loop, a worker by hand: `check_error`, `HandWorker`
+jobs              jobs moved on through the spool package: `claim_next`, `finish`
 guests            folders that a person puts into the spool: `make_guest`, `shell`
 pictures          pictures to send: `make_picture`
 hostile_pictures  small files that would be large, slow or strange: `REFUSED`, `TAKEN`

@@ -1,5 +1,12 @@
-"""What the tests under fire share: processes that die and come back, forms, and what must hold of
-where jobs end up."""
+"""Processes that are killed and started again, and where their jobs end.
+
+    group = ProcessGroup(service, {"server": SERVER, "gpu0": (WORKER, "quick", "0")}, chance)
+    group.kill_some()
+    assert is_dry(service.spool)
+    check_done(service.spool.done / id)
+
+`places` yields each job with its state.
+"""
 
 import json
 import random
@@ -22,11 +29,10 @@ WORKER = STUB_ENGINES
 
 
 class ProcessGroup:
-    """The processes of the service, each of which may be killed at any moment and is started again
-    at once."""
+    """The processes of a service: each may be killed, and is started again at once."""
 
     deaths: tuple[int, ...] = (-signal.SIGKILL,)
-    """The exit codes with which they may end."""
+    """The exit codes that are allowed."""
 
     def __init__(
         self, service: Service, commands: Mapping[str, tuple[str, ...]], chance: random.Random
@@ -58,7 +64,7 @@ class ProcessGroup:
             self.kills[name] += 1
 
     def check_alive(self) -> None:
-        """None of them ends by itself, whatever happens to the others."""
+        """None of them has ended by itself."""
         for name, process in self._running.items():
             ended = process.poll()
             assert ended is None, (
@@ -80,7 +86,7 @@ def is_dry(spool: Spool) -> bool:
     """Whether no job waits or runs."""
     return not list(
         places(spool, "incoming", "running", "incoming")
-    )  # one that runs may just be sent back
+    )  # a running job may move back between two looks
 
 
 def check_done(folder: Path) -> int:

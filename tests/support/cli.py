@@ -17,7 +17,7 @@ from tests.support.service import Service, cli
 def run_in(
     folder: Path, service: Service, *arguments: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command with `folder` as the working directory and more variables in its environment."""
+    """Run the command in `folder`, with more variables in its environment."""
     command = [sys.executable, "-m", "i2ii_spool", *arguments]
     environment = {**service.environment, **variables}
     return subprocess.run(

@@ -38,7 +38,7 @@ def make_guest(
     prompt: str | None = None,
     request: dict[str, object] | None = None,
 ) -> Path:
-    """Make a folder as people do, outside the spool: pictures, and a `prompt.txt` or a `job.json`."""
+    """Make a folder outside the spool: pictures, and a `prompt.txt` or a `job.json`."""
     folder.mkdir()
     for name in pictures:
         make_picture(folder / name)

@@ -1,5 +1,8 @@
-"""Pictures that mean harm, and what the door says to each: small files that would be large, slow or
-strange."""
+"""Hostile pictures: small files that decode to something large, slow or strange.
+
+`REFUSED` has the status and a word of the error for each that the server refuses. `TAKEN` lists
+those that it accepts.
+"""
 
 import random
 import struct

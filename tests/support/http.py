@@ -33,7 +33,7 @@ def ask(
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Return what the server answers. Raises `OSError` or `HTTPException` if it dies before it has."""
+    """Return the answer. Raises `OSError` or `HTTPException` if the server dies before."""
     connection.request(method, path, body, headers or {})
     response = connection.getresponse()
     return Answer(response.status, response.read())

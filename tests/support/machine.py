@@ -107,10 +107,11 @@ class Machine:
         join = "".join(f"echo $$ > {cgroup}/cgroup.procs; " for cgroup in self._cgroups)
         mount = "lowerdir=/,upperdir=$1/upper,workdir=$1/work"
         mount = f'mountpoint -q "$1/root" || mount -t overlay overlay -o "{mount}" "$1/root"; '
-        become = f'unshare --fork --kill-child {" ".join(NAMESPACES)} bash {INIT} "$1/root" "$1/disk" "${{@:2}}"'
+        become = f"unshare --fork --kill-child {' '.join(NAMESPACES)} "
+        become += f'bash {INIT} "$1/root" "$1/disk" "${{@:2}}"'
         self._init = subprocess.Popen(
-            ["nsenter", "-t", str(self._keeper.pid), "-m", "bash", "-ec", f"{join}{mount}exec {become}",
-             "bash", self._folder, *self._binds],
+            ["nsenter", "-t", str(self._keeper.pid), "-m", "bash", "-ec",
+             f"{join}{mount}exec {become}", "bash", self._folder, *self._binds],
             env={**os.environ, "MACHINE_CGROUPS": "cgroup-v1" if self._v1 else ""},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
@@ -126,7 +127,7 @@ class Machine:
             assert self._init.poll() is None, self._init.communicate()[0]
             assert time.monotonic() < deadline, "it did not become systemd"
             time.sleep(0.01)
-        for cgroup in self._cgroups:  # the one who waits for it is no part of it
+        for cgroup in self._cgroups:  # the waiting process is no part of it
             (cgroup.parent / "cgroup.procs").write_text(str(self._init.pid))
         while (
             self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip()
@@ -161,7 +162,7 @@ class Machine:
         return list(found.values())
 
     def cut_power(self) -> None:
-        """Everything dies at once: the kernel kills all of a PID namespace with its first process."""
+        """Kill every process: the kernel ends a PID namespace with its first process."""
         with suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
         self._pid = 0
@@ -183,7 +184,7 @@ class Machine:
                 time.sleep(0.01)
 
     def reboot(self) -> None:
-        """Cut the power, and switch it on again: what was on its disk is there, and nothing else."""
+        """Cut the power, and switch it on again: only what was on the disk is there."""
         self.cut_power()
         self.boot()
 
@@ -210,8 +211,8 @@ class Machine:
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command inside; what it prints to either stream is its `stdout`."""
         done = subprocess.run(
-            self.command(*arguments), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=120, check=False,
+            self.command(*arguments), env=ENVIRONMENT, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0 or not check, (
             f"{arguments} ended with {done.returncode}:\n{done.stdout}"

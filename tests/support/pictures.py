@@ -38,7 +38,7 @@ def encoded(suffix: str = ".png", size: tuple[int, int] = (64, 48), *, seed: int
 
 
 def is_same_picture(data: bytes, expected: bytes) -> bool:
-    """Whether it is the whole picture: the engines under fire return what they get."""
+    """Whether it is the whole picture: the stub engines return what they get."""
     try:
         with Image.open(io.BytesIO(data)) as picture, Image.open(io.BytesIO(expected)) as original:
             return picture.convert("RGB").tobytes() == original.convert("RGB").tobytes()

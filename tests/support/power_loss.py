@@ -1,12 +1,14 @@
 """What a disk may hold after power was lost: every state that the recorded calls allow, under three
 kinds of disk.
 
-ordered   like ext4 and xfs: changes of names last in the order in which they were made, any fsync makes all earlier
-          ones last, a rename is one change. The bytes of a file last once the file is synced.
-weak      each change of a name lasts by itself, whenever it likes, until its folder is synced; a rename is one
-          change still.
-halved    like ext2, or ext4 without a journal: as weak, but a rename is two changes, one in each folder. Nothing
-              protects from its being cut in half on the way; once a move has returned, neither half may be missing.
+ordered   like ext4 and xfs: changes of names become durable in their order, any fsync makes all
+          earlier ones durable, and a rename is one change. The bytes of a file are durable once the
+          file is synced.
+weak      each change of a name becomes durable by itself, at any time until its folder is synced; a
+          rename is one change.
+halved    like ext2, or ext4 without a journal: as weak, but a rename is two changes, one in each
+          folder. A power loss during a move may leave one of them; after the move has returned,
+          neither may be missing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,12 +48,12 @@ class File:
 
 @dataclass(frozen=True)
 class State:
-    """What a disk may hold: for each folder that can be reached its names, for each file its bytes."""
+    """What a disk may hold: the names in each reachable folder, the bytes of each file."""
 
     folders: dict[str, tuple[str, ...]]
     files: dict[str, bytes]
     doubled: tuple[str, ...]
-    """Folders that lie on the disk under two names."""
+    """Folders that have two names on the disk."""
 
     def write(self, root: Path) -> None:
         """Make a folder that looks like this."""

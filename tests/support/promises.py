@@ -1,4 +1,11 @@
-"""Starting the service again after it was struck, and whether all that was promised holds."""
+"""What was promised to clients and operators, and a check after the service has started again.
+
+    promised = Promises()
+    promised.end(id, "done", "failed:cancelled")
+    check(spool, promised)
+
+`Promises.told` reads what a process promised before it was killed.
+"""
 
 import io
 import json
@@ -50,13 +57,13 @@ def write_upload(path: str, data: bytes) -> None:
 
 def submit_one(spool: Spool, *, key: str | None = None) -> str:
     submission = Submission(spool)
-    write_upload(submission.upload(), PICTURE)
+    write_upload(submission.add_image(), PICTURE)
     return submission.publish(EditRequest(prompt="sepia"), max_pixels=10**6, key=key)
 
 
-def say_that_a_worker_lives(spool: Spool) -> None:
+def start_worker(spool: Spool) -> None:
     """What a worker does before all else; the folder outlives it."""
-    spool.make_worker(WORKER)
+    spool.create_worker(WORKER)
 
 
 def commit(claim: Claim) -> None:
@@ -65,8 +72,8 @@ def commit(claim: Claim) -> None:
 
 
 class Promises:
-    """What has been promised so far. `tell` hears of each change, since whoever promises may die
-    the next moment."""
+    """What has been promised so far. `tell` hears of each change, since the process that promises
+    may die at the next call."""
 
     def __init__(self, tell: Callable[[bytes], object] | None = None) -> None:
         self._tell = tell
@@ -115,19 +122,18 @@ class Promises:
         self.end(id, "done")
 
     def copy(self, id: str) -> None:
-        """Somebody has copied the job under its own id: it lies in two places until both have
+        """An operator has copied the job under its own id: it is in two places until both have
         ended."""
         self.copied.add(id)
         self._say()
 
     def send_again(self, key: str) -> None:
-        """Whoever has sent a job with this key, and did not hear whether it was accepted, will send
-        it again."""
+        """The client that sent a job with this key got no answer, and will send it again."""
         self.key = key
         self.count(1)
 
     def stay(self, path: str) -> None:
-        """What lies there, below the spool's root, stays."""
+        """The file at this path below the root stays."""
         self.paths.add(path)
         self._say()
 
@@ -144,7 +150,7 @@ def start_again(spool: Spool) -> Counter[str]:
     """Do what servers and workers do until nothing is left to do; return how often each job was
     begun."""
     spool.create()
-    say_that_a_worker_lives(spool)
+    start_worker(spool)
     recover(spool, WORKER, max_attempts=MAX_ATTEMPTS)
     with mock.patch.object(retention, "STALE_SUBMISSION_SECONDS", -1.0):  # an hour later
         retention.sweep(spool)
@@ -162,7 +168,7 @@ def start_again(spool: Spool) -> Counter[str]:
 
 
 def places(spool: Spool) -> Counter[str]:
-    """In how many places each job or guest lies."""
+    """In how many places each job or guest is."""
     folders = [spool.incoming, spool.done, spool.failed, *spool.running.iterdir()]
     return Counter(path.name for folder in folders for path in folder.iterdir())
 
@@ -186,7 +192,7 @@ def check(spool: Spool, promised: Promises) -> None:
         submit_one(spool, key=promised.key)
         start_again(spool)
     left = [*spool.incoming.iterdir(), *spool.running.glob("*/*"), *spool.staging.iterdir()]
-    assert not left, f"parked where nobody looks: {left}"
+    assert not left, f"left where no process looks: {left}"
     assert not [path for path in spool.trash.iterdir() if is_id(path.name)], "not deleted"
     for folder in (*spool.done.iterdir(), *spool.failed.iterdir()):
         check_ended(folder)
@@ -216,7 +222,7 @@ def check_ended(folder: Path) -> None:
         assert (JobFolder(folder).error_text).read_text(), "failed, and nothing says why"
         assert not (JobFolder(folder).result).exists(), "both done and failed"
         if (JobFolder(folder).cancel).exists() and not (JobFolder(folder).error).exists():
-            return  # cancelled by somebody who died before the last of it: the file `cancel` says so
+            return  # its canceller died before the last step: the file `cancel` says so
         assert json.loads((JobFolder(folder).error).read_text())["code"]
     assert not list(folder.glob(".*.tmp")), "half-written files are left"
 

@@ -4,7 +4,7 @@
         wire.send(head(length(GOOD)) + GOOD)
         assert wire.answer().status == 202
 
-`PICTURE`, `GOOD`, `head`, `length` and `part` (of `tests.support.http`) are what a request is made of.
+`PICTURE`, `GOOD`, `head` and `length` are parts of a request.
 """
 
 import http.client

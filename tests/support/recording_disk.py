@@ -1,8 +1,10 @@
-"""Between our code and the kernel: sees every call that changes a file system before it is made,
-and may stop it.
+"""A recorder between i2ii and the kernel: every call that changes a file system, before it is made.
 
-What Python itself reports of a change (its audit events) and these calls do not, ends the test:
-nothing goes unseen.
+    with RecordingDisk(root, meet) as disk:      # meet(n, op) may raise, kill or cut the power
+        ...
+    disk.ops
+
+A change that Python reports (its audit events) and the recorder has not seen fails the test.
 """
 
 import os
@@ -156,7 +158,7 @@ class RecordingDisk:
         return " > ".join(reversed(lines[: above + 1]))
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Raise if Python changes what lies below the root by a call that we have not seen."""
+        """Raise if Python changes what lies below the root by a call that was not recorded."""
         if self._is_inside or not (
             event in AUDITED or (event == "open" and (arguments[2] or 0) & WRITABLE)
         ):

@@ -1,8 +1,10 @@
-"""What happens to jobs, as pieces of which each may be cut short anywhere.
+"""Scenarios: what may happen to a job, each with one point from which it may be interrupted.
 
-A life is a generator: what it does before its `yield` is durable and over; what it does after may
-be struck. Whatever it says in `promised` must hold afterwards: how a job may end once the service
-has been started again.
+    running = begin("admit", spool, promised)          # what comes before `yield` is durable
+    end(running, RecordingDisk(spool.root, meet))      # what comes after may be interrupted
+    check(spool, promised)                             # of tests.support.promises
+
+A scenario writes into `promised` what must hold after the service has started again.
 """
 
 import os
@@ -31,7 +33,7 @@ from tests.support.promises import (
     WORKER,
     Promises,
     commit,
-    say_that_a_worker_lives,
+    start_worker,
     write_upload,
 )
 from tests.support.recording_disk import RecordingDisk
@@ -46,7 +48,7 @@ def scenario(function: Scenario) -> Scenario:
 
 
 def begin(name: str, spool: Spool, promised: Promises) -> Iterator[None]:
-    """Live a life up to its `yield`."""
+    """Run a scenario up to its `yield`."""
     spool.create()
     going = SCENARIOS[name](spool, promised)
     next(going)
@@ -54,7 +56,7 @@ def begin(name: str, spool: Spool, promised: Promises) -> Iterator[None]:
 
 
 def end(going: Iterator[None], disk: RecordingDisk) -> None:
-    """Live the rest of it, with `disk` between it and the kernel."""
+    """Run the rest, with `disk` between it and the kernel."""
     with disk:
         for _ in going:
             raise AssertionError("a scenario has one yield")
@@ -67,7 +69,7 @@ def submit_one(spool: Spool, promised: Promises, *, key: str | None = None) -> s
 
 
 def claim_one(spool: Spool) -> Claim:
-    say_that_a_worker_lives(spool)
+    start_worker(spool)
     claim = Claims(spool, WORKER, max_attempts=MAX_ATTEMPTS).next()
     assert claim is not None
     return claim
@@ -108,7 +110,9 @@ def submit_with_a_key(spool: Spool, promised: Promises) -> Iterator[None]:
 
 
 @scenario
-def submit_again_with_the_key_of_one_who_died(spool: Spool, promised: Promises) -> Iterator[None]:
+def submit_again_with_the_key_of_a_dead_submitter(
+    spool: Spool, promised: Promises
+) -> Iterator[None]:
     id = submit_one(spool, promised, key="order 17")
     (spool.incoming / id).rename(spool.staging / id)
     promised.forget(id)
@@ -118,10 +122,10 @@ def submit_again_with_the_key_of_one_who_died(spool: Spool, promised: Promises) 
 
 
 @scenario
-def refuse_at_the_door(spool: Spool, promised: Promises) -> Iterator[None]:
+def refuse_an_upload(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     submission = Submission(spool)
-    write_upload(submission.upload(), PICTURE)
+    write_upload(submission.add_image(), PICTURE)
     submission.discard()
     promised.count(0)
 
@@ -230,7 +234,7 @@ def claim_what_was_begun_too_often(spool: Spool, promised: Promises) -> Iterator
     assert Claims(spool, WORKER, max_attempts=MAX_ATTEMPTS).next() is None
 
 
-# --- what people do -------------------------------------------------------------------------------
+# --- what clients and operators do ----------------------------------------------------------------
 
 
 @scenario
@@ -383,9 +387,9 @@ def recover_what_was_begun_too_often(spool: Spool, promised: Promises) -> Iterat
 
 
 @scenario
-def recover_what_somebody_put_among_what_runs(spool: Spool, promised: Promises) -> Iterator[None]:
+def recover_a_guest_in_running(spool: Spool, promised: Promises) -> Iterator[None]:
     put_guest(spool, "stray", prompt="sepia")
-    say_that_a_worker_lives(spool)
+    start_worker(spool)
     (spool.incoming / "stray").rename(spool.running / WORKER / "stray")
     promised.end("stray", "done")
     yield
@@ -394,7 +398,7 @@ def recover_what_somebody_put_among_what_runs(spool: Spool, promised: Promises) 
 
 @scenario
 def finish_what_there_already_is(spool: Spool, promised: Promises) -> Iterator[None]:
-    """Somebody copied a job under its own id while it ended once: both endings stay."""
+    """An operator copied a job under its own id, and both copies end: both results stay."""
     id = submit_one(spool, promised)
     shutil.copytree(spool.incoming / id, spool.root / "copy")
     commit(claim_one(spool))

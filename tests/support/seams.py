@@ -12,7 +12,7 @@ A change in i2ii that breaks a test of these has moved a seam: put it right here
                            module constants that are read at each use, so that a test need not wait
 `claim.leave`, `durable_io.sync_folder`
                            the last call before a result is moved, and before it is durable
-`claim.sweep_temp_files`, `claim.has_ended`, `admission.*`
+`claim.sweep_temp_files`, `JobFolder.has_ended`, `admission.*`
                            called by their module, so that another process can come in between
 """
 

@@ -1,9 +1,11 @@
-"""A crowd of HTTP clients that submit, ask, fetch, cancel, retry and delete all at once, and note
-what they are told.
+"""HTTP clients of a storm: they submit, fetch, cancel, retry and delete, and check each answer.
 
-Each answer must be one that the README has for the request that it answers; what is not becomes a
-complaint. A client whose server dies turns to another one; only a submit with an Idempotency-Key is
-sent again until it is answered.
+    ledger = Ledger()
+    Client(urls, spool, picture, ledger, chance).run(stopping)
+    assert not ledger.complaints
+
+An answer that the documentation does not allow is a complaint. A client whose server dies goes to
+another one; it repeats only a submit with an Idempotency-Key.
 """
 
 import http.client
@@ -23,7 +25,7 @@ from tests.support.pictures import is_same_picture
 from tests.support.service import wait_until
 
 BACKLOG = 24
-"""Jobs that may wait before the crowd holds its breath."""
+"""Jobs that may wait before the clients pause."""
 PATIENCE = 60.0
 """Seconds after which a server that has not answered hangs."""
 
@@ -46,7 +48,7 @@ class Lost(Exception):
 
 @dataclass
 class JobHistory:
-    """What the crowd knows of one job. All its members add to it."""
+    """What the clients know of one job; all of them add to it."""
 
     prompt: str
     pictures: int
@@ -59,7 +61,7 @@ class JobHistory:
 
 
 class Ledger:
-    """What the crowd was promised, and what was wrong."""
+    """What the clients were promised, and what was wrong."""
 
     def __init__(self) -> None:
         self.histories: dict[str, JobHistory] = {}
@@ -67,7 +69,7 @@ class Ledger:
         self.complaints: list[str] = []
         self.numbers = itertools.count()
         self.untouched: dict[str, str] = {}
-        """The first of each poison: nobody cancels or deletes it, so that it comes to its own end.
+        """The first of each poison: no client cancels or deletes it, so that it ends by itself.
         """
         self._touchable: list[str] = []
 
@@ -91,7 +93,7 @@ def prompt_of(number: int) -> str:
 
 
 class Client:
-    """One of the crowd."""
+    """One client of the storm."""
 
     def __init__(
         self,
@@ -118,7 +120,7 @@ class Client:
     def run(self, stopping: threading.Event) -> None:
         """Do one thing after the other until told to stop."""
         while not stopping.is_set():
-            self._hold_breath(stopping)
+            self._pause(stopping)
             deed, *_ = self._chance.choices(list(self._deeds), list(self._deeds.values()))
             try:
                 deed()
@@ -126,7 +128,7 @@ class Client:
                 stopping.wait(0.05)
         self._hang_up()
 
-    def _hold_breath(self, stopping: threading.Event) -> None:
+    def _pause(self, stopping: threading.Event) -> None:
         if len(os.listdir(self._spool.incoming)) > BACKLOG:
             stopping.wait(0.1)
 
@@ -232,7 +234,7 @@ class Client:
         was_gone = history.is_gone
         answer = self._ask(deed, method, path)
         if answer.status == 410 and not history.delete_sent:
-            self._complain(f"{id} is gone, and nobody has deleted it")
+            self._complain(f"{id} is gone, and no client has deleted it")
         if answer.status != 410 and was_gone:
             self._complain(f"{id} was gone, and is back: {answer}")
         return answer

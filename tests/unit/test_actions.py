@@ -70,7 +70,9 @@ def test_exactly_one_of_cancel_and_claim_wins(spool: Spool, submit_job: SubmitJo
 
 
 @pytest.mark.parametrize("how", ["retry", "mv"])
-def test_a_retried_job_is_as_good_as_new(spool: Spool, submit_job: SubmitJob, how: str) -> None:
+def test_retried_job_has_no_traces_of_the_first_run(
+    spool: Spool, submit_job: SubmitJob, how: str
+) -> None:
     id = submit_job()
     claim = claim_next(spool)
     claim.save("result.png", b"half a result")
@@ -98,7 +100,7 @@ def test_a_retried_job_that_is_cancelled_by_hand_stops(spool: Spool, submit_job:
     assert read_status(spool, id).status == "cancelled"
 
 
-def test_a_file_that_is_missing_in_a_job_that_is_there_is_not_a_job_taken_away(
+def test_missing_file_in_a_claimed_job_is_not_a_lost_claim(
     spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit_job()
@@ -108,9 +110,7 @@ def test_a_file_that_is_missing_in_a_job_that_is_there_is_not_a_job_taken_away(
         claim.save("result.png", b"a picture")
 
 
-def test_a_worker_whose_folder_is_gone_does_not_wait_for_ever(
-    spool: Spool, submit_job: SubmitJob
-) -> None:
+def test_worker_without_its_folder_ends(spool: Spool, submit_job: SubmitJob) -> None:
     submit_job()
     claims = claims_of(spool)
     (spool.running / ME).rmdir()
@@ -118,7 +118,7 @@ def test_a_worker_whose_folder_is_gone_does_not_wait_for_ever(
         claims.next()
 
 
-def test_a_retry_whose_clearing_was_cut_short_is_cleared_by_the_next(
+def test_interrupted_retry_is_completed_by_the_next_claim(
     spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     id = submit_job()

@@ -18,13 +18,13 @@ from i2ii_spool.jobs.records import Progress
 from i2ii_spool.spool.claim import Backlog, Claim
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import worker_name
-from i2ii_spool.spool.lookup import count, find, waiting
+from i2ii_spool.spool.lookup import count, find, queued_ids
 from i2ii_spool.spool.recovery import recover
 from tests.support.jobs import ME, SubmitJob, claim_next, claims_of, finish, names_in
 from tests.support.seams import lost_rename_reply
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.permutations(range(6)), st.integers(0, 6))
 def test_jobs_are_claimed_in_queue_order(spool: Spool, order: list[int], hinted: int) -> None:
     ids = sorted(new_id() for _ in order)
@@ -63,9 +63,7 @@ def test_each_job_is_claimed_once_by_many_workers(spool: Spool, submit_job: Subm
     assert sorted(id for each in claimed for id in each) == ids
 
 
-def test_a_rename_whose_answer_was_lost_is_still_a_claim(
-    spool: Spool, submit_job: SubmitJob
-) -> None:
+def test_rename_with_a_lost_reply_is_still_a_claim(spool: Spool, submit_job: SubmitJob) -> None:
     id = submit_job()
     with lost_rename_reply(id):
         claim = claims_of(spool).next()
@@ -89,12 +87,10 @@ def test_a_failed_job_says_why_to_people_and_programs(spool: Spool, submit_job: 
     assert json.loads((spool.failed / id / "error.json").read_text())["attempt"] == 1
 
 
-def test_a_job_given_back_keeps_its_place_and_its_count(
-    spool: Spool, submit_job: SubmitJob
-) -> None:
+def test_released_job_keeps_its_place_and_its_attempts(spool: Spool, submit_job: SubmitJob) -> None:
     first, second = submit_job(), submit_job()
     claim_next(spool).release(uncount_attempt=True)
-    assert waiting(spool) == [first, second]
+    assert queued_ids(spool) == [first, second]
     assert claim_next(spool).attempt == 1
     recover(spool, ME, max_attempts=3)
     claim_next(spool).release(uncount_attempt=False)
@@ -111,7 +107,7 @@ def test_a_job_given_back_keeps_its_place_and_its_count(
     ],
     ids=["commit", "fail", "give back", "report"],
 )
-def test_a_worker_whose_job_was_taken_away_drops_it(
+def test_worker_that_lost_its_claim_drops_the_job(
     spool: Spool, submit_job: SubmitJob, ending: Callable[[Claim], None]
 ) -> None:
     submit_job()

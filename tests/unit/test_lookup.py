@@ -18,12 +18,12 @@ from i2ii_spool.spool.submit import Submission
 from tests.support.jobs import SubmitJob, claim_next, claims_of, finish, names_in
 
 
-def test_what_never_was_is_not_found(spool: Spool) -> None:
+def test_unknown_id_is_not_found(spool: Spool) -> None:
     with pytest.raises(NotFound):
         find(spool, new_id())
 
 
-def test_a_job_that_moves_all_the_time_is_always_found(spool: Spool, submit_job: SubmitJob) -> None:
+def test_moving_job_is_always_found(spool: Spool, submit_job: SubmitJob) -> None:
     id = submit_job()
     claims = claims_of(spool)
     with ThreadPoolExecutor(1) as pool:
@@ -57,7 +57,7 @@ def ended_jobs(spool: Spool, submit_job: SubmitJob, ages: list[float]) -> list[s
     return ids
 
 
-def test_retention_by_age_and_by_number_takes_the_longest_ended_first(
+def test_retention_deletes_the_longest_ended_jobs_first(
     spool: Spool, submit_job: SubmitJob
 ) -> None:
     newest, oldest, middle = ended_jobs(spool, submit_job, [10, 300, 100])
@@ -70,11 +70,11 @@ def test_retention_by_age_and_by_number_takes_the_longest_ended_first(
     assert {find(spool, waits).state, find(spool, runs).state} == {State.RUNNING, State.INCOMING}
 
 
-def test_dead_submissions_are_swept_and_living_ones_are_not(
+def test_stale_submissions_are_swept_and_live_ones_kept(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission = Submission(spool)
-    Path(submission.upload()).touch()
+    Path(submission.add_image()).touch()
     sweep(spool)
     assert names_in(spool.staging) == [submission.id]
     now = time.time()

@@ -34,7 +34,7 @@ def test_a_truncated_picture_is_refused(tmp_path: Path, extension: str) -> None:
         inspect(path, max_pixels=10**6)
 
 
-def test_a_jpeg_with_more_behind_it_is_read_and_a_truncated_one_is_not(tmp_path: Path) -> None:
+def test_jpeg_with_trailing_data_is_read_and_a_truncated_is_refused(tmp_path: Path) -> None:
     path = make_picture(tmp_path / "phone.jpg", (300, 200))
     whole = path.read_bytes()
     path.write_bytes(whole + b"a film")

@@ -38,7 +38,7 @@ def test_a_cancelled_job_of_a_dead_worker_is_cancelled(spool: Spool, submit_job:
     assert read_status(spool, id).status == "cancelled"
 
 
-def test_a_job_that_kills_its_workers_is_given_up(spool: Spool, submit_job: SubmitJob) -> None:
+def test_job_that_kills_its_workers_fails_as_crashed(spool: Spool, submit_job: SubmitJob) -> None:
     id = submit_job()
     for _ in range(2):
         claim_next(spool)
@@ -49,7 +49,7 @@ def test_a_job_that_kills_its_workers_is_given_up(spool: Spool, submit_job: Subm
     assert status.error["code"] == "crashed"
 
 
-def test_a_job_moved_back_by_hand_is_not_begun_more_often_than_allowed(
+def test_job_moved_back_by_hand_keeps_its_attempt_limit(
     spool: Spool, submit_job: SubmitJob
 ) -> None:
     id = submit_job()
@@ -60,9 +60,7 @@ def test_a_job_moved_back_by_hand_is_not_begun_more_often_than_allowed(
     assert read_status(spool, id).status == "failed"
 
 
-def test_a_living_worker_is_left_alone_and_a_dead_one_recovered(
-    spool: Spool, submit_job: SubmitJob
-) -> None:
+def test_only_jobs_of_a_dead_worker_are_recovered(spool: Spool, submit_job: SubmitJob) -> None:
     id = submit_job()
     claim_next(spool)
     reaper = Reaper(spool, max_attempts=3, lease=60)
@@ -75,7 +73,7 @@ def test_a_living_worker_is_left_alone_and_a_dead_one_recovered(
     assert find(spool, id).state is State.INCOMING
 
 
-def test_another_hosts_worker_is_dead_after_its_lease_on_our_clock(
+def test_worker_of_another_host_is_dead_after_its_lease(
     spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     id = submit_job()

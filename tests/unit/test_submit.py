@@ -18,7 +18,7 @@ from i2ii_spool.errors import (
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool.capacity import check_disk, check_queue
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.lookup import waiting
+from i2ii_spool.spool.lookup import queued_ids
 from i2ii_spool.spool.submit import Submission, submit
 from tests.support.jobs import SubmitJob, names_in
 from tests.support.seams import dying_before_publish
@@ -35,7 +35,7 @@ def test_a_submitted_job_lies_whole_in_incoming(
     assert names_in(spool.staging) == []
 
 
-def test_a_job_is_for_its_group_and_nobody_else(spool: Spool, submit_job: SubmitJob) -> None:
+def test_job_folder_is_readable_by_its_group_only(spool: Spool, submit_job: SubmitJob) -> None:
     folder = spool.incoming / submit_job()
     assert folder.stat().st_mode & 0o7777 == 0o2770
     assert not any(
@@ -73,14 +73,14 @@ def test_a_failed_fsync_is_reported_and_never_retried(
     assert names_in(spool.incoming) == []
 
 
-def test_the_door_says_when_to_come_back() -> None:
+def test_full_queue_error_has_retry_after() -> None:
     check_queue(9, max_queue=10, seconds_between_completions=4.0)
     with pytest.raises(QueueFull) as full:
         check_queue(12, max_queue=10, seconds_between_completions=4.0)
     assert full.value.retry_after == 12  # three jobs must go before a place is free
 
 
-def test_the_door_keeps_the_disk_above_its_floor(spool: Spool) -> None:
+def test_submit_is_refused_below_the_free_space_floor(spool: Spool) -> None:
     with pytest.raises(DiskFull, match="i2ii gc"):
         check_disk(spool, min_free=2**62)
 
@@ -94,12 +94,12 @@ def test_a_spool_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 def test_a_jobs_name_stands_behind_its_id(spool: Spool, submit_job: SubmitJob) -> None:
     id = submit_job(name="wedding 042/é")
     assert id.endswith("_wedding-042")
-    assert waiting(spool) == [id]
+    assert queued_ids(spool) == [id]
 
 
 def submit_with_key(spool: Spool, picture: Path, key: str, prompt: str = "sepia") -> str:
     submission = Submission(spool)
-    Path(submission.upload()).write_bytes(picture.read_bytes())
+    Path(submission.add_image()).write_bytes(picture.read_bytes())
     return submission.publish(EditRequest(prompt=prompt, name="n"), max_pixels=10**6, key=key)
 
 
@@ -107,14 +107,14 @@ def test_one_key_makes_one_job(spool: Spool, picture: Path) -> None:
     first = submit_with_key(spool, picture, "a")
     assert submit_with_key(spool, picture, "a") == first
     assert submit_with_key(spool, picture, "b") != first
-    assert len(waiting(spool)) == 2
+    assert len(queued_ids(spool)) == 2
     assert names_in(spool.staging) == []
 
 
 def test_many_at_once_with_one_key_make_one_job(spool: Spool, picture: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         ids = set(pool.map(lambda _: submit_with_key(spool, picture, "a"), range(40)))
-    assert list(ids) == waiting(spool)
+    assert list(ids) == queued_ids(spool)
 
 
 def test_a_key_is_not_for_another_request(spool: Spool, picture: Path) -> None:
@@ -123,11 +123,11 @@ def test_a_key_is_not_for_another_request(spool: Spool, picture: Path) -> None:
         submit_with_key(spool, picture, "a", prompt="blur")
 
 
-def test_the_next_with_the_key_finishes_what_a_dead_submitter_began(
+def test_submit_with_the_key_completes_that_of_a_dead_submitter(
     spool: Spool, picture: Path
 ) -> None:
     with dying_before_publish(), pytest.raises(KeyboardInterrupt):
         submit_with_key(spool, picture, "a")
     (begun,) = names_in(spool.staging)
     assert submit_with_key(spool, picture, "a") == f"{begun}_n"
-    assert waiting(spool) == [f"{begun}_n"]
+    assert queued_ids(spool) == [f"{begun}_n"]

@@ -73,35 +73,30 @@ def choose_mode(sizes: Mapping[str, int], max_side: int, free: float) -> Offload
 
 def place(pipeline: Any, mode: OffloadMode, device: torch.device) -> None:
     """Move the pipeline to `device` in this mode. Raises `SettingsError` if it does not fit."""
+    on_gpu = device.type == "cuda"
     try:
-        _place(pipeline, mode, device)
+        if mode == "full":
+            pipeline.to(device)
+        elif mode == "group-offload":
+            pipeline.vae.to(device)
+            pipeline.enable_group_offload(
+                device,
+                num_blocks_per_group=1,
+                use_stream=on_gpu,
+                record_stream=on_gpu,
+                exclude_modules=["vae"],
+            )
+        else:
+            if mode == "fp8":
+                pipeline.transformer.enable_layerwise_casting(
+                    torch.float8_e4m3fn,
+                    compute_dtype=pipeline.transformer.dtype,
+                    skip_modules_pattern=("pos_embed", "norm", "lora"),
+                )
+            pipeline.enable_model_cpu_offload(device=device)
     except torch.OutOfMemoryError as error:
         raise SettingsError(
             f"the weights do not fit on the card with {mode} ({error}): choose auto, or stop other "
             "processes on this GPU",
             field="offload",
         ) from error
-
-
-def _place(pipeline: Any, mode: OffloadMode, device: torch.device) -> None:
-    if mode == "full":
-        pipeline.to(device)
-        return
-    if mode == "group-offload":
-        streams = device.type == "cuda"
-        pipeline.vae.to(device)
-        pipeline.enable_group_offload(
-            device,
-            num_blocks_per_group=1,
-            use_stream=streams,
-            record_stream=streams,
-            exclude_modules=["vae"],
-        )
-        return
-    if mode == "fp8":
-        pipeline.transformer.enable_layerwise_casting(
-            torch.float8_e4m3fn,
-            compute_dtype=pipeline.transformer.dtype,
-            skip_modules_pattern=("pos_embed", "norm", "lora"),
-        )
-    pipeline.enable_model_cpu_offload(device=device)

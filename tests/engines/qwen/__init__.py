@@ -50,7 +50,7 @@ def write_lora(
     outputs: int | None = None,
     layer: str = "transformer_blocks.0.attn.to_q",
 ) -> None:
-    """Write a LoRA for a layer of so many `features`, and as many outputs if nothing else is said."""
+    """Write a LoRA for a layer of so many `features`, and as many outputs by default."""
     import torch
     from safetensors.torch import save_file
 

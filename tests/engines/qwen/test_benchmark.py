@@ -13,7 +13,7 @@ pytest.importorskip("diffusers", reason=REASON)
 pytest.importorskip("torch", reason=REASON)
 
 
-def test_the_gpu_benchmark_measures_diffusers_and_the_worker_in_one_run() -> None:
+def test_gpu_benchmark_measures_diffusers_and_worker_in_one_run() -> None:
     ran = subprocess.run(
         [
             sys.executable,

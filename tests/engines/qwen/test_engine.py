@@ -40,7 +40,7 @@ from i2ii_spool.settings import Settings
 from tests.support.pictures import make_picture
 from tests.support.service import Service, cli, wait_until
 
-# What diffusers and transformers warn of within their own code is not ours to mend.
+# Diffusers and transformers warn of their own code, which i2ii cannot change.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_request_makes_the_same_picture_and_everything_in_it_counts(
+def test_same_request_gives_same_picture_and_every_field_counts(
     engines: Callable[[str], QwenEngine], kind: str
 ) -> None:
     engine = engines(kind)
@@ -104,7 +104,7 @@ def test_what_is_transparent_counts_as_white(engine: QwenEngine) -> None:
     assert are_equal(edit(engine, clear)[0], edit(engine, white)[0])
 
 
-def test_the_model_that_reads_transparency_is_shown_it_and_makes_some(
+def test_transparency_reaches_the_model_that_reads_it(
     engines: Callable[[str], QwenEngine],
 ) -> None:
     engine, clear, opaque = engines("2.1"), photo(), photo().convert("RGBA")
@@ -170,7 +170,7 @@ def test_progress_counts_through_all_pictures(engine: QwenEngine) -> None:
     assert seen == [(step, 20) for step in range(1, 21)]
 
 
-def test_a_cancelled_edit_stops_at_its_step_decodes_nothing_and_leaves_the_engine_whole(
+def test_cancelled_edit_stops_at_its_step_and_decodes_nothing(
     engine: QwenEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = edit(engine)[0]
@@ -226,7 +226,7 @@ def unset(**fields: Any) -> EditRequest:
     return EditRequest(prompt="turn this into a watercolour", seed=1, **fields)
 
 
-def test_a_preset_brings_lora_schedule_steps_and_guidance_and_leaves_nothing_behind(
+def test_preset_sets_lora_schedule_steps_and_guidance_for_one_edit(
     with_presets: Callable[[str], QwenEngine],
 ) -> None:
     engine = with_presets(DISTILLED)
@@ -252,7 +252,7 @@ def test_what_a_request_says_itself_goes_before_its_preset(engine: QwenEngine) -
     assert engine.info.details["true_cfg_scale"] == 4.0
 
 
-def test_one_step_is_refused_where_the_schedule_would_make_nothing_of_it(
+def test_one_step_is_refused_for_a_schedule_that_needs_two(
     engine: QwenEngine,
 ) -> None:
     with pytest.raises(InvalidRequest, match="2 steps") as raised:
@@ -339,7 +339,7 @@ def test_out_of_memory_once_is_tried_again_in_tiles(
     assert not engine._pipeline.vae.use_tiling
 
 
-def test_out_of_memory_twice_fails_the_job_with_advice_and_not_the_next(
+def test_out_of_memory_twice_fails_one_job_with_advice(
     engine: QwenEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(engine, monkeypatch, torch.OutOfMemoryError("no memory"), times=2)
@@ -391,7 +391,7 @@ def test_what_is_no_picture_is_not_delivered(
     assert raised.value.code == "bad_output"
 
 
-def test_too_little_memory_for_one_edit_is_said_before_the_engine_is_ready(
+def test_too_little_memory_for_one_edit_is_reported_at_load(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def decode(*_args: Any, **_kwargs: Any) -> Any:
@@ -474,7 +474,7 @@ def i2ii(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_a_tiny_model_is_made_labelled_and_edits_through_the_whole_service(
+def test_tiny_model_is_labelled_and_edits_through_the_service(
     service: Service, tmp_path: Path
 ) -> None:
     model = tmp_path / "tiny"
@@ -514,9 +514,7 @@ def test_a_tiny_model_is_made_labelled_and_edits_through_the_whole_service(
 
 
 @pytest.mark.parametrize("source", ["modelscope", "huggingface"])
-def test_missing_weights_are_one_line_with_the_cure_and_an_exit_that_systemd_can_tell(
-    tmp_path: Path, source: str
-) -> None:
+def test_missing_weights_exit_78_with_one_line_and_the_cure(tmp_path: Path, source: str) -> None:
     ended = i2ii(
         *(
             "gpu",

@@ -80,8 +80,8 @@ def test_what_was_fetched_edits_and_has_the_preset_fast(
 
 EDIT = """
 import sys
-from i2ii_spool.engines.qwen import QwenEngine
-from i2ii_spool.job import EditRequest
+from i2ii_spool.engines.diffusers.engine import QwenEngine
+from i2ii_spool.jobs.request import EditRequest
 from tests.engines.qwen import ignore, photo, settings
 
 engine = QwenEngine(settings("Qwen/Tiny", model_source=sys.argv[1]))
@@ -107,7 +107,7 @@ def test_a_fetch_that_was_killed_goes_on_with_what_is_missing(
     assert before - hub.asked, "what had come is not fetched again"
 
 
-def test_where_there_is_no_lora_the_model_is_fetched_and_that_is_said(
+def test_fetch_without_a_lora_gets_the_model_and_says_so(
     hub: Hub, tmp_path: Path, source: str
 ) -> None:
     (tmp_path / "lightning" / LORA).unlink()

@@ -123,7 +123,7 @@ def test_what_is_computed_otherwise_is_equal_but_for_rounding(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_levers_that_are_on_by_default_are_equal_but_for_rounding(
+def test_default_optimizations_are_equal_up_to_rounding(
     engines: Callable[[str], QwenEngine], plain: Callable[[str], Image.Image], kind: str
 ) -> None:
     assert distance(edit(engines(kind))[0], plain(kind)) <= 1
@@ -179,7 +179,7 @@ def test_modulations_are_computed_once_for_each_step_of_a_schedule(models: dict[
         {"step_cache": "first-block"},
     ],
 )
-def test_a_lora_takes_part_with_every_lever_and_leaves_nothing_behind(
+def test_lora_works_with_every_optimization_for_one_edit(
     models: dict[str, Path], tmp_path: Path, lever: dict[str, Any]
 ) -> None:
     write_lora(tmp_path / "lora.safetensors", layer="transformer_blocks.0.img_mod.1", outputs=384)
@@ -253,7 +253,7 @@ def test_auto_takes_the_fastest_exact_mode_that_fits_and_says_so(
     assert f"of {free:.1f} GiB free" in caplog.text
 
 
-def test_a_card_that_is_too_small_for_any_mode_is_one_line_with_the_cure() -> None:
+def test_too_small_gpu_is_one_line_with_the_cure() -> None:
     with pytest.raises(
         SettingsError,
         match=r"about 20\.5 GiB .* with group-offload, but only 12\.0 GiB are free: stop",
@@ -295,7 +295,7 @@ def test_eight_bits_are_near_and_on_record(
 
 
 @pytest.mark.parametrize("kind", ["first-block", "dbcache"])
-def test_a_step_cache_skips_blocks_where_steps_are_alike_and_forgets_a_cancelled_edit(
+def test_step_cache_skips_similar_steps_and_is_reset_by_a_cancel(
     models: dict[str, Path],
     plain: Callable[[str], Image.Image],
     kind: str,
@@ -325,14 +325,14 @@ def test_a_step_cache_skips_blocks_where_steps_are_alike_and_forgets_a_cancelled
     assert are_equal(edit(engine)[0], made)
 
 
-def test_a_model_that_keeps_what_steps_share_by_itself_has_no_step_cache(
+def test_model_with_its_own_cache_gets_no_step_cache(
     models: dict[str, Path],
 ) -> None:
     with pytest.raises(SettingsError, match="already reuses what its steps share"):
         load(models["2.1"], step_cache="first-block")
 
 
-def test_taylorseer_guesses_two_steps_of_three_and_forgets_a_cancelled_edit(
+def test_taylorseer_predicts_two_of_three_steps_and_resets_on_cancel(
     models: dict[str, Path],
 ) -> None:
     engine = load(models["2511"], step_cache="taylorseer")

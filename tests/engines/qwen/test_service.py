@@ -86,7 +86,7 @@ def saved(folder: Path, *pictures: Image.Image) -> list[Path]:
     return paths
 
 
-def test_equal_requests_are_equal_to_the_bit_and_everything_in_one_counts(edit: Edit) -> None:
+def test_equal_requests_give_equal_bits_and_every_field_counts(edit: Edit) -> None:
     made = edit()
     assert are_equal(made, edit())
     others = {
@@ -129,7 +129,7 @@ def test_a_preset_decides_what_a_request_leaves_open(
     assert "there are quality, balanced, draft" in error["message"]
 
 
-def test_progress_only_grows_and_a_cancelled_edit_leaves_the_next_as_it_was(
+def test_progress_only_grows_and_a_cancel_does_not_change_the_next_edit(
     url: str, client: Client, edit: Edit, tmp_path: Path
 ) -> None:
     before = edit()
