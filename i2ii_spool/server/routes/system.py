@@ -1,13 +1,12 @@
 """The routes of the service itself: how it is, and whether it can be relied on."""
 
 import asyncio
-import time
-from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 
 from i2ii_spool.errors import DiskFull
+from i2ii_spool.jobs.ids import age_of
 from i2ii_spool.server.auth.middleware import caller_of
 from i2ii_spool.server.errors import json_response
 from i2ii_spool.server.state import SETTINGS, SNAPSHOT, SPOOL
@@ -82,7 +81,7 @@ async def system_status(request: web.Request) -> web.Response:
             "spool": {
                 "path": str(spool.root),
                 "free_bytes": free,
-                "oldest_waiting_seconds": _age(queue),
+                "oldest_waiting_seconds": round(age_of(queue[0]), 1) if queue else None,
             },
         }
     )
@@ -91,11 +90,3 @@ async def system_status(request: web.Request) -> web.Response:
 def _shown(worker: WorkerView, *, may_see_all: bool) -> dict[str, Any]:
     shown = worker.status.model_dump(mode="json", exclude=None if may_see_all else {"job"})
     return {**shown, "alive": worker.alive, "heartbeat_age": round(worker.heartbeat_age, 2)}
-
-
-def _age(queue: list[str]) -> float | None:
-    """For how many seconds the oldest job waits; an id begins with when it was made."""
-    if not queue:
-        return None
-    made = datetime.strptime(queue[0][:19], "%Y%m%d-%H%M%S-%f").replace(tzinfo=UTC)
-    return round(max(0.0, time.time() - made.timestamp()), 1)
