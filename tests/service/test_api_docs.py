@@ -1,4 +1,4 @@
-"""docs/api.md against the server: every route, parameter, key and error code, in both directions."""
+"""docs/api.md against the server: all routes, parameters, keys and error codes, both ways."""
 
 import inspect
 import re
