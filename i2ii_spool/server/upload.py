@@ -65,19 +65,14 @@ async def read_form(request: web.Request, submission: Submission, max_bytes: int
 
 async def save_picture(part: BodyPartReader, path: str) -> None:
     """Write a part into a new file."""
-    # One call in a thread for each chunk, instead of three: it opens, writes and closes.
-    data = bytearray()
-    is_whole = False
-    while not is_whole:
-        chunk = await part.read_chunk(CHUNK)
-        data += chunk
-        is_whole = not chunk
-        if is_whole or len(data) >= CHUNK:
-            await asyncio.to_thread(append, path, data)
-            data = bytearray()
+    # Opening the file for each chunk costs less than two more calls in a thread, to open and close.
+    chunk = await part.read_chunk(CHUNK)
+    await asyncio.to_thread(append, path, chunk)  # an empty picture becomes an empty file
+    while chunk := await part.read_chunk(CHUNK):
+        await asyncio.to_thread(append, path, chunk)
 
 
-def append(path: str, data: bytearray) -> None:
+def append(path: str, data: bytes) -> None:
     """Append to a file, which is created if it does not exist."""
     with open(path, "ab") as file:
         file.write(data)

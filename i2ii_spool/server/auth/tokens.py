@@ -116,7 +116,7 @@ def add(path: Path, name: str, *, is_operator: bool) -> str:
     before = read(path) if path.exists() else []
     if any(token.name == name for token in before):
         raise InvalidRequest(
-            f"{path} has a token called {name}; revoke it first, or choose another name",
+            f"{path} has a token called {name}; revoke it first, or take another name",
             field="name",
         )
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
