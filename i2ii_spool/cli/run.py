@@ -28,12 +28,13 @@ def up(settings: "Settings") -> None:
 def serve(settings: "Settings") -> None:
     """Run the HTTP server."""
     from i2ii_spool.host.logging import configure_logging
-    from i2ii_spool.server import daemon
+    from i2ii_spool.server.daemon import Server
     from i2ii_spool.settings import load
 
     configure_logging("http")
     faulthandler.enable()
-    daemon.serve(settings, functools.partial(load, dict(click.get_current_context().params)))
+    reload = functools.partial(load, dict(click.get_current_context().params))
+    Server(settings, reload).run()
 
 
 @command(processes=["worker"])
