@@ -22,7 +22,7 @@ from i2ii_spool.server.state import COUNTS, QUEUE, SETTINGS, SPOOL, WAITERS
 from i2ii_spool.server.upload import read_form
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool import actions
-from i2ii_spool.spool.capacity import check_disk, check_queue
+from i2ii_spool.spool.capacity import check_queue
 from i2ii_spool.spool.idempotency import check_key
 from i2ii_spool.spool.layout import State, parse_state
 from i2ii_spool.spool.lookup import list_jobs
@@ -84,15 +84,8 @@ async def _receive(
 
     Return the job's id, and whether the job is new: `key` may name an earlier one.
     """
-
-    spool = request.app[SPOOL]
     min_free, max_bytes, max_pixels = settings.min_free, settings.max_bytes, settings.max_pixels
-
-    def stage() -> Submission:
-        check_disk(spool, min_free=min_free)
-        return Submission(spool)
-
-    submission = await asyncio.to_thread(stage)
+    submission = await asyncio.to_thread(Submission, request.app[SPOOL], min_free=min_free)
     try:
         form = await read_form(request, submission, max_bytes)
         publish = partial(submission.publish, max_pixels=max_pixels, key=key, owner=owner)
