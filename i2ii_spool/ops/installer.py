@@ -182,6 +182,12 @@ def install(target: InstallTarget, *, dry_run: bool) -> list[str]:
     spool = settings.spool if target.is_set("spool") else target.default_spool
     if not spool.is_absolute():
         raise SettingsError(f"spool must be an absolute path for units, got {spool}", field="spool")
+    if target.is_set("api_token") and not target.environment.exists():
+        raise SettingsError(
+            f"{variable('api_token')} is set, and {target.environment} will be readable for all; "
+            "unset it, and after the installation write it there and chmod 640 the file",
+            field="api_token",
+        )
     instances = [
         device.uuid if device.is_slice else str(device.minor) for device in gpus.devices()
     ] or ["0"]

@@ -183,6 +183,14 @@ def test_an_environment_in_a_home_is_refused(machine: Machine) -> None:
     )
 
 
+def test_a_token_is_not_written_to_a_file_for_all(machine: Machine) -> None:
+    token = "I2II_API_TOKEN=0123456789abcdef"
+    refused = machine.run("env", token, "/opt/i2ii/bin/i2ii", "units", "install", check=False)
+    assert refused.returncode == 78
+    assert "I2II_API_TOKEN is set, and /etc/i2ii/i2ii.env will be readable" in refused.stdout
+    assert not machine.path("/etc/i2ii/i2ii.env").exists()
+
+
 def test_only_root_installs_for_the_system(machine: Machine) -> None:
     refused = machine.run(
         "setpriv", "--reuid=nobody", "/opt/i2ii/bin/i2ii", "units", "install", check=False
