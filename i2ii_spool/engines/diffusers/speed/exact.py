@@ -1,6 +1,7 @@
 """Exact optimizations: they make an edit faster and change at most the rounding of its numbers.
 
-Each has a setting, which is on by default if it always helps. docs/engines/qwen.md gives their gains.
+Each has a setting, which is on by default if it always helps. docs/engines/qwen.md gives their
+gains.
 """
 
 import hashlib
