@@ -1,18 +1,14 @@
-"""Where these tests put their spools: in memory, where an fsync is free. What a disk loses is
-played, or real."""
+"""The spools of these tests are in memory, where an fsync costs nothing."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.disks import MEMORY
+from tests.support.disks import folder_in_memory
 
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
-    yield folder
-    shutil.rmtree(folder)
+    with folder_in_memory() as folder:
+        yield folder

@@ -330,7 +330,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def touch_cancel(self, data: st.DataObject) -> None:
         id = self.pick(data, RUNNING)
-        (self.spool.running / str(self.jobs[id].worker) / JobFolder(id).cancel).touch()
+        JobFolder(self.spool.running / str(self.jobs[id].worker) / id).cancel.touch()
         self.jobs[id].wish = True
 
     @has(DONE, FAILED)

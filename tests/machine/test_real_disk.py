@@ -2,6 +2,7 @@
 gone."""
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from i2ii_spool.spool.layout import Spool
 from tests.crash.test_every_call import calls
-from tests.support.disks import MountedDisk, why_not
+from tests.support.disks import MountedDisk, folder_in_memory, why_not
 from tests.support.promises import Promises, check
 from tests.support.recording_disk import Op, RecordingDisk
 from tests.support.scenarios import SCENARIOS, begin, end
@@ -17,6 +18,13 @@ from tests.support.scenarios import SCENARIOS, begin, end
 pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=f"no disk of its own: {why_not()}"),
 ]
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """The image of the disk is in memory."""
+    with folder_in_memory() as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

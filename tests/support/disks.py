@@ -6,12 +6,24 @@ import os
 import shutil
 import struct
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 MEMORY = Path("/dev/shm")
 """A file system in memory, if there is one: for tests that make many files."""
+
+
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """A new folder for which an fsync costs nothing."""
+    folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
+    yield folder
+    shutil.rmtree(folder)
+
 
 EXT4_IOC_SHUTDOWN = 0x8004587D
 WITHOUT_THE_LOG = 2
