@@ -61,7 +61,7 @@ async def edit(request: web.Request) -> web.Response:
         log.info("job %s submitted by %s", id, caller, extra=fields(JobEvent.SUBMITTED, id))
     else:
         position = (await load_authorized(request, id)).position or 0
-        log.info("job %s submitted again by %s", id, caller)
+        log.info("job %s submitted again by %s", id, caller, extra=fields(JobEvent.RESUBMITTED, id))
     pace = queue.seconds_between_completions()
     answer = {
         "request_id": id,
