@@ -13,6 +13,7 @@ import gc
 import io
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -138,16 +139,7 @@ class Bench:
 
     def pipeline(self) -> Any:
         """Make a pipeline of random weights on the card."""
-        free_memory(self._device)
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32 if self._device.type == "cpu" else torch.bfloat16)
-        try:
-            with torch.device(self._device):
-                pipeline = random_pipeline(self._shape, zero_cond_t=True)
-        finally:
-            torch.set_default_dtype(default)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return make_pipeline(self._shape, self._device)
 
     def _measure_diffusers(self) -> None:
         """Time diffusers as documented, with every reference scaled to the native area."""
@@ -210,6 +202,8 @@ class Bench:
         self.rows.append(
             Row(what, side, steps, edit.seconds, edit.step, tflops, of_peak, edit.peak_gib)
         )
+        # At once: a later measurement may fail.
+        print(self.rows[-1], file=sys.stderr, flush=True)
 
 
 class MeasuredEngine(QwenEngine):
@@ -247,6 +241,20 @@ class MeasuredEngine(QwenEngine):
         return made
 
 
+def make_pipeline(shape: Shape, device: torch.device) -> Any:
+    """Make a pipeline of random weights on the device, the same weights each time."""
+    free_memory(device)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32 if device.type == "cpu" else torch.bfloat16)
+    try:
+        with torch.device(device):
+            pipeline = random_pipeline(shape, zero_cond_t=True)
+    finally:
+        torch.set_default_dtype(default)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 def write_lora(file: Path, transformer: nn.Module) -> None:
     """Write a LoRA for every linear layer of the blocks, as large as the published ones."""
     matrices = {}
@@ -264,6 +272,16 @@ def write_lora(file: Path, transformer: nn.Module) -> None:
 def edit_plainly(pipeline: Any, side: int, steps: int, cfg: float) -> Edit:
     """Time one edit with an unchanged pipeline."""
     ended: list[float] = []
+    reset_peak()
+    begun = time.perf_counter()
+    run_plainly(pipeline, side, steps, cfg, ended)
+    return Edit(begun, time.perf_counter(), tuple(ended), peak_gib())
+
+
+def run_plainly(
+    pipeline: Any, side: int, steps: int, cfg: float, ended: list[float]
+) -> Image.Image:
+    """Return the picture of an unchanged pipeline. `ended` receives the time of each step's end."""
 
     def on_step_end(
         _pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]
@@ -272,9 +290,7 @@ def edit_plainly(pipeline: Any, side: int, steps: int, cfg: float) -> Edit:
         ended.append(time.perf_counter())
         return tensors
 
-    reset_peak()
-    begun = time.perf_counter()
-    pipeline(
+    made: Image.Image = pipeline(
         image=Image.open(io.BytesIO(photograph(NATIVE, NATIVE, seed=0))),
         prompt=PROMPT,
         negative_prompt=" " if cfg > 1 else None,
@@ -284,8 +300,8 @@ def edit_plainly(pipeline: Any, side: int, steps: int, cfg: float) -> Edit:
         height=side,
         generator=torch.Generator("cpu").manual_seed(0),
         callback_on_step_end=on_step_end,
-    )
-    return Edit(begun, time.perf_counter(), tuple(ended), peak_gib())
+    ).images[0]
+    return made
 
 
 def flops_of_a_pass(pipeline: Any, side: int) -> float:

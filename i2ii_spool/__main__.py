@@ -1,5 +1,5 @@
 """`python -m i2ii_spool` is the `i2ii` command."""
 
-from i2ii_spool.cli import main
+from i2ii_spool.cli.main import main
 
 main()

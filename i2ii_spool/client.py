@@ -1,11 +1,12 @@
-"""Submitting and waiting from Python: over HTTP, async or not, or straight into a spool.
+"""Submit jobs and wait for them in Python: over HTTP, with or without asyncio, or by the spool.
 
     with Client("http://127.0.0.1:8000") as client:
         id = client.submit([Path("photo.jpg")], EditRequest(prompt="turn this into a watercolour"))
         client.wait(id)
         Path("result.png").write_bytes(client.result(id))
 
-All three submit, wait, fetch and cancel alike, and raise the errors of `i2ii_spool.errors`.
+`Client`, `AsyncClient` and `SpoolClient` have the same methods and raise the errors of
+`i2ii_spool.errors`.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from i2ii_spool.errors import I2iiError, InvalidRequest, NoServer, WrongState, from_answer
+from i2ii_spool.errors import InvalidRequest, NoServer, WrongState, from_answer
 from i2ii_spool.jobs.folder import open_regular
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool import actions, submit
@@ -30,17 +31,18 @@ from i2ii_spool.spool.submit import check_image_count
 POLL_SECONDS = 0.2
 LONG_POLL_SECONDS = 30
 
-
 OnStatus = Callable[[JobStatus], None]
+"""Called with each status of a job while `wait` waits."""
 
 
 class AsyncClient:
-    """A server's client, for `async with`."""
+    """A client of a server. Use it with `async with`."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
         if not re.match(r"https?://[^/]", url):
             raise InvalidRequest(
-                f"{url} is no server's URL; one looks like http://127.0.0.1:8000", field="url"
+                f"{url} is not the URL of a server; one looks like http://127.0.0.1:8000",
+                field="url",
             )
         self._url = url.rstrip("/")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -57,8 +59,10 @@ class AsyncClient:
         await self._session.close()
 
     async def submit(self, pictures: Sequence[Path | bytes], request: EditRequest) -> str:
-        """Send pictures, as paths or as their bytes, and the request; return the job's id once it
-        is accepted."""
+        """Submit pictures (paths, or the bytes of files) with a request; return the job's id.
+
+        The job is on the server's disk then.
+        """
         check_image_count(len(pictures))
         form = aiohttp.FormData()
         for name, value in request.model_dump(exclude_unset=True).items():
@@ -74,14 +78,14 @@ class AsyncClient:
         return str(answer["request_id"])
 
     async def status(self, id: str, *, wait: float = 0) -> JobStatus:
-        """Return the job's status; with `wait`, once it has ended or so many seconds are over."""
+        """Return the job's status; with `wait`, once it has ended, or after `wait` seconds."""
         return JobStatus.model_validate(
             await self._call("GET", f"/status/{id}", params={"wait": str(wait)})
         )
 
     async def wait(self, id: str, on_status: OnStatus | None = None) -> JobStatus:
-        """Return the status once the job has ended; until then tell `on_status` how it goes, if
-        somebody listens."""
+        """Return the status once the job has ended. Call `on_status` with each status until
+        then."""
         while True:
             status = await self.status(id, wait=POLL_SECONDS if on_status else LONG_POLL_SECONDS)
             if on_status is not None:
@@ -90,21 +94,24 @@ class AsyncClient:
                 return status
 
     async def result(self, id: str, n: int = 1) -> bytes:
-        """Return the file of picture `n`. Raises `WrongState` while there is none."""
+        """Return the bytes of picture `n`, from 1.
+
+        Raises `WrongState` until the job has ended, `JobFailed` if it ended without a picture.
+        """
         async with self._answer("GET", f"/result/{id}", params={"n": n}) as response:
             if response.status == 202:
                 raise no_result(JobStatus.model_validate(await response.json()))
             return await response.read()
 
     async def cancel(self, id: str) -> None:
-        """Stop a job that waits or runs. Raises `WrongState` if it has ended."""
+        """Cancel a job that waits or runs. Raises `WrongState` if it has ended."""
         status = await self.status(id)
         if status.has_ended:
             raise WrongState(f"job {id} is {status.status} already; there is nothing to cancel")
         await self._call("DELETE", f"/jobs/{id}")
 
     async def system(self) -> dict[str, Any]:
-        """Return the counts and the workers."""
+        """Return the counts, the workers and the spool, as `GET /system/status` answers them."""
         return await self._call("GET", "/system/status")
 
     async def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
@@ -119,25 +126,20 @@ class AsyncClient:
         try:
             async with self._session.request(method, self._url + path, **options) as response:
                 if response.status >= 400:
-                    raise await _error(response)
+                    described = (await response.json()).get("error", {})
+                    retry_after = int(response.headers.get("Retry-After", 1))
+                    raise from_answer(response.status, described, retry_after)
                 yield response
         except aiohttp.ContentTypeError as error:
-            said = f"{self._url} answers {error.status}, and not in JSON"
-            raise NoServer(f"{said}: that is not an i2ii server") from error
+            raise NoServer(
+                f"{self._url} is not an i2ii server: it answers {error.status}, and not in JSON"
+            ) from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise NoServer(f"no server answers at {self._url}: {error}") from error
 
 
-async def _error(response: aiohttp.ClientResponse) -> I2iiError:
-    """Return the error that the server raised."""
-    described = (await response.json()).get("error", {})
-    return from_answer(
-        response.status, described, retry_after=int(response.headers.get("Retry-After", 1))
-    )
-
-
 class Client:
-    """A server's client, for `with`."""
+    """A client of a server. Use it with `with`."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self._client = AsyncClient(url, token)
@@ -152,35 +154,38 @@ class Client:
         self._runner.close()
 
     def submit(self, pictures: Sequence[Path], request: EditRequest) -> str:
-        """Send pictures and the request; return the job's id once it is accepted."""
+        """Submit pictures with a request; return the job's id. The job is on disk then."""
         return self._runner.run(self._client.submit(pictures, request))
 
     def wait(self, id: str, on_status: OnStatus | None = None) -> JobStatus:
-        """Return the status once the job has ended; until then tell `on_status` how it goes."""
+        """Return the status once the job has ended. Call `on_status` until then."""
         return self._runner.run(self._client.wait(id, on_status))
 
     def result(self, id: str, n: int = 1) -> bytes:
-        """Return the file of picture `n`."""
+        """Return the bytes of picture `n`, from 1."""
         return self._runner.run(self._client.result(id, n))
 
     def cancel(self, id: str) -> None:
-        """Stop a job that waits or runs. Raises `WrongState` if it has ended."""
+        """Cancel a job that waits or runs. Raises `WrongState` if it has ended."""
         self._runner.run(self._client.cancel(id))
 
 
 class SpoolClient:
-    """The same straight into a spool, without a server."""
+    """A client of a spool on this machine. It needs no server.
+
+    `max_pixels` limits each picture that is submitted.
+    """
 
     def __init__(self, spool: Spool, max_pixels: int) -> None:
         self._spool = spool
         self._max_pixels = max_pixels
 
     def submit(self, pictures: Sequence[Path], request: EditRequest) -> str:
-        """Copy pictures and the request into the spool; return the job's id once it is on disk."""
+        """Submit pictures with a request; return the job's id. The job is on disk then."""
         return submit.submit(self._spool, pictures, request, max_pixels=self._max_pixels)
 
     def wait(self, id: str, on_status: OnStatus | None = None) -> JobStatus:
-        """Return the status once the job has ended; until then tell `on_status` how it goes."""
+        """Return the status once the job has ended. Call `on_status` until then."""
         while True:
             status = read_status(self._spool, id)
             if on_status is not None:
@@ -190,7 +195,7 @@ class SpoolClient:
             time.sleep(POLL_SECONDS)
 
     def result(self, id: str, n: int = 1) -> bytes:
-        """Return the file of picture `n`."""
+        """Return the bytes of picture `n`, from 1."""
         status = read_status(self._spool, id)
         if status.outputs is None:
             raise no_result(status)
@@ -200,5 +205,5 @@ class SpoolClient:
             return file.read()
 
     def cancel(self, id: str) -> None:
-        """Stop a job that waits or runs. Raises `WrongState` if it has ended."""
+        """Cancel a job that waits or runs. Raises `WrongState` if it has ended."""
         actions.cancel(self._spool, id)

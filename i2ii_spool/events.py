@@ -15,6 +15,8 @@ class JobEvent(StrEnum):
 
     SUBMITTED = "submitted"
     """A client submitted it: it is in `incoming/`, durably."""
+    RESUBMITTED = "resubmitted"
+    """A client sent it again with its idempotency key: it stays where it is."""
     ADMITTED = "admitted"
     """A guest became a job: it is in `incoming/` under an id."""
     REFUSED = "refused"

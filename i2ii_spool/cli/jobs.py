@@ -1,4 +1,4 @@
-"""What people do with jobs: submit, look, cancel, retry, delete."""
+"""The commands for jobs: submit, list, show, cancel, retry, delete."""
 
 import json
 from contextlib import ExitStack
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from i2ii_spool.settings import Settings
 
 
-@command(of=["client"], takes_request=True)
+@command(processes=["client"], takes_request=True)
 @click.argument(
     "images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
-@click.option("--url", help="submit to this server instead of straight into the spool")
-@click.option("--wait", is_flag=True, help="wait until the job has ended, and write the picture")
+@click.option("--url", help="submit to the server at this URL, not straight into the spool")
+@click.option("--wait", is_flag=True, help="wait until the job has ended, then write the picture")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="where to write it; with --wait  [default ID.png]",
+    help="file of the picture; needs --wait  [default ID.png]",
 )
 def submit(
     settings: "Settings",
@@ -35,13 +35,13 @@ def submit(
     output: Path | None,
     **fields: str | None,
 ) -> None:
-    """Submit an edit of one to three IMAGES; print the job's id."""
+    """Submit an edit of one to three IMAGES and print the id of the job."""
     from i2ii_spool.cli.progress import wait_and_write
     from i2ii_spool.client import Client, SpoolClient
     from i2ii_spool.jobs.request import EditRequest, parse
 
     if output is not None and not wait:
-        raise InvalidRequest("--output is written once the job has ended; say --wait as well")
+        raise InvalidRequest("--output needs --wait: the picture exists once the job has ended")
     request = parse(
         EditRequest, {name: value for name, value in fields.items() if value is not None}
     )
@@ -66,13 +66,13 @@ def submit(
     default=50,
     show_default=True,
     type=click.IntRange(1),
-    help="how many, newest first",
+    help="list at most this many",
 )
-@click.option("--json", "as_json", is_flag=True, help="one JSON object per line")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object per line")
 def ls(settings: "Settings", state: str | None, *, limit: int, as_json: bool) -> None:
-    """List the jobs, newest first.
+    """List jobs, newest first.
 
-    STATE is incoming, running, done or failed; without it, all are listed.
+    STATE is incoming, running, done or failed; without it, jobs of every state are listed.
     """
     from i2ii_spool.spool.layout import parse_state
     from i2ii_spool.spool.lookup import list_jobs, queued_ids
@@ -80,8 +80,8 @@ def ls(settings: "Settings", state: str | None, *, limit: int, as_json: bool) ->
 
     spool = open_spool(settings)
     queue = queued_ids(spool)
-    for place in list_jobs(spool, parse_state(state), limit=limit):
-        status = status_of(spool, place, queue=queue)
+    for location in list_jobs(spool, parse_state(state), limit=limit):
+        status = status_of(spool, location, queue=queue)
         if status is not None:
             click.echo(
                 json.dumps(status.to_dict(), ensure_ascii=False) if as_json else status.to_line()
@@ -90,9 +90,9 @@ def ls(settings: "Settings", state: str | None, *, limit: int, as_json: bool) ->
 
 @command("spool")
 @click.argument("id")
-@click.option("--json", "as_json", is_flag=True, help="as one JSON object")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def show(settings: "Settings", id: str, *, as_json: bool) -> None:
-    """Show all there is to say of a job."""
+    """Show one job."""
     from i2ii_spool.spool.status import read_status
 
     shown = read_status(open_spool(settings), id).to_dict()
@@ -106,7 +106,7 @@ def show(settings: "Settings", id: str, *, as_json: bool) -> None:
 @command("spool")
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 def cancel(settings: "Settings", ids: tuple[str, ...]) -> None:
-    """Stop jobs that wait or run."""
+    """Cancel jobs that wait or run."""
     from i2ii_spool.spool import actions
     from i2ii_spool.spool.layout import State
 
@@ -118,7 +118,7 @@ def cancel(settings: "Settings", ids: tuple[str, ...]) -> None:
 @command("spool")
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 def retry(settings: "Settings", ids: tuple[str, ...]) -> None:
-    """Send failed jobs back to the queue."""
+    """Return failed jobs to the queue."""
     from i2ii_spool.spool import actions
 
     for id in ids:
@@ -129,7 +129,7 @@ def retry(settings: "Settings", ids: tuple[str, ...]) -> None:
 @command("spool")
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 def rm(settings: "Settings", ids: tuple[str, ...]) -> None:
-    """Delete jobs that have ended, for good."""
+    """Delete ended jobs and their pictures."""
     from i2ii_spool.spool import actions
 
     for id in ids:
@@ -137,9 +137,9 @@ def rm(settings: "Settings", ids: tuple[str, ...]) -> None:
         click.echo(f"{id} deleted")
 
 
-@command(of=["gc"])
+@command(processes=["gc"])
 def gc(settings: "Settings") -> None:
-    """Delete ended jobs that have been kept long enough."""
+    """Delete ended jobs by age, by number or to free disk space."""
     from i2ii_spool.spool.retention import RetentionPolicy, prune
 
     days, free = settings.keep_days, settings.keep_free_mib
@@ -152,6 +152,6 @@ def gc(settings: "Settings") -> None:
     click.echo(f"{len(removed)} jobs deleted")
     if policy == RetentionPolicy():
         click.echo(
-            "nothing limits how long jobs stay; set --keep-days, --keep-jobs or --keep-free-mib",
+            "no limit is set; use --keep-days, --keep-jobs or --keep-free-mib",
             err=True,
         )

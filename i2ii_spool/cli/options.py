@@ -1,29 +1,44 @@
-"""What the commands share: how they take settings as flags, find the spool, and show errors."""
+"""What the commands share: settings and requests as flags, the spool, errors, exit codes."""
 
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from i2ii_spool.cli.main import main
-from i2ii_spool.errors import I2iiError, SpoolUnusable, from_os_error
+from i2ii_spool.errors import EX_FAILED, I2iiError, SpoolUnusable, from_os_error
 from i2ii_spool.host.systemd import sd_notify
 
 if TYPE_CHECKING:
     from i2ii_spool.settings import Settings
     from i2ii_spool.spool.layout import Spool
 
+METAVARS = {
+    "bool": "true|false",
+    "int": "INTEGER",
+    "float": "NUMBER",
+    "str": "TEXT",
+    "SecretStr": "TEXT",
+    "Path": "PATH",
+}
+
+
+class HeadedOption(click.Option):
+    """An option that the help lists under a heading of its own."""
+
+    def __init__(self, *args: Any, heading: str, **rest: Any) -> None:
+        super().__init__(*args, **rest)
+        self.heading = heading
+
 
 class Command(click.Command):
-    """A command that takes settings, or all of a request, as flags.
+    """A command that takes settings, or all fields of a request, as flags.
 
-    The flags, their types and their help come from the settings and from the request. They are
-    looked up when the command runs, so that `i2ii --help` imports neither.
+    The flags, their types and their help come from the settings and from the request. Both are
+    looked up when the command runs, so that `i2ii --help` does not import them.
     """
 
     def __init__(
@@ -31,70 +46,90 @@ class Command(click.Command):
         *args: Any,
         settings: Callable[[], list[str]],
         takes_request: bool = False,
-        **kwargs: Any,
+        **rest: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **rest)
         self._settings = settings
         self._takes_request = takes_request
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The command's own parameters, those of the request, and the settings."""
-        own = super().get_params(ctx)
-        return [
-            *own[:-1],
-            *(_request_flags() if self._takes_request else []),
-            *map(_flag, self._settings()),
-            own[-1],
-        ]
+        """Return the command's own parameters, those of the request, the settings, and --help."""
+        *own, show_help = super().get_params(ctx)
+        request = _request_options() if self._takes_request else ()
+        return [*own, *request, *map(_setting_option, self._settings()), show_help]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options, then the settings under the heading of their group."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            described = parameter.get_help_record(ctx)
+            if described is not None and isinstance(parameter, click.Option):
+                heading = parameter.heading if isinstance(parameter, HeadedOption) else "Options"
+                sections.setdefault(heading, []).append(described)
+        for heading, lines in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(lines)
 
 
-def _flag(name: str) -> click.Option:
-    from i2ii_spool.settings import Settings, about, variable
+def _setting_option(name: str) -> HeadedOption:
+    from i2ii_spool.settings import Settings, about, meaning, variable
 
-    field, unit = Settings.model_fields[name], about(name).unit
+    field = Settings.model_fields[name]
     default = "not set" if field.default is None else f"default {field.default}"
-    text = f"{field.description}{f', in {unit}' if unit else ''}  [{variable(name)}; {default}]"
-    return _option(name, field.annotation, text)
+    text = f"{meaning(name)}  [{variable(name)}; {default}]"
+    return _option(name, field.annotation, text, heading=about(name).group)
 
 
-def _request_flags() -> Iterator[click.Option]:
+def _request_options() -> Iterator[HeadedOption]:
     from i2ii_spool.jobs.request import EditRequest
 
+    heading = "Request"
     for name, field in EditRequest.model_fields.items():
         if name == "prompt":
-            yield click.Option(["-p", "--prompt"], help=field.description, required=True)
+            spelt = ["-p", "--prompt"]
+            yield HeadedOption(spelt, help=field.description, required=True, heading=heading)
         else:
             default = f"  [default {field.default}]" if field.default != "" else ""
-            yield _option(name, field.annotation, f"{field.description}{default}")
+            yield _option(name, field.annotation, f"{field.description}{default}", heading=heading)
 
 
-def _option(name: str, kind: Any, text: str) -> click.Option:
-    """An option whose value is validated where it is defined; `kind` is only shown."""
-    kinds = get_args(kind) or (kind,)
-    metavar = "|".join(METAVARS.get(each, str(each)) for each in kinds if each is not NoneType)
+def _option(name: str, kind: Any, text: str, *, heading: str) -> HeadedOption:
+    """Return an option of any value: the model that it belongs to validates it, not click.
+
+    `kind` is the type that the help shows.
+    """
     flag = name.replace("_", "-")
     is_switch = kind is bool
     spelt = f"--{flag}/--no-{flag}" if is_switch and not flag.startswith("no-") else f"--{flag}"
-    return click.Option(
-        [spelt], help=text, is_flag=is_switch, default=None, metavar=None if is_switch else metavar
+    return HeadedOption(
+        [spelt],
+        help=text,
+        is_flag=is_switch,
+        default=None,
+        metavar=None if is_switch else metavar_of(kind),
+        heading=heading,
     )
 
 
-METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
+def metavar_of(kind: Any) -> str:
+    """Return what the help shows for a value of a type: `INTEGER`, or `png|jpeg|webp`."""
+    kinds = [each for each in get_args(kind) or (kind,) if each is not NoneType]
+    return "|".join(METAVARS[each.__name__] if isinstance(each, type) else each for each in kinds)
 
 
 def command(
-    *settings: str, of: Sequence[str] = (), takes_request: bool = False
+    *settings: str, processes: Sequence[str] = (), takes_request: bool = False
 ) -> Callable[[Callable[..., None]], click.Command]:
-    """Add a command; its function gets the settings in force first.
+    """Make a command of a function, which gets the settings in force as its first argument.
 
-    It takes as flags the named `settings`, and those that the processes `of` read: `of=["worker"]`.
+    The command takes as flags the named `settings`, and those that `processes` read:
+    `processes=["worker"]`.
     """
 
     def names() -> list[str]:
         from i2ii_spool.settings import flags_of
 
-        return list(dict.fromkeys((*flags_of(*of), *settings)))
+        return list(dict.fromkeys((*flags_of(*processes), *settings)))
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
@@ -105,7 +140,7 @@ def command(
             with errors_shown():
                 function(load(flags), **values)
 
-        return main.command(cls=Command, settings=names, takes_request=takes_request)(call)
+        return click.command(cls=Command, settings=names, takes_request=takes_request)(call)
 
     return decorate
 
@@ -122,11 +157,10 @@ def errors_shown() -> Iterator[None]:
         if from_os_error(error) is None:
             raise
         _show(error)
-        sys.exit(1)
+        sys.exit(EX_FAILED)
     except Exception as error:
-        sd_notify(
-            STATUS=f"{type(error).__name__}: {error}"
-        )  # `systemctl status` shows it; the journal has the traceback
+        # `systemctl status` shows this line; the journal has the traceback.
+        sd_notify(STATUS=f"{type(error).__name__}: {error}")
         raise
 
 
@@ -142,6 +176,7 @@ def open_spool(settings: "Settings") -> "Spool":
     spool = Spool(settings.spool)
     if not spool.incoming.is_dir():
         raise SpoolUnusable(
-            f"there is no spool at {spool.root}; `i2ii up` makes one, or name another with --spool"
+            f"there is no spool at {spool.root}: start `i2ii up`, which makes one, "
+            "or name another with --spool"
         )
     return spool

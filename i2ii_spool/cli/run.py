@@ -1,4 +1,4 @@
-"""The daemons: all of them, the server, a worker."""
+"""The commands that run daemons: the whole service, the server, one worker."""
 
 import faulthandler
 import functools
@@ -13,36 +13,37 @@ if TYPE_CHECKING:
     from i2ii_spool.settings import Settings
 
 
-@command(of=["server", "worker"])
+@command(processes=["server", "worker"])
 def up(settings: "Settings") -> None:
     """Run the whole service: the server and its workers.
 
-    There is one worker for each visible GPU, or one classic worker where there is none.
+    It starts one worker per visible GPU, or one classic worker on a machine without a GPU.
     """
     from i2ii_spool.ops import supervisor
 
     sys.exit(supervisor.run(settings))
 
 
-@command(of=["server"])
+@command(processes=["server"])
 def serve(settings: "Settings") -> None:
     """Run the HTTP server."""
     from i2ii_spool.host.logging import configure_logging
-    from i2ii_spool.server import daemon
+    from i2ii_spool.server.daemon import Server
     from i2ii_spool.settings import load
 
     configure_logging("http")
     faulthandler.enable()
-    daemon.serve(settings, functools.partial(load, dict(click.get_current_context().params)))
+    reload = functools.partial(load, dict(click.get_current_context().params))
+    Server(settings, reload).run()
 
 
-@command(of=["worker"])
+@command(processes=["worker"])
 @click.argument("gpu", metavar="N")
-@click.option("--burst", is_flag=True, help="end when no job waits any more")
+@click.option("--burst", is_flag=True, help="exit when no job waits")
 def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
     """Run the worker of GPU N.
 
-    N is an index within CUDA_VISIBLE_DEVICES, a GPU-<uuid> or a MIG-<uuid>.
+    N is an index within CUDA_VISIBLE_DEVICES, a `GPU-<uuid>` or a `MIG-<uuid>`.
     """
     from i2ii_spool.engines import registry
     from i2ii_spool.host import gpus
@@ -52,7 +53,7 @@ def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
 
     chosen = gpus.resolve(gpu)
     configure_logging(chosen.unit, worker_name(chosen.unit))
-    faulthandler.enable()  # systemd's watchdog aborts a worker that hangs: say where
+    faulthandler.enable()  # prints the stacks when systemd's watchdog aborts a hung worker
     device = gpus.set_visible(chosen)
     engine = registry.create(settings, has_gpu=device is not None)
     Worker(settings, engine, chosen, device, burst=burst).run()

@@ -1,4 +1,4 @@
-"""What is made before the service runs: the model, the tokens, the units."""
+"""The commands that prepare the service: the model, the tokens, the units."""
 
 import functools
 from collections.abc import Callable
@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from i2ii_spool.cli.main import main
 from i2ii_spool.cli.options import errors_shown
-from i2ii_spool.errors import EngineError, InvalidRequest
+from i2ii_spool.errors import DownloadFailed, EngineError, InvalidRequest
 
 if TYPE_CHECKING:
     from i2ii_spool.engines.diffusers.presets import Version
 
 
-@main.group()
+# --- the model ------------------------------------------------------------------------------------
+
+
+@click.group()
 def model() -> None:
     """Fetch a model for the qwen engine, or make a tiny one."""
 
@@ -23,11 +25,11 @@ def model() -> None:
 @model.command()
 @click.argument("name", required=False)
 def fetch(name: str | None) -> None:
-    """Fetch the weights of NAME and the LoRA of the preset `fast`, going on where an earlier call
-    stopped.
+    """Fetch the weights of the model NAME, and the LoRA of the preset `fast`.
 
-    They come from ModelScope into MODELSCOPE_CACHE, or with I2II_MODEL_SOURCE=huggingface from
-    there into HF_HOME. NAME is the model that is set, if it is left out.
+    An interrupted download continues where it stopped. The weights come from ModelScope into
+    MODELSCOPE_CACHE; with I2II_MODEL_SOURCE=huggingface, from Hugging Face into HF_HOME. Without
+    NAME, the command fetches the model of I2II_MODEL.
     """
     from i2ii_spool.engines.diffusers import loading, presets
     from i2ii_spool.settings import load
@@ -38,9 +40,9 @@ def fetch(name: str | None) -> None:
         click.echo(folder)
         try:
             lightning = loading.fetch_lightning(presets.version_of(folder), settings.model_source)
-        except EngineError as error:
+        except (DownloadFailed, EngineError) as error:
             click.echo(
-                f"i2ii: the model is complete, and without the preset fast: {error}", err=True
+                f"i2ii: the model is complete, but without the preset fast: {error}", err=True
             )
         else:
             if lightning is not None:
@@ -54,12 +56,13 @@ def fetch(name: str | None) -> None:
     type=click.Choice(["1", "2509", "2511", "2.1"]),
     default="2511",
     show_default=True,
-    help="the Qwen-Image-Edit, or Qwen-Image-2.1, that it is built like; 1 takes one picture",
+    help="architecture: a version of Qwen-Image-Edit (1 takes one picture), or 2.1 for "
+    "Qwen-Image-2.1",
 )
 def tiny(folder: Path, *, like: "Version") -> None:
     """Make a complete model of random weights in FOLDER, a few megabytes large.
 
-    It runs the whole service on a CPU within seconds, and what it makes of a picture is noise.
+    With it, the whole service runs on a CPU within seconds; the results are noise.
     """
     from i2ii_spool.engines.diffusers import loading
 
@@ -73,15 +76,20 @@ def tiny(folder: Path, *, like: "Version") -> None:
     )
 
 
-@main.group()
+# --- tokens ---------------------------------------------------------------------------------------
+
+
+@click.group()
 def token() -> None:
-    """Make tokens for HTTP, and take them away."""
+    """Add, revoke and list the tokens of the HTTP API."""
 
 
 def token_command(function: Callable[..., None]) -> click.Command:
-    """Add a command that works on the file of tokens; its function gets that."""
+    """Add a command to `i2ii token`; its function gets the tokens file as its first argument."""
     option = click.option(
-        "--tokens-file", type=click.Path(path_type=Path), help="the file  [I2II_TOKENS_FILE]"
+        "--tokens-file",
+        type=click.Path(path_type=Path),
+        help="path of the tokens file  [I2II_TOKENS_FILE]",
     )
 
     @functools.wraps(function)
@@ -92,7 +100,7 @@ def token_command(function: Callable[..., None]) -> click.Command:
             file = tokens_file or load().tokens_file
             if file is None:
                 raise InvalidRequest(
-                    "which file? Set I2II_TOKENS_FILE, or say --tokens-file FILE",
+                    "no tokens file is set: use --tokens-file FILE, or set I2II_TOKENS_FILE",
                     field="tokens_file",
                 )
             function(file, **values)
@@ -102,9 +110,9 @@ def token_command(function: Callable[..., None]) -> click.Command:
 
 @token_command
 @click.argument("name")
-@click.option("--operator", is_flag=True, help="it may see and do everything, whoever submitted it")
+@click.option("--operator", is_flag=True, help="an operator may see and change every job")
 def add(file: Path, name: str, *, operator: bool) -> None:
-    """Make a token called NAME, and print it: this once, it is kept nowhere."""
+    """Add a token called NAME and print it. The file keeps only its hash."""
     from i2ii_spool.server.auth import tokens
 
     click.echo(tokens.add(file, name, is_operator=operator))
@@ -113,7 +121,7 @@ def add(file: Path, name: str, *, operator: bool) -> None:
 @token_command
 @click.argument("name")
 def revoke(file: Path, name: str) -> None:
-    """Take the token called NAME away; a running server knows within two seconds."""
+    """Revoke the token NAME (takes effect within 2 s)."""
     from i2ii_spool.server.auth import tokens
 
     tokens.revoke(file, name)
@@ -129,7 +137,10 @@ def names(file: Path) -> None:
         click.echo(f"{token.name}{'  operator' if token.is_operator else ''}")
 
 
-@main.group()
+# --- units ----------------------------------------------------------------------------------------
+
+
+@click.group()
 def units() -> None:
     """Install or remove the systemd units."""
 
@@ -140,14 +151,14 @@ TARGET_OPTIONS = (
         type=click.Path(file_okay=False, exists=True, path_type=Path),
         default="/",
         show_default=True,
-        help="the root of the system that they are for, like that of an image being built",
+        help="root of the system to install into, for example of an image that is being built",
     ),
     click.option(
         "--user-mode",
         is_flag=True,
-        help="for your own systemd (systemctl --user), without the sandbox",
+        help="install for your own systemd (systemctl --user), without the sandbox",
     ),
-    click.option("--dry-run", is_flag=True, help="only say what would be done"),
+    click.option("--dry-run", is_flag=True, help="print what would be done, and do nothing"),
 )
 
 
@@ -160,15 +171,15 @@ def _with_target(function: Callable[..., None]) -> Callable[..., None]:
 @units.command()
 @_with_target
 def install(prefix: Path, *, user_mode: bool, dry_run: bool) -> None:
-    """Write the units and enable them for the GPUs found; after an upgrade, write them again.
+    """Write the units and enable them for the GPUs found. Run it again after an upgrade.
 
-    The settings are written to /etc/i2ii/i2ii.env, each with its meaning, if there is no such file.
+    If there is no /etc/i2ii/i2ii.env, it is written too, with every setting and its meaning.
     """
-    from i2ii_spool.ops import installer
+    from i2ii_spool.ops.installer import InstallTarget, install
 
     with errors_shown():
-        target = installer.target_for(prefix, user_mode=user_mode)
-        instances = installer.install(target, dry_run=dry_run)
+        target = InstallTarget.at(prefix, user_mode=user_mode)
+        instances = install(target, dry_run=dry_run)
     if not dry_run and target.is_this_system:
         start = " ".join(target.systemctl("start", "i2ii.target"))
         enabled = ", ".join(f"i2ii-gpu@{instance}" for instance in instances)
@@ -178,8 +189,8 @@ def install(prefix: Path, *, user_mode: bool, dry_run: bool) -> None:
 @units.command("remove")
 @_with_target
 def remove_units(prefix: Path, *, user_mode: bool, dry_run: bool) -> None:
-    """Drain and stop what runs, and remove the units; settings and jobs stay."""
-    from i2ii_spool.ops import installer
+    """Drain and stop the service, and remove the units. Settings and jobs stay."""
+    from i2ii_spool.ops.installer import InstallTarget, remove
 
     with errors_shown():
-        installer.remove(installer.target_for(prefix, user_mode=user_mode), dry_run=dry_run)
+        remove(InstallTarget.at(prefix, user_mode=user_mode), dry_run=dry_run)

@@ -1,4 +1,4 @@
-"""The service as a whole: load-test it, watch it, examine it, print its settings."""
+"""The commands that watch the service: top, bench, doctor, settings."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @command("host", "port")
 @click.option(
-    "-n", "--jobs", default=32, show_default=True, type=click.IntRange(1), help="how many jobs"
+    "-n", "--jobs", default=32, show_default=True, type=click.IntRange(1), help="jobs to submit"
 )
 @click.option(
     "-c",
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     default=8,
     show_default=True,
     type=click.IntRange(1),
-    help="how many at a time",
+    help="jobs at a time",
 )
-@click.option("-p", "--prompt", default="watercolour", show_default=True, help="the instruction")
-@click.option("--url", help="the server  [default the host and port set]")
+@click.option(
+    "-p", "--prompt", default="watercolour", show_default=True, help="the instruction of every job"
+)
+@click.option("--url", help="URL of the server  [default: from host and port]")
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
 def bench(
     settings: "Settings",
@@ -36,7 +38,7 @@ def bench(
     url: str | None,
     as_json: bool,
 ) -> None:
-    """Load-test a running service, and report."""
+    """Load-test a running service and print a report."""
     from i2ii_spool.ops.loadtest import run
 
     url = url or f"http://{settings.host}:{settings.port}"
@@ -47,8 +49,10 @@ def bench(
 
 @command("spool", "lease_seconds")
 def top(settings: "Settings") -> None:
-    """Watch the queue, the workers and the GPUs; Ctrl-C ends it. Into a file or a pipe, print them
-    once."""
+    """Watch the queue, the workers and the GPUs; Ctrl-C ends it.
+
+    If standard output is a file or a pipe, print them once.
+    """
     from i2ii_spool.ops import top
 
     top.run(open_spool(settings), lease=settings.lease_seconds)
@@ -67,43 +71,37 @@ def top(settings: "Settings") -> None:
     "model_source",
     "lease_seconds",
 )
-@click.option("--json", "as_json", is_flag=True, help="as one JSON object")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def doctor(settings: "Settings", *, as_json: bool) -> None:
-    """Check the installation; name the cure of what is wrong."""
+    """Check the installation and suggest fixes."""
     from i2ii_spool.ops.doctor import examine
     from i2ii_spool.ops.doctor.finding import Verdict
 
+    colours = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "red"}
     findings = []
     for finding in examine(settings):
         findings.append(finding)
         if not as_json:
-            colour = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "red"}[
-                finding.verdict
-            ]
+            verdict = click.style(f"{finding.verdict:<8}", fg=colours[finding.verdict])
             cure = "" if finding.cure is None else f"\n{'':<23}-> {finding.cure}"
-            click.echo(
-                f"{click.style(f'{finding.verdict:<8}', fg=colour)} {finding.check:<13} {finding.message}{cure}"
-            )
+            click.echo(f"{verdict} {finding.check:<13} {finding.message}{cure}")
     healthy = all(finding.verdict is not Verdict.ERROR for finding in findings)
     if as_json:
-        click.echo(
-            json.dumps(
-                {"healthy": healthy, "findings": [finding.to_dict() for finding in findings]},
-                indent=2,
-            )
-        )
+        report = {"healthy": healthy, "findings": [finding.to_dict() for finding in findings]}
+        click.echo(json.dumps(report, indent=2))
     sys.exit(0 if healthy else 1)
 
 
-@command(of=["server", "worker", "gc", "client"])
+@command(processes=["server", "worker", "gc", "client"])
 def settings(settings: "Settings") -> None:
-    """Print every setting in force, and where it comes from."""
-    from i2ii_spool.settings import source
+    """Print every setting in force and where it comes from."""
+    from i2ii_spool.settings import Settings, source
 
     flags = {
         name: value
         for name, value in click.get_current_context().params.items()
         if value is not None
     }
+    width = max(map(len, Settings.model_fields))
     for name, value in settings:
-        click.echo(f"{name:<16} {value!s:<24} {source(name, flags)}")
+        click.echo(f"{name:<{width}} {value!s:<24} {source(name, flags)}")

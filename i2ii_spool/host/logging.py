@@ -6,8 +6,8 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from i2ii_spool.jobs.ids import ID
-
+EVENT_FIELDS = ("action", "job", "worker")
+"""The fields of a record about a job (`events.fields`)."""
 JOURNAL = "/run/systemd/journal/socket"
 PRIORITIES = {
     logging.CRITICAL: 2,
@@ -39,9 +39,9 @@ def _stderr_is_the_journal() -> bool:
 class JournalHandler(logging.Handler):
     """Sends each record to the journal with its fields (systemd.journal-fields(7)).
 
-    `journalctl I2II_JOB=ID` finds the lines about a job, from every process, and
-    `journalctl I2II_WORKER=node7.gpu0` those of a worker. The protocol:
-    https://systemd.io/JOURNAL_NATIVE_PROTOCOL
+    `journalctl I2II_JOB=ID` finds the lines about a job, from every process,
+    `I2II_ACTION=claimed` those of one event, and `I2II_WORKER=node7.gpu0` those of a worker. The
+    protocol: https://systemd.io/JOURNAL_NATIVE_PROTOCOL
     """
 
     def __init__(self, identifier: str, worker: str | None) -> None:
@@ -67,14 +67,18 @@ class JournalHandler(logging.Handler):
         except OSError:
             print(self.format(record), file=sys.stderr, flush=True)
 
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+        super().close()
+
     def _fields(self, record: logging.LogRecord) -> Iterator[tuple[str, str]]:
         text = self.format(record)
         yield "MESSAGE", text
         yield "PRIORITY", str(PRIORITIES.get(record.levelno, 6))
-        yield from self._always.items()
-        yield from (
-            ("I2II_JOB", id) for id in {found.group().rstrip(".") for found in ID.finditer(text)}
-        )
+        described = {f"I2II_{name.upper()}": getattr(record, name, None) for name in EVENT_FIELDS}
+        known = {name: value for name, value in described.items() if value is not None}
+        yield from {**self._always, **known}.items()
         yield "LOGGER", record.name
         yield "CODE_FILE", record.pathname
         yield "CODE_LINE", str(record.lineno)

@@ -33,6 +33,8 @@ EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "TIFF":
 """File extensions by Pillow's names of the formats that are accepted."""
 if features.check("avif"):
     EXTENSIONS["AVIF"] = "avif"
+# Pillow calls a JPEG that holds several pictures MPO.
+EXTENSION_OF = {**EXTENSIONS, "MPO": EXTENSIONS["JPEG"]}
 IMAGE_SUFFIXES = {f".{extension}" for extension in EXTENSIONS.values()} | {".jpeg", ".tiff"}
 
 # Diffusion models cut a picture into patches. Beyond this aspect ratio one side would have none.
@@ -79,12 +81,17 @@ def inspect_file(file: BufferedReader, *, max_pixels: int, field: str = "image")
     if not file.peek(len(PNG_MAGIC)).startswith((PNG_MAGIC, JPEG_MAGIC)):
         return _inspect_in_sandbox(file, max_pixels, field)
     image = open_image(file, max_pixels, field)
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and not _ends_as_jpeg(file):
-        return _inspect_in_sandbox(file, max_pixels, field)
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        # The end-of-image marker cannot occur in coded pixels. To decode a JPEG that ends with it
+        # would detect nothing more: libjpeg only warns of damage. A file with data behind the
+        # marker (phones append thumbnails and videos) is decoded instead.
+        size = os.fstat(file.fileno()).st_size
+        if os.pread(file.fileno(), 2, size - 2) != JPEG_END:
+            return _inspect_in_sandbox(file, max_pixels, field)
     if isinstance(image, PngImagePlugin.PngImageFile):
         with decoder_errors(field):
             image.verify()  # the checksum of every chunk, without decoding a pixel
-    return Header(_extension(str(image.format)), *image.size)
+    return Header(EXTENSION_OF[str(image.format)], *image.size)
 
 
 def open_image(file: BinaryIO, max_pixels: int, field: str) -> ImageFile.ImageFile:
@@ -138,11 +145,7 @@ def _inspect_in_sandbox(file: BinaryIO, max_pixels: int, field: str) -> Header:
         raise _damaged(field, f"its decoder died of {signal.Signals(-ran.returncode).name}")
     if ran.returncode != 0:
         raise _damaged(field, ran.stderr.strip().rpartition("\n")[2])
-    return Header(_extension(kind), width, height)
-
-
-def _extension(kind: str) -> str:
-    return EXTENSIONS["JPEG" if kind == "MPO" else kind]
+    return Header(EXTENSION_OF[kind], width, height)
 
 
 def _unknown_format(field: str) -> UnsupportedPicture:
@@ -183,12 +186,3 @@ def _check_scans(image: ImageFile.ImageFile, field: str) -> None:
             f"{field} is a JPEG of {scans} scans; at most {MAX_SCANS} are allowed: save it again",
             field=field,
         )
-
-
-def _ends_as_jpeg(file: BinaryIO) -> bool:
-    """True if the file ends with the end-of-image marker, which cannot occur in coded pixels.
-
-    Decoding a JPEG that does would detect nothing more: libjpeg only warns of damage. A file with
-    data behind the marker (phones append thumbnails and videos) is decoded instead.
-    """
-    return os.pread(file.fileno(), 2, os.fstat(file.fileno()).st_size - 2) == JPEG_END

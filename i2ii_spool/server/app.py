@@ -1,9 +1,12 @@
-"""The HTTP server: it turns requests into job folders and job folders into answers, and keeps
-nothing itself."""
+"""The HTTP application: every route, the middlewares, and what lives as long as it.
+
+It turns requests into job folders and job folders into answers. It keeps no job in memory.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from aiohttp import hdrs, web
 
@@ -12,59 +15,77 @@ from i2ii_spool.server.errors import SERVER_NAME, errors_as_json
 from i2ii_spool.server.limits import LIMITS, Limits
 from i2ii_spool.server.routes import jobs, results, system
 from i2ii_spool.server.state import (
+    COUNTS,
+    QUEUE,
     SETTINGS,
-    SNAPSHOT,
     SPOOL,
     WAITERS,
+    Cached,
     CompletionWaiters,
     CurrentSettings,
-    SpoolSnapshot,
+    QueueSnapshot,
 )
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.lookup import count
 from i2ii_spool.spool.maintenance import Maintenance
 from i2ii_spool.spool.watch import Watcher
 
-# Threads wait for the disk, not for a core: as many as there are uploads that should be made
-# durable at once.
+ROUTES = [
+    web.post("/edit", jobs.edit),
+    web.get("/status/{id}", jobs.status),
+    web.get("/result/{id}", results.result),
+    web.get("/jobs", jobs.list_all),
+    web.delete("/jobs/{id}", jobs.delete),
+    web.post("/jobs/{id}/retry", jobs.retry),
+    web.get("/system/status", system.status),
+    web.get("/health", system.health),
+    web.get("/livez", system.livez),
+]
+QUEUE_AGE_SECONDS = 0.05
+COUNTS_AGE_SECONDS = 0.5
 THREADS = 16
+"""They wait for the disk, not for a core: this many uploads can be made durable at once."""
 
 
 def create_app(settings: Settings) -> web.Application:
-    """Return the application. Its spool is made when it starts."""
+    """Return the application. It creates its spool when it starts."""
     app = web.Application(middlewares=[errors_as_json, authenticate])
     app[SETTINGS] = CurrentSettings(settings)
     app[SPOOL] = Spool(settings.spool)
     app[AUTH] = TokenAuth(settings)
     app[LIMITS] = Limits()
-    app.add_routes([*jobs.routes, *results.routes, *system.routes])
-    app.cleanup_ctx.extend([_threads, _spool, watch_tokens_file])
-    app.on_shutdown.append(_answer_those_who_wait)
-    app.on_response_prepare.append(_name_ourselves)
+    app.add_routes(ROUTES)
+    app.cleanup_ctx.extend([run_threads, run_spool, watch_tokens_file])
+    app.on_shutdown.append(answer_long_polls)
+    app.on_response_prepare.append(hide_aiohttp_version)
     return app
 
 
-async def _name_ourselves(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers[hdrs.SERVER] = (
-        SERVER_NAME  # and not, as aiohttp does, whose bugs of which version we have
-    )
-
-
-async def _threads(_app: web.Application) -> AsyncIterator[None]:
+async def run_threads(_app: web.Application) -> AsyncIterator[None]:
+    """Give the event loop its threads."""
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="disk")
     asyncio.get_running_loop().set_default_executor(pool)
     yield
 
 
-async def _spool(app: web.Application) -> AsyncIterator[None]:
+async def run_spool(app: web.Application) -> AsyncIterator[None]:
+    """Create the spool; read it, watch it and maintain it while the application runs."""
     spool, settings = app[SPOOL], app[SETTINGS].settings
     await asyncio.to_thread(spool.create)
-    app[SNAPSHOT] = SpoolSnapshot(spool, settings)
+    read_queue = partial(QueueSnapshot.read, spool, lease=settings.lease_seconds)
+    app[QUEUE] = Cached(read_queue, age=QUEUE_AGE_SECONDS)
+    app[COUNTS] = Cached(partial(count, spool), age=COUNTS_AGE_SECONDS)
     app[WAITERS] = CompletionWaiters()
     with Watcher([spool.done, spool.failed], app[WAITERS].arrived), Maintenance(spool, settings):
         yield
 
 
-async def _answer_those_who_wait(app: web.Application) -> None:
-    """A long poll must not hold up the end of this server; the next one goes on with it."""
+async def answer_long_polls(app: web.Application) -> None:
+    """On shutdown, answer long polls at once. Clients poll again and reach the next server."""
     app[WAITERS].close()
+
+
+async def hide_aiohttp_version(_request: web.Request, response: web.StreamResponse) -> None:
+    """Do not advertise aiohttp and its version."""
+    response.headers[hdrs.SERVER] = SERVER_NAME

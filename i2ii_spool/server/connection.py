@@ -1,4 +1,4 @@
-"""One connection: closed if it is one too many, if it brings nothing, or if it takes nothing."""
+"""A connection with limits: on their number, and on how long a client may send or read nothing."""
 
 import asyncio
 import json
@@ -13,15 +13,14 @@ from i2ii_spool.server.errors import malformed_http
 log = logging.getLogger(__name__)
 
 KEEPALIVE_SECONDS = 30.0
-"""Seconds for which a connection may bring no whole request, byte by byte or not at all."""
+"""Seconds within which a client must have sent the whole head of a request."""
 LINGER_SECONDS = 5.0
 STALLED_SECONDS = 60.0
-"""Seconds after which a client that takes nothing of its answer is gone."""
+"""Seconds after which a client that reads nothing of its answer is disconnected."""
 
 
 class Connection(web.RequestHandler):
-    """One client's connection: closed if it is one too many, if it brings nothing, or if it takes
-    nothing."""
+    """One client's connection. It is closed if there are too many, or if the client stalls."""
 
     def __init__(
         self, server: web.Server, *, loop: asyncio.AbstractEventLoop, max_connections: int
@@ -40,11 +39,11 @@ class Connection(web.RequestHandler):
         self.awaits_first_request = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, or answer at once that it is one too many."""
+        """Accept the connection, or answer at once that there are too many."""
         assert isinstance(transport, asyncio.Transport)
         if len(self._connected.connections) >= self._max_connections:
             self._is_refused = True
-            transport.write(_refusal())
+            transport.write(refusal())
             transport.close()
             return
         connected: socket.socket = transport.get_extra_info("socket")
@@ -55,13 +54,13 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come."""
+        """Parse what arrived, unless the connection is refused."""
         self.awaits_first_request = False
         if not self._is_refused:
             super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Let it go."""
+        """Clean up, unless the connection is refused."""
         if not self._is_refused:
             super().connection_lost(exc)
 
@@ -72,13 +71,14 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP in the one shape of all errors."""
+        """Answer malformed HTTP in the one shape of all errors."""
         if exc is not None and status >= 500:
             return super().handle_error(request, status, exc, message)
         return malformed_http(status, message)
 
 
-def _refusal() -> bytes:
+def refusal() -> bytes:
+    """Return the whole answer to one connection too many."""
     error = TooManyConnections("the server has as many connections as it may; try again")
     body = json.dumps({"error": error.to_dict()}).encode()
     head = (

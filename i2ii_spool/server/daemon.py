@@ -1,4 +1,12 @@
-"""The server as a daemon: its socket, its connections, its signals, and what systemd hears of it."""
+"""The server as a process.
+
+    run
+      startup      listen, start the application and the watchdog; READY=1
+      main loop    serve; reload the settings on SIGHUP; stop on SIGTERM or SIGINT
+      shutdown     STOPPING=1; accept no more, answer the requests that are under way
+
+A signal only sets a flag, which the main loop reads.
+"""
 
 import asyncio
 import logging
@@ -6,8 +14,8 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from ipaddress import ip_address
 
@@ -17,136 +25,146 @@ from i2ii_spool.errors import SettingsError
 from i2ii_spool.host.systemd import listen_socket, notify_reloading, sd_notify, watchdog_interval
 from i2ii_spool.server.app import create_app
 from i2ii_spool.server.connection import Connection
-from i2ii_spool.server.state import SETTINGS, CurrentSettings
+from i2ii_spool.server.state import SETTINGS
 from i2ii_spool.settings import AUTH_CURE, Settings, about
 
 log = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 10.0
 FIRST_REQUEST_SECONDS = 1.0
-"""Seconds for which a server that stops waits for the first word of a new connection."""
+"""Seconds that a stopping server waits for the first byte of a connection just accepted."""
 BACKLOG = 1024
 
 
-def serve(settings: Settings, reload: Callable[[], Settings]) -> None:
-    """Listen until a signal comes; requests that are under way are answered. SIGHUP takes the
-    limits of `reload()`."""
-    listener = _listener(settings)
-    asyncio.run(_serve(create_app(settings), listener, settings, reload))
+class Server:
+    """The HTTP server of a spool. `reload` returns the settings, read again."""
 
+    def __init__(self, settings: Settings, reload: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._read_settings = reload
+        self._app = create_app(settings)
+        self._signalled = asyncio.Event()
+        self._is_stopping = False
+        self._must_reload = False
 
-async def _serve(
-    app: web.Application,
-    listener: socket.socket,
-    settings: Settings,
-    reload: Callable[[], Settings],
-) -> None:
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-    loop.add_signal_handler(signal.SIGHUP, partial(_reload, app[SETTINGS], reload))
-    app.cleanup_ctx.append(_watchdog)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
-    await runner.setup()
-    assert runner.server is not None
-    try:
-        _raise_limit_of_files()
-        guarded = partial(
-            Connection, runner.server, loop=loop, max_connections=settings.max_connections
+    def run(self) -> None:
+        """Serve until a signal comes. Raises `SettingsError` if it cannot listen."""
+        self._listener = open_listener(self._settings)
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        async with AsyncExitStack() as stack:
+            await self._startup(stack)
+            await self._main_loop()
+            await self._shutdown()
+
+    async def _startup(self, stack: AsyncExitStack) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal, number)
+        interval = watchdog_interval()
+        if interval is not None:
+            stack.callback(asyncio.create_task(feed_watchdog(interval)).cancel)
+        runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        stack.push_async_callback(runner.cleanup)
+        await runner.setup()
+        assert runner.server is not None
+        self._connected = runner.server
+        allow_all_descriptors()
+        connect = partial(
+            Connection, runner.server, loop=loop, max_connections=self._settings.max_connections
         )
-        server = await loop.create_server(guarded, sock=listener, backlog=BACKLOG)
-        sd_notify(READY=1, STATUS=f"listening on {_address(listener)}")
-        log.info("listening on %s, spool %s", _address(listener), settings.spool)
-        await stopped.wait()
-        server.close()
-        await _drain_new_connections(runner.server)
-    finally:
-        await runner.cleanup()
+        self._server = await loop.create_server(connect, sock=self._listener, backlog=BACKLOG)
+        address = url_of(self._listener)
+        sd_notify(READY=1, STATUS=f"listening on {address}")
+        log.info("listening on %s, spool %s", address, self._settings.spool)
 
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            self._must_reload = True
+        else:
+            self._is_stopping = True
+        self._signalled.set()
 
-async def _drain_new_connections(server: web.Server) -> None:
-    """Wait for the requests of those who have just connected: to be closed unheard is what they
-    cannot explain."""
-    for _ in range(round(FIRST_REQUEST_SECONDS / 0.05)):
-        await asyncio.sleep(
-            0.05
-        )  # the first time for connections that are accepted, and not made yet
-        if not any(
-            isinstance(each, Connection) and each.awaits_first_request
-            for each in server.connections
-        ):
-            break
+    async def _main_loop(self) -> None:
+        while not self._is_stopping:
+            await self._signalled.wait()
+            self._signalled.clear()
+            if self._must_reload:
+                self._must_reload = False
+                self._reload()
 
-
-def _raise_limit_of_files() -> None:
-    """Each connection takes a descriptor, each upload one more: have as many as this process may."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # what is forbidden here must do as it is
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _reload(live: CurrentSettings, reload: Callable[[], Settings]) -> None:
-    notify_reloading()
-    try:
-        new = reload()
-    except SettingsError as error:
-        log.error("the settings stay as they were: %s", error)
-    else:
-        changed = {name: value for name, value in new if value != getattr(live.settings, name)}
-        for name, value in changed.items():
-            log.info(
-                "%s is now %s%s", name, value, "" if about(name).reloadable else ", after a restart"
+    def _reload(self) -> None:
+        """Put the reloadable settings into force. If one is wrong, all stay as they were."""
+        notify_reloading()
+        current = self._app[SETTINGS]
+        try:
+            new = self._read_settings()
+        except SettingsError as error:
+            log.error("the settings stay as they were: %s", error)
+        else:
+            changed = {
+                name: value for name, value in new if value != getattr(current.settings, name)
+            }
+            for name, value in changed.items():
+                when = "" if about(name).reloadable else ", after a restart"
+                log.info("%s is now %s%s", name, value, when)
+            current.settings = current.settings.model_copy(
+                update={name: value for name, value in changed.items() if about(name).reloadable}
             )
-        live.settings = live.settings.model_copy(
-            update={name: value for name, value in changed.items() if about(name).reloadable}
-        )
-        log.info("settings read again")
-    sd_notify(READY=1)
+            log.info("settings read again")
+        sd_notify(READY=1)
+
+    async def _shutdown(self) -> None:
+        """Stop listening. Give connections accepted just before one second to send a request, so
+        that they do not see a reset."""
+        sd_notify(STOPPING=1)
+        self._server.close()
+        for _ in range(round(FIRST_REQUEST_SECONDS / 0.05)):
+            await asyncio.sleep(0.05)  # first, for connections that asyncio is about to make
+            if not any(
+                isinstance(each, Connection) and each.awaits_first_request
+                for each in self._connected.connections
+            ):
+                break
 
 
-async def _watchdog(_app: web.Application) -> AsyncIterator[None]:
-    """Show systemd that the event loop turns: a server that hangs is started again."""
-    task = asyncio.create_task(_feed(interval)) if (interval := watchdog_interval()) else None
-    yield
-    sd_notify(STOPPING=1)
-    if task is not None:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def _feed(interval: float) -> None:
+async def feed_watchdog(interval: float) -> None:
+    """Tell systemd every `interval` seconds that the event loop runs: it restarts a hung server."""
     while True:
         sd_notify(WATCHDOG=1)
         await asyncio.sleep(interval)
 
 
-def _listener(settings: Settings) -> socket.socket:
+def allow_all_descriptors() -> None:
+    """Raise the soft limit of open files to the hard one: each connection and each upload takes a
+    descriptor."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # where that is forbidden, the soft limit has to do
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def open_listener(settings: Settings) -> socket.socket:
+    """Return a listening socket: systemd's if it passes one, else a new one.
+
+    Raises `SettingsError` if the address is taken, or is reachable from other hosts without tokens.
+    """
     listener = listen_socket()
     if listener is None:
-        return _listen(settings.host, settings.port)
-    if not settings.no_auth and not settings.auth_required and not _is_local(listener):
+        return listen(settings.host, settings.port)
+    is_local = (
+        listener.family == socket.AF_UNIX or ip_address(listener.getsockname()[0]).is_loopback
+    )
+    if not (settings.no_auth or settings.auth_required or is_local):
         raise SettingsError(
-            f"the socket unit listens on {_address(listener)}, where anybody could submit: {AUTH_CURE}",
+            f"the socket unit listens on {url_of(listener)}, where anyone can submit: {AUTH_CURE}",
             field="host",
         )
     return listener
 
 
-def _is_local(listener: socket.socket) -> bool:
-    return listener.family == socket.AF_UNIX or ip_address(listener.getsockname()[0]).is_loopback
-
-
-def _address(listener: socket.socket) -> str:
-    name = listener.getsockname()
-    if listener.family == socket.AF_UNIX:
-        return str(name)
-    host, port = name[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Return a new socket that listens there. Raises `SettingsError` if that is not possible."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -156,3 +174,12 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {reason}; choose another with --port",
             field="port",
         ) from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of a listening socket, or the path of a Unix socket."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return str(name)
+    host, port = name[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

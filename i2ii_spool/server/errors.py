@@ -1,9 +1,8 @@
-"""Every error leaves as `{"error": {"code", "message", "field"?}}` with the status that fits it."""
+"""Errors as answers: `{"error": {"code", "message", "field"?}}` with the status of the register."""
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import hdrs, web
 
@@ -26,17 +25,20 @@ SERVER_NAME = "i2ii"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def _dumps(answer: object) -> str:
+def json_response(
+    answer: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Return an answer in JSON."""
     # Chinese stays readable. Bytes of a client that are not UTF-8 are quoted back escaped.
-    return json.dumps(answer, ensure_ascii=False).encode(errors="backslashreplace").decode()
-
-
-json_response = partial(web.json_response, dumps=_dumps)
+    body = json.dumps(answer, ensure_ascii=False).encode(errors="backslashreplace")
+    return web.Response(
+        body=body, status=status, headers=headers, content_type="application/json", charset="utf-8"
+    )
 
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error in the one shape. An error that is not in the register is logged."""
+    """Answer every error in the one shape. Log an error that is not in the register."""
     try:
         return await handler(request)
     except I2iiError as error:
@@ -69,7 +71,7 @@ def error_response(error: I2iiError, **headers: str) -> web.Response:
 
 
 def _router_response(request: web.Request, error: web.HTTPException) -> web.Response:
-    """Answer what aiohttp itself raises: mostly a route or a method that does not exist."""
+    """Return the answer for an error that aiohttp raised, such as an unknown route."""
     match error:
         case web.HTTPNotFound():
             routes = "/edit, /status/ID, /result/ID and /jobs"
@@ -78,7 +80,7 @@ def _router_response(request: web.Request, error: web.HTTPException) -> web.Resp
             )
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(error.allowed_methods))
-            refused = f"{request.path} does not take {request.method}; it takes {allowed}"
+            refused = f"{request.path} does not accept {request.method}; it accepts {allowed}"
             return error_response(MethodNotAllowed(refused), Allow=error.headers["Allow"])
         case _:
             code = error.reason.lower().replace(" ", "_").replace("-", "_")

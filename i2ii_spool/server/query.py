@@ -9,8 +9,8 @@ from i2ii_spool.errors import InvalidRequest
 Number = TypeVar("Number", int, float)
 
 
-def _query(request: web.Request, *known: str) -> dict[str, str]:
-    """The query's parameters. Raises `InvalidRequest` for one that is not known, or given twice."""
+def query_parameters(request: web.Request, *known: str) -> dict[str, str]:
+    """Return the parameters. Raises `InvalidRequest` for an unknown or repeated one."""
     for name in request.query:
         if name not in known:
             raise InvalidRequest(
@@ -21,10 +21,10 @@ def _query(request: web.Request, *known: str) -> dict[str, str]:
     return dict(request.query)
 
 
-def _number(
+def number_parameter(
     query: dict[str, str], name: str, default: Number, *, least: float = 0, most: float
 ) -> Number:
-    """A parameter of the kind that its default is."""
+    """Return a parameter as a number of the type of its default. Raises `InvalidRequest`."""
     kind = type(default)
     try:
         number = kind(query.get(name, default))

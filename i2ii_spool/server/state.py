@@ -1,4 +1,4 @@
-"""What the server knows of the spool: read from it now and then, never remembered as the truth."""
+"""What the handlers share: the settings in force, and what was read from the spool a moment ago."""
 
 import asyncio
 import bisect
@@ -13,88 +13,85 @@ from aiohttp import web
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import WorkerView, list_workers
-from i2ii_spool.spool.lookup import count, queued_ids
+from i2ii_spool.spool.lookup import queued_ids
 
 Answer = TypeVar("Answer")
 
 
 @dataclass
 class CurrentSettings:
-    """The settings in force: a reload replaces them."""
+    """The settings in force. A reload replaces them."""
 
     settings: Settings
 
 
-SETTINGS = web.AppKey("live", CurrentSettings)
+SETTINGS = web.AppKey("settings", CurrentSettings)
 SPOOL = web.AppKey("spool", Spool)
 
 
 class Cached(Generic[Answer]):
-    """The answer of a slow question, asked in a thread: again when it is `age` seconds old, or
-    where asking takes long, so rarely that it costs two per cent of the time."""
+    """The answer of a slow function, which runs in a thread.
 
-    def __init__(self, question: Callable[[], Answer], *, age: float) -> None:
-        self._question = question
+    An answer is used for `age` seconds. If the function is slow, its answer is used for longer, so
+    that the calls take at most 2 % of the time.
+    """
+
+    def __init__(self, read: Callable[[], Answer], *, age: float) -> None:
+        self._read = read
         self._age = age
         self._lock = asyncio.Lock()
         self._stale_at = 0.0
         self._answer: Answer | None = None
 
     async def get(self) -> Answer:
-        """Return an answer that is fresh enough."""
+        """Return an answer that is recent enough. All callers share the one object."""
         async with self._lock:
             started = time.monotonic()
             if self._answer is None or started >= self._stale_at:
-                self._answer = await asyncio.to_thread(self._question)
-                self._stale_at = time.monotonic() + max(
-                    self._age, 50 * (time.monotonic() - started)
-                )
+                self._answer = await asyncio.to_thread(self._read)
+                now = time.monotonic()
+                self._stale_at = now + max(self._age, 50 * (now - started))
             return self._answer
 
 
-class SpoolSnapshot:
-    """The queue, the counts and the workers, as they were a moment ago."""
+@dataclass(frozen=True)
+class QueueSnapshot:
+    """The waiting jobs and the workers, as they were a moment ago."""
 
-    def __init__(self, spool: Spool, settings: Settings) -> None:
-        self._queue = Cached(lambda: queued_ids(spool), age=0.05)
-        self._counts = Cached(lambda: count(spool), age=0.5)
-        self._workers = Cached(lambda: list_workers(spool, lease=settings.lease_seconds), age=0.5)
+    ids: list[str]
+    """The ids of the waiting jobs, in queue order."""
+    workers: list[WorkerView]
+    """All workers that have a status file."""
 
-    async def queue(self) -> list[str]:
-        """The waiting ids, in order."""
-        return await self._queue.get()
+    @classmethod
+    def read(cls, spool: Spool, *, lease: float) -> "QueueSnapshot":
+        """Read both from the spool. `lease` is in seconds."""
+        return cls(queued_ids(spool), list_workers(spool, lease=lease))
 
-    async def counts(self) -> dict[State, int]:
-        """How many jobs are in each state."""
-        return await self._counts.get()
-
-    async def workers(self) -> list[WorkerView]:
-        """All workers that have a status file."""
-        return await self._workers.get()
-
-    async def submitted(self, id: str, before: dict[State, int]) -> int:
-        """Take note of a job that was published after `before` was counted; return its position, 1
-        for the next."""
-        before[State.INCOMING] += 1
-        queue = await self.queue()
-        index = bisect.bisect_left(queue, id)
-        if queue[index : index + 1] != [id]:
-            queue.insert(index, id)
+    def insert(self, id: str) -> int:
+        """Add a job that was submitted since the queue was read. Return its position, 1 for the
+        next job to be claimed."""
+        index = bisect.bisect_left(self.ids, id)
+        if self.ids[index : index + 1] != [id]:
+            self.ids.insert(index, id)
         return index + 1
 
-    async def seconds_between_completions(self) -> float | None:
-        """How often a job ends while all workers work: the seconds between two; None while nobody
-        can know."""
-        paces = [worker.status.mean_job_seconds for worker in await self.workers() if worker.ready]
-        rates = [1 / pace for pace in paces if pace]
+    def seconds_between_completions(self) -> float | None:
+        """The mean seconds between two completions while all ready workers work.
+
+        None until a worker has completed a job.
+        """
+        means = [worker.status.mean_job_seconds for worker in self.workers if worker.ready]
+        rates = [1 / mean for mean in means if mean]
         return 1 / sum(rates) if rates else None
 
 
-SNAPSHOT = web.AppKey("view", SpoolSnapshot)
+QUEUE = web.AppKey("queue", Cached[QueueSnapshot])
+COUNTS = web.AppKey("counts", Cached[dict[State, int]])
 
 
 class CompletionWaiters:
-    """Wakes whoever waits for a job to end."""
+    """Wakes the handlers that wait for a job to end."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -102,11 +99,12 @@ class CompletionWaiters:
         self.closed = False
 
     def arrived(self, id: str) -> None:
-        """A job has appeared in `done/` or `failed/`. May be called from any thread."""
+        """Wake the waiters of a job that appeared in `done/` or `failed/`. Any thread may call
+        this."""
         self._loop.call_soon_threadsafe(self._wake, id)
 
     def close(self) -> None:
-        """Wake everybody: nobody shall wait any more."""
+        """Wake all waiters; from now on no handler may wait."""
         self.closed = True
         for id in list(self._waiting):
             self._wake(id)
@@ -117,7 +115,7 @@ class CompletionWaiters:
 
     @contextmanager
     def awaited(self, id: str) -> Iterator[asyncio.Event]:
-        """An event that is set when the job ends."""
+        """Yield an event that is set when the job ends."""
         event = asyncio.Event()
         events = self._waiting.setdefault(id, set())
         events.add(event)
@@ -129,4 +127,4 @@ class CompletionWaiters:
                 self._waiting.pop(id, None)
 
 
-WAITERS = web.AppKey("endings", CompletionWaiters)
+WAITERS = web.AppKey("waiters", CompletionWaiters)

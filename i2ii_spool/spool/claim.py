@@ -275,5 +275,12 @@ def leave(spool: Spool, folder: Path, state: State) -> None:
             raise
         # A user copied a job that had ended, under its own id. Neither may overwrite the other.
         again = target.with_name(new_id(folder.name))
-        log.warning("%s is in %s already; this one ends as %s", folder.name, state, again.name)
+        event = JobEvent.COMPLETED if state is State.DONE else JobEvent.FAILED
+        log.warning(
+            "%s is in %s already; this one ends as %s",
+            folder.name,
+            state,
+            again.name,
+            extra=fields(event, folder.name),
+        )
         move(folder, again)

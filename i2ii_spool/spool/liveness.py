@@ -172,7 +172,7 @@ def _lock_is_held(spool: Spool, worker: str) -> bool:
     return False
 
 
-# --- which workers are dead -------------------------------------------------------------------------
+# --- which workers are dead ----------------------------------------------------------------------
 
 
 class LivenessTracker:

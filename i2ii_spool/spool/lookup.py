@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from i2ii_spool.errors import Deleted, NotFound
-from i2ii_spool.jobs.ids import check_id, is_id
+from i2ii_spool.jobs.ids import ID, check_id
 from i2ii_spool.spool.durable_io import is_folder
 from i2ii_spool.spool.layout import Spool, State
 
@@ -62,7 +62,7 @@ def worker_folders(spool: Spool) -> list[Path]:
 
 def ids_in(folder: Path) -> list[str]:
     """The ids of the jobs in a folder, unsorted."""
-    return [name for name in os.listdir(folder) if is_id(name)]
+    return [name for name in os.listdir(folder) if ID.fullmatch(name)]
 
 
 def queued_ids(spool: Spool) -> list[str]:

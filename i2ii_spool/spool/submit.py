@@ -12,6 +12,7 @@ from i2ii_spool.jobs.folder import JOB, input_name, open_regular
 from i2ii_spool.jobs.ids import new_id, with_name
 from i2ii_spool.jobs.request import MAX_IMAGES, EditRequest, Job
 from i2ii_spool.spool import idempotency
+from i2ii_spool.spool.capacity import check_disk
 from i2ii_spool.spool.durable_io import create_file, move, sync_folder, write_new
 from i2ii_spool.spool.layout import Spool, create_folder
 from i2ii_spool.spool.lookup import find
@@ -25,7 +26,10 @@ class Submission:
     No other process reads it before `publish`.
     """
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, *, min_free: int | None = None) -> None:
+        """Begin in `.tmp/`. Raises `DiskFull` if less than `min_free` bytes are free."""
+        if min_free is not None:
+            check_disk(spool, min_free=min_free)
         self._spool = spool
         self._images: list[str] = []
         while True:

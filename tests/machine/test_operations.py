@@ -135,6 +135,8 @@ def test_the_journal_finds_a_job_and_a_worker_by_their_fields(box: Box) -> None:
         ("i2ii-gpu0", "job ID claime"),
         ("i2ii-gpu0", "job ID done i"),
     ]
+    actions = [record["I2II_ACTION"] for record in records]
+    assert actions == ["submitted", "claimed", "completed"]
     assert {record["_SYSTEMD_UNIT"] for record in records} == {
         "i2ii-http.service",
         "i2ii-gpu@0.service",

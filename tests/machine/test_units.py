@@ -6,7 +6,7 @@ import re
 import pytest
 
 from i2ii_spool.ops import installer
-from i2ii_spool.settings import Settings
+from i2ii_spool.settings import Settings, meaning
 from tests.support import ROOT
 from tests.support.machine import Machine
 
@@ -56,10 +56,9 @@ def test_installing_again_changes_nothing_and_keeps_the_settings(machine: Machin
 def test_the_settings_file_holds_every_setting_with_its_meaning(machine: Machine) -> None:
     machine.sh("/opt/i2ii/bin/i2ii units install")
     text = machine.sh("cat /etc/i2ii/i2ii.env")
-    for name, field in Settings.model_fields.items():
-        assert re.search(
-            rf"^# {re.escape(field.description or '')}\n#?I2II_{name.upper()}=", text, re.MULTILINE
-        ), name
+    for name in Settings.model_fields:
+        explained = rf"^# {re.escape(meaning(name))}( \(reload\))?\n#?I2II_{name.upper()}="
+        assert re.search(explained, text, re.MULTILINE), name
     assert [line for line in text.splitlines() if line and line[0] != "#"] == [
         "I2II_SPOOL=/var/lib/i2ii/spool"
     ]
@@ -179,7 +178,17 @@ def test_an_environment_in_a_home_is_refused(machine: Machine) -> None:
         "/home/me/env/bin/python", "-m", "i2ii_spool", "units", "install", check=False
     )
     assert refused.returncode == 78
-    assert "lies in a home, which the units may not read; install elsewhere: " in refused.stdout
+    assert (
+        "is in a home directory, which the units cannot read; install elsewhere: " in refused.stdout
+    )
+
+
+def test_a_token_is_not_written_to_a_file_for_all(machine: Machine) -> None:
+    token = "I2II_API_TOKEN=0123456789abcdef"
+    refused = machine.run("env", token, "/opt/i2ii/bin/i2ii", "units", "install", check=False)
+    assert refused.returncode == 78
+    assert "I2II_API_TOKEN is set, and /etc/i2ii/i2ii.env will be readable" in refused.stdout
+    assert not machine.path("/etc/i2ii/i2ii.env").exists()
 
 
 def test_only_root_installs_for_the_system(machine: Machine) -> None:
@@ -196,7 +205,9 @@ def test_newer_systemd_gets_a_growing_restart_delay(machine: Machine) -> None:
     )
     machine.sh("PATH=/run/new:$PATH /opt/i2ii/bin/i2ii units install")
     for name in ("i2ii-gpu@", "i2ii-http"):
-        assert "RestartSec=2\n# Ever later" in machine.sh(f"cat /etc/systemd/system/{name}.service")
+        assert "RestartSec=2\n# Wait longer" in machine.sh(
+            f"cat /etc/systemd/system/{name}.service"
+        )
     machine.sh("/opt/i2ii/bin/i2ii units install")
     assert "RestartSteps" not in machine.sh("cat /etc/systemd/system/i2ii-*.service")
 

@@ -79,7 +79,10 @@ def test_a_server_that_is_not_there_is_one_clear_line(service: Service) -> None:
 def test_without_a_worker_nothing_is_submitted(service: Service) -> None:
     ran = bench(service, service.serve())
     assert ran.returncode != 0
-    assert ran.stderr == "i2ii: no worker lives, so no job would ever end; start one: i2ii gpu 0\n"
+    assert (
+        ran.stderr
+        == "i2ii: no workers are running, so no job would ever end; start one with i2ii gpu 0\n"
+    )
     assert not list(service.spool.incoming.iterdir())
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from i2ii_spool.cli import main
-from i2ii_spool.settings import Settings
+from i2ii_spool.cli.main import main
+from i2ii_spool.settings import Settings, about, flags_of, variable
 from tests.support.cli import run_in, the_error
 from tests.support.service import Service, cli, get_json
 
@@ -18,11 +18,32 @@ COMMANDS = sorted(main.commands)
 
 
 def test_help_lists_every_command_with_a_whole_line(service: Service, tmp_path: Path) -> None:
-    shown = run_in(tmp_path, service, "--help", COLUMNS="80").stdout.partition("Commands:\n")[2]
+    shown = run_in(tmp_path, service, "--help", COLUMNS="80").stdout.partition("Run:\n")[2]
 
     lines = dict(re.findall(r"^  (\S+)  +(.+)$", shown, re.MULTILINE))
     assert sorted(lines) == COMMANDS
     assert [name for name, line in lines.items() if "..." in line] == []
+
+
+def test_help_lists_the_commands_under_headings_in_the_order_of_use(service: Service) -> None:
+    lines = cli(service, "--help").stdout.partition("Run:\n")[2].splitlines()
+
+    assert [line for line in lines if line.endswith(":")] == ["Jobs:", "Watch:", "Set up:"]
+    assert [line.split()[0] for line in lines[:3]] == ["up", "serve", "gpu"]
+
+
+def test_the_help_of_a_command_lists_the_settings_under_their_groups(service: Service) -> None:
+    shown = cli(service, "gpu", "--help").stdout
+
+    sections = dict(re.findall(r"^(\w.*):\n((?:  .*\n)+)", shown, re.MULTILINE))
+    flags = {
+        heading: re.findall(r"^  --([a-z0-9-]+)", text, re.M) for heading, text in sections.items()
+    }
+    assert list(flags)[:2] == ["Options", "Spool"]
+    for name in flags_of("worker"):
+        assert name.replace("_", "-") in flags[about(name).group], name
+    assert "--presets PATH" in sections["Engine"]
+    assert len(flags["Tuning of the qwen engine (docs/engines/qwen.md)"]) == 8
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -42,20 +63,14 @@ def test_help_explains_a_setting_with_its_variable_and_default(service: Service)
     assert "[I2II_PORT; default 8000]" in " ".join(cli(service, "serve", "--help").stdout.split())
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
-def test_every_command_is_documented(readme: str) -> None:
-    text = (ROOT / readme).read_text()
+def test_every_command_is_documented() -> None:
+    text = (ROOT / "docs/cli.md").read_text()
     assert [name for name in COMMANDS if not re.search(rf"\bi2ii {name}\b", text)] == []
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
-def test_every_setting_is_documented(readme: str) -> None:
-    text = (ROOT / readme).read_text()
-    assert [
-        name
-        for name in Settings.model_fields
-        if not re.search(rf"\bI2II_{name.upper()}\b|`{name}`", text)
-    ] == []
+def test_every_setting_is_documented() -> None:
+    text = (ROOT / "docs/settings.md").read_text()
+    assert [name for name in Settings.model_fields if f"`{variable(name)}`" not in text] == []
 
 
 def test_the_installed_command_is_the_same() -> None:

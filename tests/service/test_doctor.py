@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from i2ii_spool.ops.doctor.filesystem import mounted
+from i2ii_spool.ops.doctor.filesystem import file_system_type
 from tests.support import FAKE_DRIVER
 from tests.support.jobs import SubmitJob
 from tests.support.service import Service, cli, wait_until
@@ -118,7 +118,7 @@ def test_a_folder_that_is_missing_is_named(service: Service) -> None:
 @pytest.mark.parametrize(
     ("mount", "verdict", "says"),
     [
-        ("mount -t tmpfs tmpfs {}", "warning", "tmpfs lies in memory: a reboot loses every job"),
+        ("mount -t tmpfs tmpfs {}", "warning", "tmpfs is in memory: a reboot loses every job"),
         (
             "mkdir {0}-l {0}-d; mount -t tmpfs tmpfs {0}-d; mkdir {0}-d/u {0}-d/w; "
             "mount -t overlay overlay -o lowerdir={0}-l,upperdir={0}-d/u,workdir={0}-d/w {0}",
@@ -155,7 +155,7 @@ def test_a_file_system_that_a_queue_cannot_rest_on_is_refused(
     [("/spool", "ext4"), ("/srv/spool", "nfs4"), ("/srv/my spool/x", "xfs"), ("/srvother", "ext4")],
 )
 def test_the_mount_that_a_path_lies_on_is_the_longest_and_latest(path: str, kind: str) -> None:
-    assert mounted(MOUNTINFO, Path(path)) == kind
+    assert file_system_type(MOUNTINFO, Path(path)) == kind
 
 
 @needs_root
@@ -191,7 +191,7 @@ def test_a_job_from_the_future_shows_that_clocks_differ(
     [finding] = examined(service)["clock"]
     assert (finding["verdict"], finding["message"]) == (
         "warning",
-        f"1 jobs wait that come from the future, like 2999{id[4:]}",
+        f"1 jobs wait with an id from the future, like 2999{id[4:]}",
     )
 
 
@@ -209,7 +209,7 @@ def test_a_port_that_another_program_holds_is_found(service: Service) -> None:
 def test_a_dead_worker_is_found(service: Service) -> None:
     service.work("0").kill()
     wait_until(lambda: "is dead" in examined(service)["workers"][0]["message"])
-    assert examined(service)["workers"][1]["message"] == "none lives: jobs wait"
+    assert examined(service)["workers"][1]["message"] == "no workers are running: jobs wait"
 
 
 def on_a_gpu_machine(service: Service, tmp_path: Path, torch: str | None) -> None:

@@ -198,7 +198,7 @@ Image.init()
 os.setgroups([])
 os.setgid({WORKER_USER})
 os.setuid({WORKER_USER})
-i2ii_spool.cli.main(["gpu", "0"])
+i2ii_spool.cli.main.main(["gpu", "0"])
 """
 
 

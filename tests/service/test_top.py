@@ -51,7 +51,7 @@ def test_a_dead_worker_is_shown_as_dead(service: Service) -> None:
 
 def test_without_a_worker_it_says_how_to_start_one(service: Service) -> None:
     assert (
-        "no worker lives; start one: systemctl start i2ii-gpu@0, or i2ii gpu 0"
+        "no workers are running; start one with systemctl start i2ii-gpu@0, or i2ii gpu 0"
         in cli(service, "top").stdout
     )
 

@@ -29,7 +29,7 @@ from i2ii_spool.spool.submit import Submission
 from tests.support.service import Service, wait_until
 
 SERVER = """
-from i2ii_spool.cli import main
+from i2ii_spool.cli.main import main
 from i2ii_spool.server import connection, limits
 {assignments}
 main(["serve", "--port", "0"])

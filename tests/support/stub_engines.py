@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from PIL.Image import Image
 
 from i2ii_spool import settings
-from i2ii_spool.cli import errors_shown
+from i2ii_spool.cli.options import errors_shown
 from i2ii_spool.engines.base import EngineInfo, OnStep
 from i2ii_spool.errors import EngineBroken
 from i2ii_spool.host import gpus

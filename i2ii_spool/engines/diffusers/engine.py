@@ -37,6 +37,7 @@ class QwenEngine:
 
         Raises `SettingsError` if they are missing, unsupported or too large for the device.
         """
+        loading.configure_allocator()
         folder = loading.find(self._model, self._settings.model_source)
         device = loading.device()
         self._offload = self._choose_offload(folder, device)

@@ -107,10 +107,17 @@ def _snapshot_download(source: str) -> Callable[..., str]:
     return snapshot_download  # type: ignore[no-any-return]
 
 
-def device() -> Any:
-    """Return the first visible CUDA device, or the CPU if there is none."""
+def configure_allocator() -> None:
+    """Make torch's allocator on the card grow its segments.
+
+    This has no effect once torch is imported, which the client of ModelScope does.
+    """
     # Weights almost fill the card, and edits of different sizes would fragment the rest.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
+def device() -> Any:
+    """Return the first visible CUDA device, or the CPU if there is none."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -164,17 +171,14 @@ def _from_pretrained(pipeline_class: Any, folder: Path, dtype: Any) -> Any:
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    parts = {}
-    if importlib.util.find_spec("torchvision") is None:
-        processor_class = PIPELINES[pipeline_class.__name__].processor_class()
-        parts["processor"] = processor_class.from_pretrained(
-            folder / "processor", local_files_only=True
-        )
+    # The video half, never used here, needs torchvision, and the folder of a tiny model has none.
+    processor_class = PIPELINES[pipeline_class.__name__].processor_class()
+    processor = processor_class.from_pretrained(folder / "processor", local_files_only=True)
     with warnings.catch_warnings():
         # diffusers 0.40 and later prefer `dtype`, which earlier versions ignore silently.
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
         return pipeline_class.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, **parts
+            folder, torch_dtype=dtype, local_files_only=True, processor=processor
         )
 
 

@@ -22,7 +22,7 @@ EXACT_MODES: tuple[OffloadMode, ...] = ("full", "model-offload", "group-offload"
 """The modes that do not change the result, the fastest first."""
 DESCRIPTIONS: dict[OffloadMode, str] = {
     "full": "all weights on the card",
-    "model-offload": "one model at a time on the card, some seconds slower for each picture",
+    "model-offload": "one model at a time on the card, up to 30 s slower for each picture",
     "group-offload": "one block of the transformer at a time on the card, several times slower",
 }
 

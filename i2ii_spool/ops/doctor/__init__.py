@@ -1,9 +1,9 @@
-"""`i2ii doctor`: looks at a whole installation, and says of each thing that is wrong what cures it.
+"""`i2ii doctor`: check a whole installation, and name a cure for each problem.
 
-    filesystem   the spool: its folders, their owner and mode, the file system below, locks, space, clock
-    machine      what works on it: units, workers, GPUs, torch, the model, the port
+    filesystem   the spool: folders, owner and mode, file system, locks, space, clock
+    machine      the host: units, workers, GPUs, torch, the model, the port, access
 
-Nothing that it does lasts: what it writes to see whether it can, it removes.
+A check leaves nothing behind: it removes the files that it writes.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,42 +14,43 @@ from i2ii_spool.settings import Settings
 
 Check = Callable[[Settings], Iterator[Finding]]
 
-OF_THE_SPOOL: tuple[Check, ...] = (
-    filesystem.ownership,
-    filesystem.writing,
-    filesystem.kind,
-    filesystem.locks,
-    filesystem.space,
-    filesystem.clock,
-    machine.workers,
+SPOOL_CHECKS: tuple[Check, ...] = (
+    filesystem.check_ownership,
+    filesystem.check_writing,
+    filesystem.check_file_system,
+    filesystem.check_locks,
+    filesystem.check_space,
+    filesystem.check_clock,
+    machine.check_workers,
 )
-OF_THE_MACHINE: tuple[Check, ...] = (
-    machine.synchronised,
-    machine.units,
-    machine.gpus,
-    machine.torch,
-    machine.model,
-    machine.port,
-    machine.access,
+MACHINE_CHECKS: tuple[Check, ...] = (
+    machine.check_time_service,
+    machine.check_units,
+    machine.check_gpus,
+    machine.check_torch,
+    machine.check_model,
+    machine.check_port,
+    machine.check_access,
 )
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Check everything; a check that cannot be made is a finding too."""
+    """Run every check; those of the spool only if there is one."""
     has_spool = True
-    for finding in _made(filesystem.folders, settings):
+    for finding in _run(filesystem.check_spool, settings):
         has_spool = has_spool and finding.verdict is Verdict.OK
         yield finding
-    for check in (*(OF_THE_SPOOL if has_spool else ()), *OF_THE_MACHINE):
-        yield from _made(check, settings)
+    for check in (*(SPOOL_CHECKS if has_spool else ()), *MACHINE_CHECKS):
+        yield from _run(check, settings)
 
 
-def _made(check: Check, settings: Settings) -> Iterator[Finding]:
+def _run(check: Check, settings: Settings) -> Iterator[Finding]:
+    """Run a check. A check that the operating system refuses is a finding too."""
     try:
         yield from check(settings)
     except OSError as problem:
         yield error(
-            check.__name__,
+            check.__name__.removeprefix("check_").replace("_", " "),
             f"cannot be checked: {problem}",
             "run it as the user of the daemons, or as root",
         )

@@ -1,9 +1,10 @@
-"""What a load test measured, for a machine and for people."""
+"""The results of a load test, as JSON and as text."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from i2ii_spool.jobs.records import Timings
@@ -15,17 +16,20 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one job went: when it was submitted and had ended (monotonic seconds), and its last
-    status, or the code of the error that ended it."""
+    """How one job went."""
 
     started: float
+    """When its submit began, in monotonic seconds."""
     ended: float
+    """When it was known to have ended, in monotonic seconds."""
     status: JobStatus | None = None
+    """Its last status; None if it was not submitted."""
     error: str | None = None
+    """The code of the error; None if it succeeded."""
 
     @property
     def seconds(self) -> float:
-        """The latency."""
+        """The latency, in seconds."""
         return self.ended - self.started
 
     @property
@@ -35,19 +39,21 @@ class Outcome:
 
     @property
     def timings(self) -> Timings | None:
-        """Where the worker's time went; None where it has not told."""
+        """The seconds of each stage; None if the worker has not reported them."""
         return self.status.timings if self.status else None
 
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """What one worker did: jobs and their share in per cent, seconds of load and edit and what that
-    is of the run."""
+    """What one worker did."""
 
     jobs: int
     share_percent: float
+    """Its jobs, of all that succeeded."""
     busy_seconds: float
+    """Its seconds of load and edit."""
     utilisation_percent: float
+    """Its busy seconds, of the whole run."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,12 @@ class Report:
 
     @property
     def succeeded(self) -> int:
-        """How many jobs gave a picture."""
+        """How many jobs succeeded."""
         return len(self._good)
 
     @property
     def all_succeeded(self) -> bool:
-        """Whether every job gave a picture."""
+        """Whether every job succeeded."""
         return self.succeeded == self.jobs
 
     @property
@@ -89,45 +95,47 @@ class Report:
 
     @property
     def throughput(self) -> float:
-        """Good jobs per second."""
+        """Succeeded jobs per second."""
         return self.succeeded / self.makespan
 
     @property
     def latency(self) -> dict[str, float]:
-        """Percentiles of the good jobs' latency in seconds; empty if there is none."""
+        """Percentiles of the succeeded jobs' latency in seconds; empty if none succeeded."""
         ordered = sorted(self._seconds)
-        return (
-            {name: percentile(ordered, share) for name, share in PERCENTILES.items()}
-            if ordered
-            else {}
-        )
+        if not ordered:
+            return {}
+        return {name: percentile(ordered, share) for name, share in PERCENTILES.items()}
 
     @property
     def means(self) -> dict[str, float]:
-        """Mean seconds of each stage, as the workers have measured them; empty if they have not."""
+        """Mean seconds of each stage, as the workers measured them; empty if none did."""
         timings = [outcome.timings.model_dump() for outcome in self._good if outcome.timings]
-        return (
-            {stage: _mean(each[stage] for each in timings) for stage in Timings.model_fields}
-            if timings
-            else {}
-        )
+        if not timings:
+            return {}
+        return {stage: fmean(each[stage] for each in timings) for stage in Timings.model_fields}
 
     @property
     def workers(self) -> dict[str, WorkerShare]:
-        """Each worker's part, by name."""
-        return {
-            name: self._share(name)
-            for name in sorted(self.ready | {_worker(good) for good in self._good})
-        }
+        """What each worker did, by its name."""
+        shares = {}
+        for name in sorted(self.ready | {_worker(outcome) for outcome in self._good}):
+            own = [outcome for outcome in self._good if _worker(outcome) == name]
+            timings = [outcome.timings for outcome in own if outcome.timings]
+            busy = sum(each.load + each.edit for each in timings)
+            shares[name] = WorkerShare(
+                jobs=len(own),
+                share_percent=round(100 * len(own) / max(1, self.succeeded), 2),
+                busy_seconds=round(busy, 3),
+                utilisation_percent=round(100 * busy / self.makespan, 1),
+            )
+        return shares
 
     @property
     def parallel_efficiency(self) -> float:
-        """Seconds that the workers spent on load and edit, of all those that they had: 1.0 is a
-        perfect queue."""
+        """Seconds of load and edit of all workers, of makespan x workers: 1.0 at best."""
         workers = self.workers.values()
-        return sum(worker.busy_seconds for worker in workers) / (
-            self.makespan * max(1, len(workers))
-        )
+        busy = sum(worker.busy_seconds for worker in workers)
+        return busy / (self.makespan * max(1, len(workers)))
 
     @property
     def _good(self) -> list[Outcome]:
@@ -137,21 +145,8 @@ class Report:
     def _seconds(self) -> list[float]:
         return [outcome.seconds for outcome in self._good]
 
-    def _share(self, name: str) -> WorkerShare:
-        own = [outcome for outcome in self._good if _worker(outcome) == name]
-        busy = sum(
-            outcome.timings.load + outcome.timings.edit for outcome in own if outcome.timings
-        )
-        return WorkerShare(
-            jobs=len(own),
-            share_percent=round(100 * len(own) / max(1, self.succeeded), 2),
-            busy_seconds=round(busy, 3),
-            utilisation_percent=round(100 * busy / self.makespan, 1),
-        )
-
     def to_dict(self) -> dict[str, Any]:
-        """All figures, for a machine. Seconds, jobs per second; `parallel_efficiency` is a share of
-        1."""
+        """Return all figures for JSON: seconds, jobs per second, `parallel_efficiency` of 1."""
         return {
             "url": self.url,
             "jobs": self.jobs,
@@ -168,29 +163,37 @@ class Report:
         }
 
     def to_text(self) -> str:
-        """All figures, for people."""
-        return "\n".join([*self._summary(), *_table(self.workers), *histogram(self._seconds)])
-
-    def _summary(self) -> Iterator[str]:
-        yield f"{self.jobs} jobs, {self.concurrency} at a time, to {self.url}"
-        yield ""
-        yield f"succeeded   {self.succeeded}" + (
-            f", {self.jobs - self.succeeded} failed" if self.errors else ""
-        )
-        yield from (f"            {count} x {code}" for code, count in self.errors.items())
-        yield f"throughput  {self.throughput:.2f} jobs/s over {self.makespan:.1f} s"
-        yield f"latency     {_stated(self.latency)}"
-        yield f"mean of     {_stated(self.means)}"
-        yield f"efficiency  {self.parallel_efficiency:.0%} of the workers' time went into edits"
+        """Return all figures as lines of text."""
+        failed = f", {self.jobs - self.succeeded} failed" if self.errors else ""
+        lines = [
+            f"{self.jobs} jobs, {self.concurrency} at a time, to {self.url}",
+            "",
+            f"succeeded   {self.succeeded}{failed}",
+            *(f"            {count} x {code}" for code, count in self.errors.items()),
+            f"throughput  {self.throughput:.2f} jobs/s over {self.makespan:.1f} s",
+            f"latency     {_named_seconds(self.latency)}",
+            f"mean of     {_named_seconds(self.means)}",
+            f"efficiency  {self.parallel_efficiency:.0%} of the workers' time went into edits",
+            "",
+        ]
+        workers = self.workers
+        width = max(map(len, [*workers, "worker"]))
+        lines.append(f"{'worker':<{width}}   jobs   share       busy  utilisation")
+        for name, worker in workers.items():
+            lines.append(
+                f"{name:<{width}} {worker.jobs:>6} {worker.share_percent:>5.0f} % "
+                f"{worker.busy_seconds:>8.1f} s {worker.utilisation_percent:>10.0f} %"
+            )
+        return "\n".join([*lines, *histogram(self._seconds)])
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the least of `ordered` that at least `share` (0 to 1) of them do not exceed."""
+    """Return the nearest-rank percentile of ascending numbers; `share` is from 0 to 1."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def histogram(seconds: Sequence[float]) -> Iterator[str]:
-    """Draw how often each latency (seconds) was met, a line for each of some equal steps."""
+    """Draw a histogram of latencies in seconds, one line per bin; bins have equal widths."""
     if not seconds:
         return
     low, step = min(seconds), (max(seconds) - min(seconds)) / HISTOGRAM_ROWS or 1.0
@@ -198,31 +201,17 @@ def histogram(seconds: Sequence[float]) -> Iterator[str]:
     yield from ("", "latency, s")
     for row in range(max(rows) + 1):
         bar = "█" * math.ceil(rows[row] * HISTOGRAM_WIDTH / max(rows.values()))
-        yield f"{low + row * step:8.2f} - {low + (row + 1) * step:<8.2f} {bar} {rows[row] or ''}".rstrip()
-
-
-def _table(workers: dict[str, WorkerShare]) -> Iterator[str]:
-    width = max(map(len, [*workers, "worker"]))
-    yield from ("", f"{'worker':<{width}}   jobs   share       busy  utilisation")
-    for name, worker in workers.items():
-        yield (
-            f"{name:<{width}} {worker.jobs:>6} {worker.share_percent:>5.0f} % {worker.busy_seconds:>8.1f} s "
-            f"{worker.utilisation_percent:>10.0f} %"
-        )
+        bounds = f"{low + row * step:8.2f} - {low + (row + 1) * step:<8.2f}"
+        yield f"{bounds} {bar} {rows[row] or ''}".rstrip()
 
 
 def _worker(outcome: Outcome) -> str:
     return (outcome.status and outcome.status.worker) or "?"
 
 
-def _mean(numbers: Iterable[float]) -> float:
-    listed = list(numbers)
-    return sum(listed) / len(listed)
-
-
 def _rounded(figures: dict[str, float]) -> dict[str, float]:
     return {name: round(figure, 4) for name, figure in figures.items()}
 
 
-def _stated(figures: dict[str, float]) -> str:
+def _named_seconds(figures: dict[str, float]) -> str:
     return "   ".join(f"{name} {figure:.2f} s" for name, figure in figures.items()) or "unknown"

@@ -1,16 +1,15 @@
-"""The load test: submit pictures to a running service, follow each to its end, and say where the
-time went.
+"""The load test: submit pictures to a running service, wait for each job, and measure.
 
-A job counts as succeeded when it has completed and its picture has come back and can be decoded.
-Latency is what a caller feels: from the first byte of the submit to the answer that says that the
-job has ended.
+A job succeeds when it has completed, and its picture has been downloaded and can be decoded.
+Latency is measured at the client: from the first byte of the submit to the answer that the job has
+ended.
 """
 
 import asyncio
 import io
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from PIL import Image
@@ -27,15 +26,6 @@ from i2ii_spool.spool.status import JobStatus
 POLL_SECONDS = 1.0
 
 
-def _check_picture(data: bytes) -> None:
-    try:
-        Image.open(io.BytesIO(data)).load()
-    except (
-        Exception
-    ) as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError...
-        raise BadResult(f"the result is not a picture: {error}") from error
-
-
 class LoadTest:
     """One load test."""
 
@@ -48,107 +38,115 @@ class LoadTest:
         self.ready: set[str] = set()
 
     async def run(self, *, jobs: int, concurrency: int) -> None:
-        """Run all jobs to their ends. Raises `I2iiError` if there is no server, or no worker."""
+        """Run all jobs to their ends. Raises `I2iiError` without a server or a worker."""
         system = await self._client.system()
         if not system["alive_processes"]:
             raise NoWorker(
-                "no workers are running, so no job would ever end; start one: i2ii gpu 0"
+                "no workers are running, so no job would ever end; start one with i2ii gpu 0"
             )
-        self._see(system)
+        self._note(system)
         watch = asyncio.create_task(self._watch())
         try:
             waiting = iter(range(jobs))
             async with asyncio.TaskGroup() as group:
                 for _ in range(concurrency):
-                    group.create_task(self._send(waiting))
+                    group.create_task(self._run_jobs(waiting))
         finally:
             watch.cancel()
-
-    async def _send(self, waiting: Iterator[int]) -> None:
-        """Send one job after the other, until all have been."""
-        for index in waiting:
-            self.outcomes.append(await self._time(self._pictures[index % len(self._pictures)]))
-            self._display.count()
-
-    async def _time(self, picture: bytes) -> Outcome:
-        started = time.monotonic()
-        try:
-            status = await self._run_one(picture)
-            ended = time.monotonic()
-            if status.status != "completed":
-                return Outcome(
-                    started, ended, status, (status.error or {}).get("code", status.status)
-                )
-            result = await self._client.result(status.request_id)
-            await asyncio.to_thread(_check_picture, result)
-        except I2iiError as error:
-            return Outcome(started, time.monotonic(), error=error.code)
-        return Outcome(started, ended, status)
-
-    async def _run_one(self, picture: bytes) -> JobStatus:
-        id = await self._client.submit([picture], self._request)
-        try:
-            return await self._client.wait(id)
-        except asyncio.CancelledError:  # a load test that is stopped takes its load with it
-            with suppress(I2iiError):
-                await self._client.cancel(id)
-            raise
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            with suppress(I2iiError):  # whoever waits for a job hears of it
-                self._see(await self._client.system())
+            with suppress(I2iiError):  # the jobs report the same error
+                self._note(await self._client.system())
 
-    def _see(self, system: dict[str, Any]) -> None:
+    def _note(self, system: dict[str, Any]) -> None:
+        """Note which workers are ready, and show what they do."""
         alive = [worker for worker in system["workers"] if worker["alive"]]
         self.ready |= {
             worker["worker"] for worker in alive if worker["state"] in ("ready", "running")
         }
         self._display.show(alive)
 
+    async def _run_jobs(self, waiting: Iterator[int]) -> None:
+        """Run jobs one after the other, until none waits."""
+        for index in waiting:
+            self.outcomes.append(await self._run_job(self._pictures[index % len(self._pictures)]))
+            self._display.count()
+
+    async def _run_job(self, picture: bytes) -> Outcome:
+        started = time.monotonic()
+        try:
+            status = await self._edit(picture)
+            ended = time.monotonic()
+            if status.status != "completed":
+                code = (status.error or {}).get("code", status.status)
+                return Outcome(started, ended, status, code)
+            result = await self._client.result(status.request_id)
+            await asyncio.to_thread(check_picture, result)
+        except I2iiError as error:
+            return Outcome(started, time.monotonic(), error=error.code)
+        return Outcome(started, ended, status)
+
+    async def _edit(self, picture: bytes) -> JobStatus:
+        """Submit a job and wait for its end; cancel it if the load test is stopped."""
+        id = await self._client.submit([picture], self._request)
+        try:
+            return await self._client.wait(id)
+        except asyncio.CancelledError:
+            with suppress(I2iiError):
+                await self._client.cancel(id)
+            raise
+
+
+def check_picture(data: bytes) -> None:
+    """Raise `BadResult` unless this is a picture that can be decoded."""
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error...: by the decoder
+        raise BadResult(f"the result is not a picture: {error}") from error
+
 
 class Display:
-    """The progress bar: all jobs, and below it what each worker does."""
+    """The progress bars: one of all jobs, and one per worker."""
 
     def __init__(self, progress: Progress, jobs: int) -> None:
         self._progress = progress
         self._jobs = jobs
         self._ended = 0
         self._all = progress.add_task("all jobs", total=jobs, detail="")
-        self._lines: dict[str, tuple[TaskID, int]] = {}
+        self._bars: dict[str, tuple[TaskID, int]] = {}
+        """By worker: its bar, and the jobs that it had done before this load test."""
 
     def count(self) -> None:
-        """One more job has ended."""
+        """Count one more job that has ended."""
         self._ended += 1
         self._progress.update(
             self._all, completed=self._ended, detail=f"{self._ended} of {self._jobs}"
         )
 
     def show(self, workers: Iterable[dict[str, Any]]) -> None:
-        """Show what `/system/status` says of the workers."""
+        """Show the workers of an answer of `/system/status`."""
         for worker in workers:
-            line, done_before = self._line(worker)
-            doing = (
-                f"step {worker['step']} of {worker['steps']}"
-                if worker["steps"]
-                else worker["state"]
-            )
-            detail = f"{worker['jobs_done'] - done_before} done, {doing}"
-            self._progress.update(
-                line, total=worker["steps"] or 1, completed=worker["step"], detail=detail
-            )
-
-    def _line(self, worker: dict[str, Any]) -> tuple[TaskID, int]:
-        """The worker's line, and how many jobs it had done before this load test."""
-        name = worker["worker"]
-        if name not in self._lines:
-            self._lines[name] = self._progress.add_task(name, detail=""), worker["jobs_done"]
-        return self._lines[name]
+            name, step, steps = worker["worker"], worker["step"], worker["steps"]
+            if name not in self._bars:
+                self._bars[name] = self._progress.add_task(name, detail=""), worker["jobs_done"]
+            bar, done_before = self._bars[name]
+            activity = f"step {step} of {steps}" if steps else worker["state"]
+            detail = f"{worker['jobs_done'] - done_before} done, {activity}"
+            self._progress.update(bar, total=steps or 1, completed=step, detail=detail)
 
 
-@contextmanager
-def _display(jobs: int) -> Iterator[Display]:
+def run(url: str, token: str | None = None, *, jobs: int, concurrency: int, prompt: str) -> Report:
+    """Submit `jobs` pictures, `concurrency` at a time, and wait for each to end.
+
+    Raises `I2iiError` if no server answers at `url`, or if no worker is running. The report has the
+    errors that come later.
+    """
+    return asyncio.run(_run(url, token, jobs, concurrency, prompt))
+
+
+async def _run(url: str, token: str | None, jobs: int, concurrency: int, prompt: str) -> Report:
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -156,22 +154,8 @@ def _display(jobs: int) -> Iterator[Display]:
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield Display(progress, jobs)
-
-
-def run(url: str, token: str | None = None, *, jobs: int, concurrency: int, prompt: str) -> Report:
-    """Submit `jobs` pictures, `concurrency` at a time, and wait for each to end.
-
-    Raises `I2iiError` if no server answers at `url`, or if no worker lives there; what fails later
-    is in the report.
-    """
-    return asyncio.run(_run(url, token, jobs, concurrency, prompt))
-
-
-async def _run(url: str, token: str | None, jobs: int, concurrency: int, prompt: str) -> Report:
     async with AsyncClient(url, token) as client:
-        with _display(jobs) as display:
-            load = LoadTest(client, display, prompt=prompt)
-            await load.run(jobs=jobs, concurrency=concurrency)
-    return Report(url, jobs, concurrency, load.outcomes, frozenset(load.ready))
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            test = LoadTest(client, Display(progress, jobs), prompt=prompt)
+            await test.run(jobs=jobs, concurrency=concurrency)
+    return Report(url, jobs, concurrency, test.outcomes, frozenset(test.ready))

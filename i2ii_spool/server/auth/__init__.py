@@ -1,1 +1,1 @@
-"""Who is asking, and what they may see."""
+"""Authentication by tokens, and the access check of jobs."""

@@ -1,15 +1,15 @@
-"""Tokens: who may use the service over HTTP.
+"""The tokens that give access to the server.
 
-A file has a line for each: a name, the token's SHA-256, and `operator` if it may see and do
-everything.
+A tokens file has one line for each token: a name, the SHA-256 of the token, and `operator` for a
+token that may see and do everything.
 
     # alice asked for this on Tuesday
     alice  2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b
     ops    5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8  operator
 
-The tokens themselves are nowhere on the disk: `i2ii token add alice` prints one, once. It is 256
-random bits long, so that nobody can find it by trying, however fast the hash. A file that others
-may read or change is not used.
+No file holds the tokens themselves: `i2ii token add alice` prints one, once. A token has 256 random
+bits, too many to guess even against a fast hash. A file that other users may read or change is
+refused.
 """
 
 import grp
@@ -34,31 +34,31 @@ TOKEN_LINE = re.compile(
 )
 TOKENS_FILE_MODE = 0o640
 SERVICE_GROUP = "i2ii"
-"""Of the server's unit, which must be able to read a file that root has made."""
+"""Group of the server's unit, which must be able to read a file that root created."""
 NOT_ALLOWED = stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO
 MAX_TOKENS_FILE = 2**20
 
 
 @dataclass(frozen=True)
 class Token:
-    """Somebody's right to use the service."""
+    """One entry of the tokens file."""
 
     name: str
     digest: str
     is_operator: bool = False
 
     def to_line(self) -> str:
-        """As it stands in the file."""
+        """Return its line of the file."""
         return f"{self.name}  {self.digest}{'  ' + OPERATOR_WORD if self.is_operator else ''}\n"
 
 
 def digest_of(token: str) -> str:
-    """What the file holds of a token."""
+    """Return the SHA-256 of a token, in hex digits."""
     return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
 
 
 def read(path: Path) -> list[Token]:
-    """Return the tokens in a file. Raises `SettingsError` if it cannot be used as it is."""
+    """Return the tokens in a file. Raises `SettingsError` if it is invalid or open to others."""
     lines = [line.partition("#")[0].strip() for line in _text(path).splitlines()]
     tokens = [_parse(path, number, line) for number, line in enumerate(lines, start=1) if line]
     names = [token.name for token in tokens]
@@ -77,11 +77,11 @@ def _text(path: Path) -> str:
             if status.st_mode & NOT_ALLOWED:
                 mode = stat.S_IMODE(status.st_mode)
                 raise SettingsError(
-                    f"{path} has mode {mode:o}, so that others may use it: chmod 640 {path}"
+                    f"{path} has mode {mode:o}: other users can use it; chmod 640 {path}"
                 )
             if status.st_uid not in (0, os.geteuid()):
                 raise SettingsError(
-                    f"{path} belongs to another user, who may change it: chown root {path}"
+                    f"{path} belongs to another user, who can change it: chown root {path}"
                 )
             return file.read(MAX_TOKENS_FILE).decode()
     except (OSError, InvalidRequest, UnicodeDecodeError) as error:
@@ -92,9 +92,10 @@ def _text(path: Path) -> str:
 
 def _parse(path: Path, number: int, line: str) -> Token:
     match = TOKEN_LINE.fullmatch(line)
-    if match is None:  # and it is not quoted: somebody may have written a token here
+    if match is None:  # do not quote the line: it may hold a token by mistake
         raise SettingsError(
-            f"line {number} of {path} is not `NAME SHA256`, or `NAME SHA256 {OPERATOR_WORD}`; i2ii token add makes one",
+            f"line {number} of {path} is not `NAME SHA256`, or `NAME SHA256 {OPERATOR_WORD}`; "
+            "i2ii token add makes one",
             field="tokens_file",
         )
     return Token(match[1], match[2], is_operator=match[3] is not None)
@@ -104,16 +105,19 @@ def _parse(path: Path, number: int, line: str) -> Token:
 
 
 def add(path: Path, name: str, *, is_operator: bool) -> str:
-    """Add a token to a file, which is made if need be; return it. Raises `InvalidRequest` for a
-    name that is taken."""
+    """Add a token to a file, which is created if missing; return the token.
+
+    Raises `InvalidRequest` for a name that is invalid or taken.
+    """
     if not TOKEN_NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{name!r} is no name for a token; take letters, digits, dots, dashes", field="name"
+            f"{name!r} is not a name for a token; use letters, digits, dots, dashes", field="name"
         )
     before = read(path) if path.exists() else []
     if any(token.name == name for token in before):
         raise InvalidRequest(
-            f"{path} has a token called {name}; remove it first, or take another name", field="name"
+            f"{path} has a token called {name}; revoke it first, or take another name",
+            field="name",
         )
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     with _replacing(path) as lines:
@@ -122,7 +126,7 @@ def add(path: Path, name: str, *, is_operator: bool) -> str:
 
 
 def revoke(path: Path, name: str) -> None:
-    """Take a token out of a file; a running server knows within two seconds. Raises `NotFound`."""
+    """Remove a token from a file. A running server refuses it within 2 s. Raises `NotFound`."""
     if all(token.name != name for token in read(path)):
         raise NotFound(f"{path} has no token called {name}")
     with _replacing(path) as lines:
@@ -131,8 +135,8 @@ def revoke(path: Path, name: str) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[list[str]]:
-    """Yield the lines of a file, to be changed; then put the new ones in its place, at once, for
-    the same readers."""
+    """Yield the lines of a file to change them; then replace the file, atomically, and keep its
+    owner and group."""
     lines = _text(path).splitlines(keepends=True) if path.exists() else []
     yield lines
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -140,7 +144,12 @@ def _replacing(path: Path) -> Iterator[list[str]]:
         with open(
             os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, TOKENS_FILE_MODE), "w"
         ) as file:
-            _give_to_readers(file.fileno(), path)
+            if path.exists():
+                before = path.stat()
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            elif os.geteuid() == 0:
+                with suppress(KeyError):  # the group does not exist without the server's unit
+                    os.fchown(file.fileno(), 0, grp.getgrnam(SERVICE_GROUP).gr_gid)
             file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())
@@ -151,12 +160,3 @@ def _replacing(path: Path) -> Iterator[list[str]]:
         raise SettingsError(
             f"the tokens in {path} cannot be written: {error}", field="tokens_file"
         ) from error
-
-
-def _give_to_readers(descriptor: int, path: Path) -> None:
-    if path.exists():
-        before = path.stat()
-        os.fchown(descriptor, before.st_uid, before.st_gid)
-    elif os.geteuid() == 0:
-        with suppress(KeyError):  # there is no such group: then nobody's unit reads it
-            os.fchown(descriptor, 0, grp.getgrnam(SERVICE_GROUP).gr_gid)

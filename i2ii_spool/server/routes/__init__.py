@@ -1,1 +1,1 @@
-"""The routes of the HTTP API."""
+"""The handlers of the HTTP API. `server.app` lists their routes."""

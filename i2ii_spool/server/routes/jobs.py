@@ -1,186 +1,171 @@
-"""The routes of jobs: submit, status, result, list, cancel or delete, retry."""
+"""The routes of jobs: submit, status, list, cancel or delete, retry."""
 
 import asyncio
 import logging
 import time
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from i2ii_spool.errors import UnsupportedMediaType
+from i2ii_spool.events import JobEvent, fields
 from i2ii_spool.jobs.ids import check_id
-from i2ii_spool.server.auth.middleware import caller_of
+from i2ii_spool.jobs.request import EditRequest, parse
+from i2ii_spool.server.auth.access import load_authorized
+from i2ii_spool.server.auth.middleware import CALLER, Caller
 from i2ii_spool.server.errors import json_response
 from i2ii_spool.server.limits import LIMITS
-from i2ii_spool.server.query import _number, _query
-from i2ii_spool.server.state import SETTINGS, SNAPSHOT, SPOOL, WAITERS
-from i2ii_spool.server.upload import EditForm, is_form
+from i2ii_spool.server.query import number_parameter, query_parameters
+from i2ii_spool.server.state import COUNTS, QUEUE, SETTINGS, SPOOL, WAITERS
+from i2ii_spool.server.upload import read_form
+from i2ii_spool.settings import Settings
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.capacity import check_queue
 from i2ii_spool.spool.idempotency import check_key
 from i2ii_spool.spool.layout import State, parse_state
 from i2ii_spool.spool.lookup import list_jobs
-from i2ii_spool.spool.status import JobStatus, read_status, status_of
+from i2ii_spool.spool.status import status_of
+from i2ii_spool.spool.submit import Submission
 
 log = logging.getLogger(__name__)
-
-routes = web.RouteTableDef()
 
 MAX_WAIT = 300.0
 MAX_LISTED = 1000
 
 
-@routes.post("/edit")
 async def edit(request: web.Request) -> web.Response:
-    """Take a job in: 202 once it is on disk."""
-    if not is_form(request):
+    """Submit a job. 202 once it is on disk, durably."""
+    # `request.content_type` parses the header as an e-mail's, which takes longer than all the rest.
+    media_type = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0]
+    if media_type.strip().lower() != "multipart/form-data":
         raise UnsupportedMediaType(
             "send multipart/form-data, like curl -F image=@photo.jpg -F prompt=..."
         )
     key = request.headers.get("Idempotency-Key")
     if key is not None:
         check_key(key)
-    caller, settings = caller_of(request), request.app[SETTINGS].settings
-    await _check_queue(request)
-    before = await request.app[SNAPSHOT].counts()
+    settings = request.app[SETTINGS].settings
+    caller: Caller = request[CALLER]
+    queue = await request.app[QUEUE].get()
+    pace = queue.seconds_between_completions()
+    check_queue(len(queue.ids), max_queue=settings.max_queue, seconds_between_completions=pace)
+    counts = await request.app[COUNTS].get()
     with request.app[LIMITS].upload_slot(caller.name, settings):
-        async with EditForm(request.app[SPOOL], settings) as upload:
-            await upload.read(request)
-            id, is_new = await upload.publish(key, caller.owner)
-    if not is_new:
-        log.info("job %s submitted again by %s", id, caller)
-        return await _accepted(
-            request, id, before, (await _load_authorized(request, id)).position or 0
-        )
-    log.info("job %s submitted by %s", id, caller)
-    return await _accepted(request, id, before, await request.app[SNAPSHOT].submitted(id, before))
-
-
-async def _check_queue(request: web.Request) -> None:
-    settings, view = request.app[SETTINGS].settings, request.app[SNAPSHOT]
-    waiting, seconds_between_completions = (
-        len(await view.queue()),
-        await view.seconds_between_completions(),
-    )
-    check_queue(
-        waiting,
-        max_queue=settings.max_queue,
-        seconds_between_completions=seconds_between_completions,
-    )
-
-
-async def _accepted(
-    request: web.Request, id: str, counts: dict[State, int], position: int
-) -> web.Response:
-    view = request.app[SNAPSHOT]
-    seconds_between_completions = await view.seconds_between_completions()
+        id, is_new = await _receive(request, settings, key=key, owner=caller.owner)
+    queue = await request.app[QUEUE].get()
+    if is_new:
+        counts[State.INCOMING] += 1  # for all handlers, until the jobs are counted again
+        position = queue.insert(id)
+        log.info("job %s submitted by %s", id, caller, extra=fields(JobEvent.SUBMITTED, id))
+    else:
+        position = (await load_authorized(request, id)).position or 0
+        log.info("job %s submitted again by %s", id, caller, extra=fields(JobEvent.RESUBMITTED, id))
+    pace = queue.seconds_between_completions()
     answer = {
         "request_id": id,
         "status": "submitted",
         "message": "the job is in the queue, on disk; poll status_url until it ends",
-        "ready_workers": sum(worker.ready for worker in await view.workers()),
+        "ready_workers": sum(worker.ready for worker in queue.workers),
         "total_requests": sum(counts.values()),
         "estimated_position": position,
         "status_url": f"/status/{id}",
         "result_url": f"/result/{id}",
-        "eta_seconds": None
-        if seconds_between_completions is None
-        else round(position * seconds_between_completions, 1),
+        "eta_seconds": None if pace is None else round(position * pace, 1),
     }
     return json_response(answer, status=202, headers={"Location": f"/status/{id}"})
 
 
-@routes.get("/status/{id}")
-async def status(request: web.Request) -> web.Response:
-    """What there is to say of a job; with `?wait=30`, once it has ended or 30 seconds are over."""
-    query = _query(request, "wait")
-    until = time.monotonic() + _number(query, "wait", 0.0, most=MAX_WAIT)
-    id = check_id(request.match_info["id"])
-    endings = request.app[WAITERS]
-    with endings.awaited(id) as ended:
-        while True:
-            now = await _load_authorized(request, id)
-            remaining = until - time.monotonic()
-            if now.has_ended or remaining <= 0 or endings.closed:
-                return json_response(now.to_dict())
-            await _wait(ended, min(1.0, remaining))
-            ended.clear()  # a job that has ended and was retried ends once more
+async def _receive(
+    request: web.Request, settings: Settings, *, key: str | None, owner: str
+) -> tuple[str, bool]:
+    """Read the form into a submission and publish it; leave nothing behind if that fails.
 
-
-async def _wait(ended: asyncio.Event, seconds: float) -> None:
+    Return the job's id, and whether the job is new: `key` may name an earlier one.
+    """
+    min_free, max_bytes, max_pixels = settings.min_free, settings.max_bytes, settings.max_pixels
+    submission = await asyncio.to_thread(Submission, request.app[SPOOL], min_free=min_free)
     try:
-        await asyncio.wait_for(ended.wait(), seconds)
-    except TimeoutError:  # the event is a hint: look again
-        return
+        form = await read_form(request, submission, max_bytes)
+        publish = partial(submission.publish, max_pixels=max_pixels, key=key, owner=owner)
+        id = await asyncio.to_thread(publish, parse(EditRequest, form))
+    except BaseException:
+        await asyncio.shield(asyncio.to_thread(submission.discard))
+        raise
+    return id, id == submission.id
 
 
-async def _load_authorized(request: web.Request, id: str) -> JobStatus:
-    view = request.app[SNAPSHOT]
-    now = await asyncio.to_thread(read_status, request.app[SPOOL], id, queue=await view.queue())
-    caller_of(request).check_may_see(id, now.owner)
-    if now.position is None:
-        return now
-    seconds_between_completions = await view.seconds_between_completions()
-    eta = (
-        None
-        if seconds_between_completions is None
-        else round(now.position * seconds_between_completions, 1)
-    )
-    return now.model_copy(update={"eta_seconds": eta})
+async def status(request: web.Request) -> web.Response:
+    """Return the status of a job; with `?wait=30`, once it has ended, or after 30 seconds."""
+    query = query_parameters(request, "wait")
+    until = time.monotonic() + number_parameter(query, "wait", 0.0, most=MAX_WAIT)
+    id = check_id(request.match_info["id"])
+    waiters = request.app[WAITERS]
+    with waiters.awaited(id) as ended:
+        while True:
+            job = await load_authorized(request, id)
+            remaining = until - time.monotonic()
+            if job.has_ended or remaining <= 0 or waiters.closed:
+                return json_response(job.to_dict())
+            with suppress(TimeoutError):  # the event is only a hint: read the job each second
+                await asyncio.wait_for(ended.wait(), min(1.0, remaining))
+            ended.clear()  # a job that is retried ends again
 
 
-@routes.get("/jobs")
-async def jobs(request: web.Request) -> web.Response:
-    """The newest jobs, newest first; `next`, where there is one, is the `after` that continues the
-    list."""
-    query = _query(request, "state", "limit", "after")
+async def list_all(request: web.Request) -> web.Response:
+    """Return the jobs that the caller may see, newest first, and where the next page begins."""
+    query = query_parameters(request, "state", "limit", "after")
     state = parse_state(query.get("state"))
-    limit = _number(query, "limit", 100, least=1, most=MAX_LISTED)
+    limit = number_parameter(query, "limit", 100, least=1, most=MAX_LISTED)
     after = check_id(query["after"], "after") if "after" in query else None
-    queue = await request.app[SNAPSHOT].queue()
-    spool, caller = request.app[SPOOL], caller_of(request)
-    looked_at = limit if caller.may_see_all else MAX_LISTED  # whose a job is stands in the job
+    queue = await request.app[QUEUE].get()
+    spool = request.app[SPOOL]
+    caller: Caller = request[CALLER]
+    # The owner is known only once the job is read, so more jobs are read than are shown.
+    read_at_most = limit if caller.may_see_all else MAX_LISTED
 
     def read() -> tuple[list[dict[str, Any]], str | None]:
-        places = list_jobs(spool, state, limit=looked_at, after=after)
+        places = list_jobs(spool, state, limit=read_at_most, after=after)
         shown: list[dict[str, Any]] = []
         for index, place in enumerate(places):
             if len(shown) == limit:
                 return shown, places[index - 1].id
-            now = status_of(spool, place, queue=queue)
-            if now is not None and caller.may_see(now.owner):
-                shown.append(now.to_dict())
-        return shown, places[-1].id if len(places) == looked_at else None
+            job = status_of(spool, place, queue=queue.ids)
+            if job is not None and caller.may_see(job.owner):
+                shown.append(job.to_dict())
+        return shown, places[-1].id if len(places) == read_at_most else None
 
-    listed, following = await asyncio.to_thread(read)
-    return json_response({"jobs": listed, "next": following})
+    shown, following = await asyncio.to_thread(read)
+    return json_response({"jobs": shown, "next": following})
 
 
-@routes.delete("/jobs/{id}")
 async def delete(request: web.Request) -> web.Response:
     """Cancel a job that waits or runs; delete one that has ended."""
-    spool, caller, id = request.app[SPOOL], caller_of(request), check_id(request.match_info["id"])
-    if (await _load_authorized(request, id)).has_ended:
+    spool, caller, id = request.app[SPOOL], request[CALLER], check_id(request.match_info["id"])
+    job = await load_authorized(request, id)
+    if job.has_ended:
         await asyncio.to_thread(actions.delete_job, spool, id)
-        log.info("job %s deleted by %s", id, caller)
+        log.info("job %s deleted by %s", id, caller, extra=fields(JobEvent.DELETED, id))
         return json_response({"request_id": id, "status": "deleted"})
     state = await asyncio.to_thread(actions.cancel, spool, id)
-    log.info("job %s cancelled by %s", id, caller)
     if state is State.RUNNING:
+        event = fields(JobEvent.CANCEL_REQUESTED, id)
+        log.info("job %s: cancellation requested by %s", id, caller, extra=event)
         message = "the job stops at its next step"
         return json_response(
             {"request_id": id, "status": "running", "message": message}, status=202
         )
+    log.info("job %s cancelled by %s", id, caller, extra=fields(JobEvent.CANCELLED, id))
     return json_response({"request_id": id, "status": "cancelled"})
 
 
-@routes.post("/jobs/{id}/retry")
 async def retry(request: web.Request) -> web.Response:
-    """Send a failed job back to the queue."""
-    spool, caller, id = request.app[SPOOL], caller_of(request), check_id(request.match_info["id"])
-    await _load_authorized(request, id)
+    """Put a failed job back into the queue."""
+    spool, caller, id = request.app[SPOOL], request[CALLER], check_id(request.match_info["id"])
+    await load_authorized(request, id)
     await asyncio.to_thread(actions.retry, spool, id)
-    log.info("job %s sent back to the queue by %s", id, caller)
+    log.info("job %s retried by %s", id, caller, extra=fields(JobEvent.RETRIED, id))
     return json_response(
         {"request_id": id, "status": "queued"}, status=202, headers={"Location": f"/status/{id}"}
     )

@@ -52,6 +52,30 @@ def test_gpu_benchmark_measures_diffusers_and_worker_in_one_run() -> None:
     assert report["gap_ms"] > 0
 
 
+def test_each_speed_setting_is_compared_with_diffusers() -> None:
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.gpu_settings",
+            "--tiny",
+            "--steps",
+            "3",
+            "--only",
+            "off",
+            "group-offload",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    differences = dict(re.findall(r"^(\S+) .* differs (\d+)", ran.stdout, re.MULTILINE))
+    assert list(differences) == ["diffusers", "off", "group-offload"]
+    assert differences["diffusers"] == differences["off"] == "0"
+    assert int(differences["group-offload"]) <= 1
+
+
 def test_flop_are_counted_on_the_published_architecture() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "benchmarks.flops"], capture_output=True, text=True, check=False

@@ -435,6 +435,33 @@ def test_a_folder_needs_no_hub(models: dict[str, Path], monkeypatch: pytest.Monk
         loading.find("Qwen/Qwen-Image-Edit", "modelscope")
 
 
+def test_allocator_is_configured_before_the_client_of_a_hub_may_import_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+
+    def find(_model: str, _source: str) -> Path:
+        raise SettingsError(os.environ["PYTORCH_CUDA_ALLOC_CONF"])
+
+    monkeypatch.setattr(loading, "find", find)
+    with pytest.raises(SettingsError, match="expandable_segments:True"):
+        QwenEngine(settings("anything")).load()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_without_video_processor_loads_beside_torchvision(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: find_spec("PIL" if name == "torchvision" else name),
+    )
+    pipeline = loading.load(models[kind], torch.device("cpu"))
+    assert not hasattr(pipeline.processor, "video_processor")
+
+
 def test_a_folder_of_another_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(

@@ -1,6 +1,12 @@
 """Exact optimizations: they make an edit faster and change at most the rounding of its numbers.
 
-Each has a setting, which is on by default if it always helps. docs/engines/qwen.md gives their gains.
+<<<<<<< HEAD
+Each has a setting, which is on by default if it always helps. docs/engines/qwen.md has
+their gains.
+=======
+Each has a setting, which is on by default if it always helps. docs/engines/qwen.md gives their
+gains.
+>>>>>>> h-gpu
 """
 
 import hashlib
