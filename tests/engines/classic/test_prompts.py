@@ -23,7 +23,7 @@ from tests.engines.classic import (
 )
 from tests.support import ROOT
 
-DOCS = ROOT / "docs" / "classic.md"
+DOCS = ROOT / "docs" / "engines" / "classic.md"
 
 
 def test_every_phrase_is_understood() -> None:
