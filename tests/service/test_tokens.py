@@ -194,7 +194,7 @@ def test_a_token_in_a_file_that_others_read_is_refused(settings_file: Path) -> N
     with pytest.raises(SettingsError, match="chmod 640"):
         load(files=[settings_file])
     settings_file.chmod(0o640)
-    assert load(files=[settings_file]).bearer == SECRET
+    assert load(files=[settings_file]).client_token == SECRET
 
 
 def test_a_token_that_could_be_guessed_is_refused_and_not_quoted(service: Service) -> None:
