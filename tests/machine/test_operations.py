@@ -226,7 +226,7 @@ def test_reload_applies_new_limits_and_keeps_the_old_if_invalid(box: Box) -> Non
     assert box.sh(edit) == "429"
     said = box.sh("journalctl -u i2ii-http -o cat")
     assert "max_queue is now 1\n" in said
-    assert "drain is now 7.0, after a restart\n" in said
+    assert "drain_seconds is now 7.0, after a restart\n" in said
     assert (
         "max_queue must be greater than or equal to 1, got '0'; it comes from /etc/i2ii/i2ii.env\n"
         in said
