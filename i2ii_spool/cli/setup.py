@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from i2ii_spool.cli.options import errors_shown
-from i2ii_spool.errors import DownloadFailed, EngineError, InvalidRequest
+from i2ii_spool.errors import DownloadFailed, InvalidRequest
 
 if TYPE_CHECKING:
     from i2ii_spool.engines.diffusers.presets import Version
@@ -40,7 +40,7 @@ def fetch(name: str | None) -> None:
         click.echo(folder)
         try:
             lightning = loading.fetch_lightning(presets.version_of(folder), settings.model_source)
-        except (DownloadFailed, EngineError) as error:
+        except DownloadFailed as error:
             click.echo(
                 f"i2ii: the model is complete, but without the preset fast: {error}", err=True
             )

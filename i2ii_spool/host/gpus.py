@@ -15,7 +15,7 @@ from typing import Any
 
 import pynvml
 
-from i2ii_spool.errors import EngineBroken, SettingsError
+from i2ii_spool.errors import DriverError, SettingsError
 
 CUDA_VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -45,7 +45,7 @@ class Device:
 def _nvml_session() -> Iterator[bool]:
     """Yield whether an NVIDIA driver is installed.
 
-    Raises `EngineBroken` if there is one and it does not work.
+    Raises `DriverError` if there is one and it does not work.
     """
     try:
         pynvml.nvmlInit()
@@ -62,8 +62,8 @@ def _nvml_session() -> Iterator[bool]:
         pynvml.nvmlShutdown()
 
 
-def _driver_error(error: Exception) -> EngineBroken:
-    return EngineBroken(
+def _driver_error(error: Exception) -> DriverError:
+    return DriverError(
         f"the NVIDIA driver does not work: {error}; see nvidia-smi and `dmesg` for details"
     )
 
@@ -178,7 +178,7 @@ def set_visible(gpu: Gpu) -> Device | None:
     """Make this GPU the only one that CUDA sees, and return it. Call this before CUDA is loaded.
 
     Returns None on a machine without a GPU. Raises `SettingsError` if the machine has GPUs and this
-    is not one of them, `EngineBroken` if the driver does not work.
+    is not one of them, `DriverError` if the driver does not work.
     """
     if visible_devices() == []:
         return None
@@ -226,7 +226,7 @@ class GpuMonitor:
         self._handle = pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
 
     def read(self) -> GpuUsage:
-        """Return the current use. Raises `EngineBroken` if the GPU is lost."""
+        """Return the current use. Raises `DriverError` if the GPU is lost."""
         try:
             memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
             percent = None

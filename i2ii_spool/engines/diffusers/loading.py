@@ -12,7 +12,7 @@ from typing import Any
 
 from i2ii_spool.engines.diffusers.pipelines import PIPELINES
 from i2ii_spool.engines.diffusers.presets import LIGHTNING, Version
-from i2ii_spool.errors import EngineError, SettingsError
+from i2ii_spool.errors import DownloadFailed, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -73,26 +73,26 @@ def find_lightning(version: Version, source: str) -> Path | None:
 
 
 def fetch_lightning(version: Version, source: str) -> Path | None:
-    """Fetch the LoRA of the preset `fast`, if this version has one. Raises `EngineError`."""
+    """Fetch the LoRA of the preset `fast`, if this version has one. Raises `DownloadFailed`."""
     if version not in LIGHTNING:
         return None
     repository, name = LIGHTNING[version]
     file = fetch(repository, source, allow_patterns=[name]) / name
     if not file.is_file():
-        raise EngineError(f"{repository} has no {name} at {source}")
+        raise DownloadFailed(f"{repository} has no {name} at {source}")
     return file
 
 
 def fetch(model: str, source: str, **options: Any) -> Path:
     """Fetch the weights of `model` and return their folder; show progress, resume an earlier call.
 
-    `options` go to the client of the hub. Raises `EngineError`.
+    `options` go to the client of the hub. Raises `DownloadFailed`.
     """
     check_packages(HUBS[source])
     try:
         return Path(_snapshot_download(source)(model, **options))
     except Exception as error:  # its type depends on the hub and on the version of its client
-        raise EngineError(
+        raise DownloadFailed(
             f"cannot fetch {model}: {error}; check its name and the network, and try again: "
             "files that are complete are kept"
         ) from error

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from i2ii_spool.errors import EngineBroken, SettingsError
+from i2ii_spool.errors import DriverError, SettingsError
 from i2ii_spool.host import gpus
 from i2ii_spool.ops.doctor.finding import Finding, error, ok, warning
 from i2ii_spool.server.auth import tokens
@@ -102,7 +102,7 @@ def check_gpus(settings: Settings) -> Iterator[Finding]:
     """There is a GPU for the engine that is set."""
     try:
         devices, versions = gpus.devices(), gpus.driver_versions()
-    except EngineBroken as problem:
+    except DriverError as problem:
         cure = "reboot after an upgrade of the driver; else look for `Xid` in dmesg"
         yield error("gpus", str(problem), cure)
         return
@@ -126,7 +126,7 @@ def _needs_model(settings: Settings) -> bool:
         return settings.engine == "qwen"
     try:
         return bool(gpus.devices())
-    except EngineBroken:
+    except DriverError:
         return True
 
 
