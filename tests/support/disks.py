@@ -76,10 +76,14 @@ class MountedDisk:
         self._image.unlink()
 
     def mount(self) -> None:
-        _run("mount", "-o", "loop", str(self._image), str(self.folder))
+        # Not `mount -o loop`: soon after an unmount it takes the loop device of the last mount
+        # again, which the kernel is about to detach, and reads and writes then fail with EIO.
+        self._device = _run("losetup", "--find", "--show", str(self._image)).strip()
+        _run("mount", self._device, str(self.folder))
 
     def unmount(self) -> None:
         _run("umount", str(self.folder))
+        _run("losetup", "--detach", self._device)
 
     def remount(self, options: str) -> None:
         """Mount it otherwise: `ro`, `rw`."""
@@ -99,5 +103,5 @@ class MountedDisk:
         self.mount()
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
