@@ -42,7 +42,8 @@ IN_MEMORY = {"tmpfs", "ramfs"}
 # Tried with two mounts: they share neither flock nor hard links.
 WITHOUT_LOCKS = {"fuse.seaweedfs"}
 NETWORK = re.compile(
-    r"nfs4?|cifs|smb3|lustre|beegfs|ceph|9p|virtiofs|glusterfs|gpfs|afs|fuse\.(?!unionfs|mergerfs).*"
+    r"nfs4?|cifs|smb3|lustre|beegfs|ceph|9p|virtiofs|glusterfs|gpfs|afs"
+    r"|fuse\.(?!unionfs|mergerfs).*"
 )
 
 
