@@ -3,11 +3,11 @@
 import logging
 import os
 
-from i2ii_spool.errors import Cancelled, ClaimLost, I2iiError
+from i2ii_spool.errors import Cancelled, ClaimLost
 from i2ii_spool.events import JobEvent, fields
 from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.ids import is_id
-from i2ii_spool.spool.claim import crashed, leave
+from i2ii_spool.spool.claim import Claim, crashed, leave
 from i2ii_spool.spool.durable_io import (
     is_folder,
     move,
@@ -15,7 +15,6 @@ from i2ii_spool.spool.durable_io import (
     sync_folder,
     unlink_if_exists,
 )
-from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import LivenessTracker, WorkerLock, is_local
 from i2ii_spool.spool.retry_marker import is_retry_marker, reset_for_retry
@@ -29,7 +28,7 @@ def recover(spool: Spool, worker: str, *, max_attempts: int) -> None:
         folder = spool.running / worker / name
         try:
             if is_id(name) and is_folder(folder):
-                _recover_job(spool, JobFolder(folder), max_attempts)
+                _recover_job(spool, worker, JobFolder(folder), max_attempts)
             elif is_retry_marker(name):  # its job has left by now, or was never claimed
                 unlink_if_exists(folder)
             else:  # a user put it there: it is a guest
@@ -38,7 +37,7 @@ def recover(spool: Spool, worker: str, *, max_attempts: int) -> None:
             continue
 
 
-def _recover_job(spool: Spool, job: JobFolder, max_attempts: int) -> None:
+def _recover_job(spool: Spool, worker: str, job: JobFolder, max_attempts: int) -> None:
     sweep_temp_files(job.path)
     # The worker may have died between the rename of a record and the fsync of the folder.
     sync_folder(job.path)
@@ -55,9 +54,10 @@ def _recover_job(spool: Spool, job: JobFolder, max_attempts: int) -> None:
     elif job.error.exists():
         leave(spool, job.path, State.FAILED)
     elif job.cancel.exists():
-        _fail(spool, job, Cancelled("cancelled; its worker died during the edit"), attempts)
+        cancelled = Cancelled("cancelled; its worker died during the edit")
+        Claim(spool, worker, job.path, attempts).fail(cancelled)
     elif attempts >= max_attempts:
-        _fail(spool, job, crashed(attempts), attempts)
+        Claim(spool, worker, job.path, attempts).fail(crashed(attempts))
     else:
         log.warning(
             "job %s requeued: its worker died (attempt %d)",
@@ -67,13 +67,6 @@ def _recover_job(spool: Spool, job: JobFolder, max_attempts: int) -> None:
         )
         unlink_if_exists(job.progress)
         move(job.path, spool.incoming / job.id)
-
-
-def _fail(spool: Spool, job: JobFolder, error: I2iiError, attempts: int) -> None:
-    event = JobEvent.CANCELLED if isinstance(error, Cancelled) else JobEvent.FAILED
-    log.warning("job %s failed: %s", job.id, error, extra=fields(event, job.id))
-    write_failure(job.path, error, attempt=attempts, worker=job.path.parent.name)
-    leave(spool, job.path, State.FAILED)
 
 
 class Reaper:
