@@ -159,7 +159,7 @@ def _png_that_claims(width: int, height: int) -> bytes:
         )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(b"")  # none: whoever decodes finds it truncated
+    pixels = zlib.compress(b"")  # no data: a decoder finds it truncated
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     )

@@ -158,7 +158,7 @@ class RecordingDisk:
         return " > ".join(reversed(lines[: above + 1]))
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Raise if Python changes what lies below the root by a call that was not recorded."""
+        """Raise if Python changes what is below the root by a call that was not recorded."""
         if self._is_inside or not (
             event in AUDITED or (event == "open" and (arguments[2] or 0) & WRITABLE)
         ):
