@@ -17,7 +17,12 @@ from rich.text import Text
 from i2ii_spool.jobs.ids import age_of
 from i2ii_spool.spool.capacity import free_bytes
 from i2ii_spool.spool.layout import Spool, State
-from i2ii_spool.spool.liveness import WorkerState, WorkerView, list_workers
+from i2ii_spool.spool.liveness import (
+    WorkerState,
+    WorkerView,
+    list_workers,
+    seconds_between_completions,
+)
 from i2ii_spool.spool.lookup import JobLocation, count, list_jobs, queued_ids
 from i2ii_spool.spool.status import JobStatus, status_of
 
@@ -79,10 +84,11 @@ def _header(
     spool: Spool, workers: Sequence[WorkerView], queue: Sequence[str]
 ) -> list[RenderableType]:
     counts = count(spool)
-    job_seconds = [worker.status.mean_job_seconds for worker in workers if worker.ready]
-    rate = sum(1 / seconds for seconds in job_seconds if seconds)
+    pace = seconds_between_completions(workers)
     states = f"{len(queue)} waiting, {counts[State.RUNNING]} running, {counts[State.DONE]} done, "
-    speed = f", {60 * rate:.1f} jobs/min, queue empty in {_span(len(queue) / rate)}" if rate else ""
+    speed = ""
+    if pace is not None:
+        speed = f", {60 / pace:.1f} jobs/min, queue empty in {_span(len(queue) * pace)}"
     oldest = f", oldest waits {_span(age_of(queue[0]))}" if queue else ""
     return [
         Text(f"i2ii {spool.root}  {free_bytes(spool) / 2**30:.1f} GiB free", style="bold"),

@@ -20,14 +20,15 @@ from i2ii_spool.server.state import (
     SETTINGS,
     SPOOL,
     WAITERS,
+    WORKERS,
     Cached,
     CompletionWaiters,
     CurrentSettings,
-    QueueSnapshot,
 )
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.lookup import count
+from i2ii_spool.spool.liveness import list_workers
+from i2ii_spool.spool.lookup import count, queued_ids
 from i2ii_spool.spool.maintenance import Maintenance
 from i2ii_spool.spool.watch import Watcher
 
@@ -43,6 +44,7 @@ ROUTES = [
     web.get("/livez", system.livez),
 ]
 QUEUE_AGE_SECONDS = 0.05
+WORKERS_AGE_SECONDS = 0.5
 COUNTS_AGE_SECONDS = 0.5
 THREADS = 16
 """They wait for the disk, not for a core: this many uploads can be made durable at once."""
@@ -73,8 +75,9 @@ async def run_spool(app: web.Application) -> AsyncIterator[None]:
     """Create the spool; read it, watch it and maintain it while the application runs."""
     spool, settings = app[SPOOL], app[SETTINGS].settings
     await asyncio.to_thread(spool.create)
-    read_queue = partial(QueueSnapshot.read, spool, lease=settings.lease_seconds)
-    app[QUEUE] = Cached(read_queue, age=QUEUE_AGE_SECONDS)
+    app[QUEUE] = Cached(partial(queued_ids, spool), age=QUEUE_AGE_SECONDS)
+    read_workers = partial(list_workers, spool, lease=settings.lease_seconds)
+    app[WORKERS] = Cached(read_workers, age=WORKERS_AGE_SECONDS)
     app[COUNTS] = Cached(partial(count, spool), age=COUNTS_AGE_SECONDS)
     app[WAITERS] = CompletionWaiters()
     with Watcher([spool.done, spool.failed], app[WAITERS].arrived), Maintenance(spool, settings):

@@ -3,7 +3,7 @@
 import asyncio
 import bisect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -12,8 +12,7 @@ from aiohttp import web
 
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool, State
-from i2ii_spool.spool.liveness import WorkerView, list_workers
-from i2ii_spool.spool.lookup import queued_ids
+from i2ii_spool.spool.liveness import WorkerView, seconds_between_completions
 
 Answer = TypeVar("Answer")
 
@@ -54,40 +53,29 @@ class Cached(Generic[Answer]):
             return self._answer
 
 
-@dataclass(frozen=True)
-class QueueSnapshot:
-    """The waiting jobs and the workers, as they were a moment ago."""
-
-    ids: list[str]
-    """The ids of the waiting jobs, in queue order."""
-    workers: list[WorkerView]
-    """All workers that have a status file."""
-
-    @classmethod
-    def read(cls, spool: Spool, *, lease: float) -> "QueueSnapshot":
-        """Read both from the spool. `lease` is in seconds."""
-        return cls(queued_ids(spool), list_workers(spool, lease=lease))
-
-    def insert(self, id: str) -> int:
-        """Add a job that was submitted since the queue was read. Return its position, 1 for the
-        next job to be claimed."""
-        index = bisect.bisect_left(self.ids, id)
-        if self.ids[index : index + 1] != [id]:
-            self.ids.insert(index, id)
-        return index + 1
-
-    def seconds_between_completions(self) -> float | None:
-        """The mean seconds between two completions while all ready workers work.
-
-        None until a worker has completed a job.
-        """
-        means = [worker.status.mean_job_seconds for worker in self.workers if worker.ready]
-        rates = [1 / mean for mean in means if mean]
-        return 1 / sum(rates) if rates else None
-
-
-QUEUE = web.AppKey("queue", Cached[QueueSnapshot])
+QUEUE = web.AppKey("queue", Cached[list[str]])
+"""The ids of the waiting jobs, in queue order."""
+WORKERS = web.AppKey("workers", Cached[list[WorkerView]])
+"""All workers that have a status file."""
 COUNTS = web.AppKey("counts", Cached[dict[State, int]])
+"""How many jobs are in each state."""
+
+
+def insert(queue: list[str], id: str) -> int:
+    """Add a job that was submitted since the queue was read.
+
+    Return its position, 1 for the next job to be claimed.
+    """
+    index = bisect.bisect_left(queue, id)
+    if queue[index : index + 1] != [id]:
+        queue.insert(index, id)
+    return index + 1
+
+
+def eta_seconds(position: int, workers: Sequence[WorkerView]) -> float | None:
+    """Seconds until the job at this position has ended; None until a worker has completed one."""
+    pace = seconds_between_completions(workers)
+    return None if pace is None else round(position * pace, 1)
 
 
 class CompletionWaiters:

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -155,6 +156,16 @@ def list_workers(spool: Spool, *, lease: float) -> list[WorkerView]:
         alive = _lock_is_held(spool, path.stem) if is_local(path.stem) else age < lease
         workers.append(WorkerView(status, age, alive))
     return workers
+
+
+def seconds_between_completions(workers: Sequence[WorkerView]) -> float | None:
+    """The mean seconds between two completions while all ready workers work.
+
+    None until a worker has completed a job.
+    """
+    means = [worker.status.mean_job_seconds for worker in workers if worker.ready]
+    rates = [1 / mean for mean in means if mean]
+    return 1 / sum(rates) if rates else None
 
 
 def _lock_is_held(spool: Spool, worker: str) -> bool:

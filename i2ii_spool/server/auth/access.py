@@ -6,7 +6,7 @@ from aiohttp import web
 
 from i2ii_spool.errors import NotFound
 from i2ii_spool.server.auth.middleware import CALLER, Caller
-from i2ii_spool.server.state import QUEUE, SPOOL
+from i2ii_spool.server.state import QUEUE, SPOOL, WORKERS, eta_seconds
 from i2ii_spool.spool.status import JobStatus, read_status
 
 
@@ -18,10 +18,10 @@ async def load_authorized(request: web.Request, id: str) -> JobStatus:
     """
     caller: Caller = request[CALLER]
     queue = await request.app[QUEUE].get()
-    job = await asyncio.to_thread(read_status, request.app[SPOOL], id, queue=queue.ids)
+    job = await asyncio.to_thread(read_status, request.app[SPOOL], id, queue=queue)
     if not caller.may_see(job.owner):
         raise NotFound(f"there is no job {id}")
-    pace = queue.seconds_between_completions()
-    if job.position is None or pace is None:
+    if job.position is None:
         return job
-    return job.model_copy(update={"eta_seconds": round(job.position * pace, 1)})
+    eta = eta_seconds(job.position, await request.app[WORKERS].get())
+    return job.model_copy(update={"eta_seconds": eta})

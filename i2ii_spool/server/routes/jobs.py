@@ -18,13 +18,23 @@ from i2ii_spool.server.auth.middleware import CALLER, Caller
 from i2ii_spool.server.errors import json_response
 from i2ii_spool.server.limits import LIMITS
 from i2ii_spool.server.query import number_parameter, query_parameters
-from i2ii_spool.server.state import COUNTS, QUEUE, SETTINGS, SPOOL, WAITERS
+from i2ii_spool.server.state import (
+    COUNTS,
+    QUEUE,
+    SETTINGS,
+    SPOOL,
+    WAITERS,
+    WORKERS,
+    eta_seconds,
+    insert,
+)
 from i2ii_spool.server.upload import read_form
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.capacity import check_queue
 from i2ii_spool.spool.idempotency import check_key
 from i2ii_spool.spool.layout import State, parse_state
+from i2ii_spool.spool.liveness import seconds_between_completions
 from i2ii_spool.spool.lookup import list_jobs
 from i2ii_spool.spool.status import status_of
 from i2ii_spool.spool.submit import Submission
@@ -48,31 +58,30 @@ async def edit(request: web.Request) -> web.Response:
         check_key(key)
     settings = request.app[SETTINGS].settings
     caller: Caller = request[CALLER]
-    queue = await request.app[QUEUE].get()
-    pace = queue.seconds_between_completions()
-    check_queue(len(queue.ids), max_queue=settings.max_queue, seconds_between_completions=pace)
+    queue, workers = await request.app[QUEUE].get(), await request.app[WORKERS].get()
+    pace = seconds_between_completions(workers)
+    check_queue(len(queue), max_queue=settings.max_queue, seconds_between_completions=pace)
     counts = await request.app[COUNTS].get()
     with request.app[LIMITS].upload_slot(caller.name, settings):
         id, is_new = await _receive(request, settings, key=key, owner=caller.owner)
-    queue = await request.app[QUEUE].get()
+    workers = await request.app[WORKERS].get()
     if is_new:
         counts[State.INCOMING] += 1  # for all handlers, until the jobs are counted again
-        position = queue.insert(id)
+        position = insert(await request.app[QUEUE].get(), id)
         log.info("job %s submitted by %s", id, caller, extra=fields(JobEvent.SUBMITTED, id))
     else:
         position = (await load_authorized(request, id)).position or 0
         log.info("job %s submitted again by %s", id, caller, extra=fields(JobEvent.RESUBMITTED, id))
-    pace = queue.seconds_between_completions()
     answer = {
         "request_id": id,
         "status": "submitted",
         "message": "the job is in the queue, on disk; poll status_url until it ends",
-        "ready_workers": sum(worker.ready for worker in queue.workers),
+        "ready_workers": sum(worker.ready for worker in workers),
         "total_requests": sum(counts.values()),
         "estimated_position": position,
         "status_url": f"/status/{id}",
         "result_url": f"/result/{id}",
-        "eta_seconds": None if pace is None else round(position * pace, 1),
+        "eta_seconds": eta_seconds(position, workers),
     }
     return json_response(answer, status=202, headers={"Location": f"/status/{id}"})
 
@@ -131,7 +140,7 @@ async def list_all(request: web.Request) -> web.Response:
         for index, place in enumerate(places):
             if len(shown) == limit:
                 return shown, places[index - 1].id
-            job = status_of(spool, place, queue=queue.ids)
+            job = status_of(spool, place, queue=queue)
             if job is not None and caller.may_see(job.owner):
                 shown.append(job.to_dict())
         return shown, places[-1].id if len(places) == read_at_most else None
