@@ -104,6 +104,11 @@ def is_read(name: str | None) -> bool:
     return name in EXTENSIONS
 
 
+def is_picture(name: str | None) -> bool:
+    """Whether the format that `identify` returned is one of pictures, read or not."""
+    return name is not None and name not in _NO_PICTURES
+
+
 def unsupported(name: str | None, field: str) -> UnsupportedPicture:
     """Return the refusal of a file whose format, as `identify` returned it, is not read.
 

@@ -9,21 +9,18 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from i2ii_spool.errors import InvalidRequest, TooLarge
-from i2ii_spool.images.probe import IMAGE_SUFFIXES
-from i2ii_spool.jobs.folder import JOB, PROMPT, JobFolder, read_record
-from i2ii_spool.jobs.request import MAX_IMAGES, Job, parse, parse_json
-from i2ii_spool.jobs.text import printable
-from i2ii_spool.spool.durable_io import TEMP_FILE
+from i2ii_spool.images import formats
+from i2ii_spool.jobs.folder import open_regular
+from i2ii_spool.jobs.text import has_control_characters
+from i2ii_spool.spool.durable_io import is_temp_file
+from i2ii_spool.spool.side_files import is_backup, is_side_file, is_unfinished
 
-MAX_ENTRIES = 64
-UNFINISHED_NAME = re.compile(
-    r"\..*|.*~|.*\.(tmp|temp|part|partial|filepart|crdownload|swp)", re.IGNORECASE
-)
-HARMLESS = {".DS_Store"}
+MAX_FILES = 64
+MAX_ENTRIES = 256
+"""With what systems leave beside the files: macOS may double their number."""
 SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -98,7 +95,7 @@ def check_regular(folder: Path) -> None:
     """Raise `InvalidRequest` if the folder holds anything but files."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.is_file(follow_symlinks=False):
+            if not (entry.is_file(follow_symlinks=False) or is_side_file(entry.name)):
                 raise _not_a_file(entry.name, entry.stat(follow_symlinks=False).st_mode)
 
 
@@ -107,83 +104,67 @@ def _not_a_file(name: str, mode: int) -> InvalidRequest:
     return InvalidRequest(f"{name!r} is {kind}; a job folder holds regular files only")
 
 
-def regular_files(folder: Path, *, max_bytes: int) -> dict[str, int]:
-    """Return the names and sizes (bytes) of the files of a folder that may become a job.
+def regular_files(folder: Path, *, max_bytes: int) -> list[str]:
+    """Return the names of the files of a folder that may become a job, side files left out.
 
     Raises `InvalidRequest`, or `TooLarge`, if it holds anything that a job must not.
     """
-    files = {}
-    for path in _entries(folder):
-        name, status = path.name, path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise _not_a_file(name, status.st_mode)
-        if status.st_nlink > 1:
-            raise InvalidRequest(
-                f"{name!r} is a hard link: the file has another name elsewhere; copy it instead"
-            )
-        if status.st_mode & SPECIAL_BITS:
-            raise InvalidRequest(f"{name!r} has its setuid, setgid or sticky bit set; chmod 660 it")
+    paths = _entries(folder)
+    names = {path.name for path in paths}
+    files = [
+        path.name
+        for path in paths
         # A temporary file: another process writes its job.json now.
-        if name in HARMLESS or TEMP_FILE.fullmatch(name):
-            continue
-        if printable(name) != name:
-            raise InvalidRequest(f"{name!r} is not a printable name in UTF-8; rename the file")
-        if UNFINISHED_NAME.fullmatch(name):
-            raise InvalidRequest(
-                f"{name!r} is named like a file that is still being copied; rename or remove it"
-            )
-        if status.st_size > max_bytes:
-            raise TooLarge(
-                f"{name} has {status.st_size} bytes; at most {max_bytes} are read: make it smaller"
-            )
-        files[name] = status.st_size
-    if len(files) > MAX_ENTRIES:
+        if not (is_temp_file(path.name) or _is_left_behind(path, names))
+    ]
+    for name in files:
+        _check_file(folder / name, max_bytes)
+    if len(files) > MAX_FILES or len(paths) > MAX_ENTRIES:
         raise TooLarge(
-            f"the folder holds more than {MAX_ENTRIES} files; "
+            f"the folder holds more than {MAX_FILES} files; "
             "a job needs its pictures and a prompt.txt"
         )
     return files
 
 
-# --- the request ----------------------------------------------------------------------------------
-
-
-def read_request(folder: Path, files: dict[str, int], name: str) -> Job:
-    """Return the request of a folder, with the names of its pictures; the job is called `name`.
-
-    Raises `InvalidRequest`, or `TooLarge`.
-    """
-    job = JobFolder(folder)
-    if JOB in files:
-        record = parse_json(Job, read_record(job.job))
-    elif PROMPT in files:
-        prompt = read_record(job.prompt).decode("utf-8-sig", errors="replace").strip()
-        now = datetime.now(UTC)
-        record = parse(Job, {"prompt": prompt, "name": name[:200], "submitted_at": now})
-    else:
-        raise InvalidRequest(
-            "there is neither a prompt.txt nor a job.json; write the instruction into prompt.txt"
+def _is_left_behind(path: Path, names: set[str]) -> bool:
+    """Whether an entry is a side file. A hidden file that holds a picture is one that is being
+    copied, whatever its name."""
+    if not is_side_file(path.name):
+        return is_backup(path.name, names) or (
+            path.name.startswith("._") and content_format(path) == "AppleDouble"
         )
-    inputs = record.inputs or find_inputs(list(files))
-    if not 1 <= len(inputs) <= MAX_IMAGES:
+    return not path.name.startswith(".") or not formats.is_picture(content_format(path))
+
+
+def content_format(path: Path) -> str | None:
+    """Return what `formats.identify` says of a file; None of what is not a regular file."""
+    try:
+        with open_regular(path) as file:
+            return formats.identify(file.read(formats.HEAD_BYTES))
+    except InvalidRequest:
+        return None
+
+
+def _check_file(path: Path, max_bytes: int) -> None:
+    name, status = path.name, path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise _not_a_file(name, status.st_mode)
+    if status.st_nlink > 1:
         raise InvalidRequest(
-            f"there are {len(inputs)} pictures; a job has one to {MAX_IMAGES}", field="inputs"
+            f"{name!r} is a hard link: the file has another name elsewhere; copy it instead"
         )
-    return record.model_copy(update={"inputs": inputs})
-
-
-def find_inputs(names: list[str]) -> tuple[str, ...]:
-    """Return those of `names` that are the pictures of a job whose `job.json` names none."""
-    pictures = [
-        name
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("result")
-    ]
-    ours = [name for name in pictures if re.fullmatch(r"input(-\d+)?\.\w+", name)]
-    return tuple(sorted(ours or pictures, key=_natural_key))
-
-
-def _natural_key(name: str) -> list[tuple[int, str]]:
-    """Sort `input.png` before `input-2.png` before `input-10.png`."""
-    parts = re.split(r"(\d+)", Path(name).stem)
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+    if status.st_mode & SPECIAL_BITS:
+        raise InvalidRequest(f"{name!r} has its setuid, setgid or sticky bit set; chmod 660 it")
+    if has_control_characters(name):
+        raise InvalidRequest(
+            f"{name!r} has a control character in its name, or is not UTF-8; rename the file"
+        )
+    if name.startswith(".") or is_unfinished(name):
+        raise InvalidRequest(
+            f"{name!r} is named like a file that is still being copied; rename or remove it"
+        )
+    if status.st_size > max_bytes:
+        raise TooLarge(
+            f"{name} has {status.st_size} bytes; at most {max_bytes} are read: make it smaller"
+        )

@@ -14,6 +14,7 @@ from i2ii_spool.jobs.request import MAX_IMAGES, EditRequest, Job
 from i2ii_spool.spool import idempotency
 from i2ii_spool.spool.capacity import check_disk
 from i2ii_spool.spool.durable_io import create_file, move, sync_folder, write_new
+from i2ii_spool.spool.job_request import check_result
 from i2ii_spool.spool.layout import Spool, create_folder
 from i2ii_spool.spool.lookup import find
 
@@ -65,7 +66,10 @@ class Submission:
                 if os.fstat(file.fileno()).st_size == 0:
                     message = "image is empty; send the picture's bytes"
                     raise UnsupportedPicture(message, field="image")
-                name = input_name(index, inspect_file(file, max_pixels=max_pixels).extension)
+                header = inspect_file(file, max_pixels=max_pixels)
+                if index == 0:
+                    check_result(request, header)
+                name = input_name(index, header.extension)
                 os.rename(image, f"{self._folder}/{name}")
                 os.fsync(file.fileno())
             inputs.append(name)

@@ -37,7 +37,7 @@ def with_a_truncated_picture(guest: Path) -> None:
 
 
 def with_a_wrong_job_json(guest: Path) -> None:
-    (guest / "job.json").write_text('{"prompt": "sepia", "seed": -1}')
+    (guest / "job.json").write_text('{"prompt": "sepia", "seed": -2}')
 
 
 def with_a_job_json_that_points_outside(guest: Path) -> None:
@@ -62,19 +62,81 @@ def with_a_temp_named_file(guest: Path) -> None:
     (guest / "b.jpg.part").write_bytes(b"half of it")
 
 
+def with_an_unread_picture(guest: Path) -> None:
+    (guest / "IMG_0001.BMP").write_bytes(b"BM" + bytes(12) + b"\x28\0\0\0" + bytes(40))
+
+
+def with_a_document_alone(guest: Path) -> None:
+    (guest / "photo.jpg").unlink()
+    (guest / "letter.pdf").write_bytes(b"%PDF-1.7\n")
+
+
+def with_two_prompts(guest: Path) -> None:
+    (guest / "Prompt.txt").write_text("invert")
+
+
+def with_a_prompt_of_a_word_processor(guest: Path) -> None:
+    (guest / "prompt.txt").rename(guest / "prompt.rtf")
+
+
+def with_a_job_json_under_another_name(guest: Path) -> None:
+    (guest / "job.json.txt").write_text('{"prompt": "invert"}')
+
+
+def with_a_job_json_that_says_it_twice(guest: Path) -> None:
+    (guest / "job.json").write_text('{"prompt": "sepia", "seed": 1, "seed": 2}')
+
+
+def with_another_prompt_in_its_job_json(guest: Path) -> None:
+    (guest / "job.json").write_text('{"prompt": "invert"}')
+
+
+def with_a_progress_json_of_its_own(guest: Path) -> None:
+    (guest / "progress.json").write_text('{"level": 3}')
+
+
+def with_a_result_too_wide_for_its_format(guest: Path) -> None:
+    (guest / "photo.jpg").unlink()
+    make_picture(guest / "wide.png", (16400, 1100))
+    (guest / "job.json").write_text('{"prompt": "sepia", "size": "input", "output_format": "webp"}')
+
+
 WRONG: dict[Callable[[Path], None], str] = {
     with_no_prompt: "invalid_request: there is neither a prompt.txt nor a job.json",
     with_an_empty_prompt: "invalid_request: prompt must not be empty",
-    with_no_picture: "invalid_request: there are 0 pictures",
+    with_no_picture: "invalid_request: there is no picture in the folder",
     with_four_pictures: "invalid_request: there are 4 pictures",
     with_a_truncated_picture: "unsupported_picture: photo.jpg is truncated",
-    with_a_wrong_job_json: "invalid_request: seed must be from 0",
+    with_a_wrong_job_json: "invalid_request: seed must be from ",
     with_a_job_json_that_points_outside: "invalid_request: inputs names '../../../outside.jpg'",
     with_a_symlink: "invalid_request: 'photo.jpg' is a symbolic link",
     with_a_fifo: "invalid_request: 'pipe.jpg' is a FIFO",
     with_a_subfolder: "invalid_request: 'more' is a folder",
     with_a_temp_named_file: (
         "invalid_request: 'b.jpg.part' is named like a file that is still being copied"
+    ),
+    with_an_unread_picture: (
+        "unsupported_picture: IMG_0001.BMP is a BMP picture, which is not read here"
+    ),
+    with_a_document_alone: (
+        "invalid_request: there is no picture in the folder: letter.pdf is a PDF document"
+    ),
+    with_two_prompts: "invalid_request: there are two prompts",
+    with_a_prompt_of_a_word_processor: (
+        "invalid_request: there is neither a prompt.txt nor a job.json; found prompt.rtf"
+    ),
+    with_a_job_json_under_another_name: (
+        "invalid_request: job.json.txt is not read; rename it to job.json"
+    ),
+    with_a_job_json_that_says_it_twice: "invalid_request: job.json has 'seed' twice",
+    with_another_prompt_in_its_job_json: (
+        "invalid_request: prompt.txt and job.json have different prompts"
+    ),
+    with_a_progress_json_of_its_own: (
+        "invalid_request: progress.json is a name that i2ii gives to a record"
+    ),
+    with_a_result_too_wide_for_its_format: (
+        "invalid_request: output_format is webp, whose sides have at most 16383 pixels"
     ),
 }
 

@@ -155,15 +155,19 @@ def test_slowly_copied_folder_is_admitted_once_it_settles(service: Service, tmp_
     # says.
     for number in range(4):
         (slow / "prompt.txt").write_text("sepia")
-        picture = make_picture(tmp_path / "next.jpg")
-        os.utime(picture, (0, 0))
-        shell("cp", "-p", picture, slow / ("photo.jpg" if number == 0 else f"result-{number}.jpg"))
+        if number == 0:
+            file = make_picture(tmp_path / "photo.jpg")
+        else:
+            file = tmp_path / f"note-{number}.txt"
+            file.write_text("from the camera")
+        os.utime(file, (0, 0))
+        shell("cp", "-p", file, slow)
         look_once(service, tmp_path, f"neighbour-{number}")
         assert ls(service.spool.incoming) == ["a-slow"]
 
     job = ending(service.spool, "a-slow")
     assert_edited(job, "photo.jpg")
-    assert "result-3.jpg" in ls(job)
+    assert "note-3.txt" in ls(job)
 
 
 def test_many_folders_at_once_do_not_hold_up_the_next(service: Service, tmp_path: Path) -> None:
