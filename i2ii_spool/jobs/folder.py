@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -11,8 +12,18 @@ from i2ii_spool.errors import InvalidRequest, TooLarge
 MAX_RECORD = 64 * 1024
 """Bytes of a JSON record or of a `prompt.txt`. Records that i2ii writes are far smaller."""
 
-JOB, PROMPT, RESULT = "job.json", "prompt.txt", "result.json"
+JOB, PROMPT, RESULT, READY = "job.json", "prompt.txt", "result.json", "ready"
 RETRY_SUFFIX = ".retry"
+
+RESULT_PICTURE = re.compile(r"result(-[2-9])?\.(png|jpg|webp)")
+"""A worker names its results so; a user may have a file of such a name too (`spool.outputs`)."""
+MAX_OUTPUT_NAMES = 9
+ATTEMPT = re.compile(r"attempt-([1-9]\d*)\.json", re.ASCII)
+WRITTEN = re.compile(
+    rf"{RESULT_PICTURE.pattern}|{ATTEMPT.pattern}|(job|progress|result|error)\.json|error\.txt",
+    re.ASCII,
+)
+"""The names of all files that i2ii writes into a job folder, markers apart."""
 
 
 class JobFolder:
@@ -41,7 +52,7 @@ class JobFolder:
     @property
     def ready(self) -> Path:
         """An empty file: the guest is complete, and is not watched for changes."""
-        return self.path / "ready"
+        return self.path / READY
 
     @property
     def cancel(self) -> Path:
@@ -78,8 +89,10 @@ class JobFolder:
         return self.path / f"attempt-{number}.json"
 
     def attempts(self) -> list[Path]:
-        """The attempt records that are there, in no order; their number is the crash counter."""
-        return list(self.path.glob("attempt-*.json"))
+        """The attempt records that are there, the latest last; their number is the crash
+        counter."""
+        found = [match for name in os.listdir(self.path) if (match := ATTEMPT.fullmatch(name))]
+        return [self.path / match[0] for match in sorted(found, key=lambda match: int(match[1]))]
 
     def has_ended(self) -> bool:
         """Whether the record of an ending is there, of this run or of an earlier one."""

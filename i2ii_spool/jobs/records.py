@@ -1,8 +1,13 @@
 """The JSON records that a worker writes into a job folder."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from i2ii_spool.errors import InvalidRequest
+from i2ii_spool.jobs.folder import RESULT_PICTURE, read_record
+from i2ii_spool.jobs.request import Model, parse_json
 
 
 class Record(BaseModel):
@@ -21,6 +26,9 @@ class Attempt(Record):
     worker: str
     pid: int
     started_at: AwareDatetime
+    kept: tuple[str, ...] = ()
+    """Names like a result's that were in the folder before the first attempt: a user's files, which
+    no result overwrites."""
 
 
 class Progress(Record):
@@ -47,7 +55,7 @@ class Result(Record):
     """`result.json`: the commit record. Its presence means that the edit succeeded and its pictures
     are whole."""
 
-    outputs: tuple[Annotated[str, Field(pattern=r"^result(-[2-4])?\.(png|jpg|webp)$")], ...]
+    outputs: tuple[Annotated[str, Field(pattern=f"^{RESULT_PICTURE.pattern}$")], ...]
     width: int
     height: int
     seed: int
@@ -73,3 +81,11 @@ class Failure(Record):
     attempt: int = 0
     worker: str | None = None
     failed_at: AwareDatetime
+
+
+def read_or_none(model: type[Model], path: Path) -> Model | None:
+    """Return the record, or None if it is missing, closed to this user or not what it should be."""
+    try:
+        return parse_json(model, read_record(path))
+    except (FileNotFoundError, PermissionError, InvalidRequest):
+        return None

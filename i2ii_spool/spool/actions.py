@@ -18,6 +18,7 @@ from i2ii_spool.spool.durable_io import move, write_marker
 from i2ii_spool.spool.failure import write_error_text, write_failure
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import JobLocation, find
+from i2ii_spool.spool.outputs import remove_pictures
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def _cancel(spool: Spool, location: JobLocation) -> State:
     failed = spool.failed / location.id
     move(location.folder, failed)
     with suppress(FileNotFoundError):  # it was retried or deleted since: it was cancelled before
+        remove_pictures(JobFolder(failed))
         write_failure(failed, CANCELLED)
     return State.FAILED
 

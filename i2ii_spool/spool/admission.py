@@ -17,7 +17,7 @@ from pathlib import Path
 from i2ii_spool.errors import I2iiError, InvalidRequest
 from i2ii_spool.events import JobEvent, fields
 from i2ii_spool.images.probe import inspect
-from i2ii_spool.jobs.folder import JOB, JobFolder
+from i2ii_spool.jobs.folder import JOB, JobFolder, read_record
 from i2ii_spool.jobs.ids import is_id, new_id
 from i2ii_spool.jobs.text import printable
 from i2ii_spool.spool.durable_io import (
@@ -28,21 +28,22 @@ from i2ii_spool.spool.durable_io import (
     write_file,
     write_hint,
 )
-from i2ii_spool.spool.failure import write_failure
+from i2ii_spool.spool.failure import check_records, write_failure
 from i2ii_spool.spool.folder_check import (
     Fingerprint,
     entry_fingerprint,
     fingerprint,
     mounted_in,
     opened,
-    read_request,
     regular_files,
 )
+from i2ii_spool.spool.job_request import check_result, find_inputs, read_request
 from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.outputs import workers_pictures
 
 log = logging.getLogger(__name__)
 
-NOTE_SUFFIX = ".rejected"
+NOTE_SUFFIX, NOTE_WORDS = ".rejected", " is not admitted: "
 MAX_NOTED_BYTES = 200
 """Bytes of a name that go into the name of its note; file systems take 255."""
 
@@ -125,11 +126,19 @@ class Admission:
     def _admit(self, path: Path, guest: Path) -> str:
         before = fingerprint(guest)
         files = regular_files(guest, max_bytes=self._max_bytes)
-        record = read_request(guest, files, _name_of(path))
-        for name in record.inputs:
+        check_records(guest, files)
+        record = read_request(guest, files, title=_name_of(path))
+        inputs = record.inputs or find_inputs(
+            guest, set(files) - workers_pictures(JobFolder(guest))
+        )
+        record = record.model_copy(update={"inputs": inputs})
+        for name in inputs:
             if name not in files:
                 raise InvalidRequest(f"inputs names {name}, which is not there", field="inputs")
-            inspect(guest / name, max_pixels=self._max_pixels, field=name)
+        headers = [
+            inspect(guest / name, max_pixels=self._max_pixels, field=name) for name in inputs
+        ]
+        check_result(record, headers[0])
         _check_access(guest)
         for name in files:
             sync_file(guest / name)
@@ -198,12 +207,12 @@ def write_note(entry: Path, reason: str) -> None:
     if os.path.lexists(note):
         return
     name = printable(entry.name)
-    log.warning("%s is not admitted: %s", name, reason)
+    log.warning("%s%s%s", name, NOTE_WORDS, reason)
     cure = (
         "A job is a folder with a picture and a prompt.txt, which the group may write to:\n"
         f"    chmod -R g+rwX {name}    # if the folder is yours\n"
     )
-    write_hint(note, f"{name} is not admitted: {reason}.\n{cure}".encode())
+    write_hint(note, f"{name}{NOTE_WORDS}{reason}.\n{cure}".encode())
 
 
 def _note_name(name: str) -> str:
@@ -219,5 +228,7 @@ def _sweep_notes(spool: Spool) -> None:
         else set()
     )
     for note in notes - kept:
-        with suppress(FileNotFoundError, IsADirectoryError, PermissionError):  # it is not a note
-            note.unlink()
+        # A user may give a file such a name.
+        with suppress(FileNotFoundError, IsADirectoryError, PermissionError, InvalidRequest):
+            if NOTE_WORDS.encode() in read_record(note).partition(b"\n")[0]:
+                note.unlink()

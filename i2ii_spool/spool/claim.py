@@ -12,10 +12,10 @@ from pathlib import Path
 
 from i2ii_spool.errors import Cancelled, ClaimLost, Crashed, I2iiError, InvalidRequest
 from i2ii_spool.events import JobEvent, fields
-from i2ii_spool.jobs.folder import JobFolder, read_record
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.ids import is_id, new_id
 from i2ii_spool.jobs.records import Attempt, Progress, Result
-from i2ii_spool.jobs.request import Job, parse_json
+from i2ii_spool.jobs.request import Job
 from i2ii_spool.spool.admission import write_note
 from i2ii_spool.spool.durable_io import (
     is_folder,
@@ -29,8 +29,10 @@ from i2ii_spool.spool.durable_io import (
 )
 from i2ii_spool.spool.failure import write_failure
 from i2ii_spool.spool.folder_check import check_regular, opened
+from i2ii_spool.spool.job_request import read_request
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import ids_in
+from i2ii_spool.spool.outputs import remove_pictures, users_pictures
 from i2ii_spool.spool.retry_marker import reset_for_retry
 
 log = logging.getLogger(__name__)
@@ -183,6 +185,8 @@ class Claim:
         self._files = JobFolder(folder)
         self.folder = folder
         self.attempt = attempt
+        self.kept: tuple[str, ...] = ()
+        """Names like a result's of a user's files."""
 
     @property
     def id(self) -> str:
@@ -191,7 +195,9 @@ class Claim:
 
     def begin(self) -> None:
         """Count this attempt, durably, before any work that might kill the worker."""
-        record = Attempt(worker=self._worker, pid=os.getpid(), started_at=datetime.now(UTC))
+        self.kept = users_pictures(self._files)
+        now = datetime.now(UTC)
+        record = Attempt(worker=self._worker, pid=os.getpid(), started_at=now, kept=self.kept)
         self._write(self._files.attempt(self.attempt), record.to_json())
         log.info(
             "job %s claimed, attempt %d",
@@ -202,7 +208,7 @@ class Claim:
 
     def job(self) -> Job:
         """Read the request. Raises `InvalidRequest` for an invalid `job.json` of a guest."""
-        return parse_json(Job, read_record(self._files.job))
+        return read_request(self.folder, os.listdir(self.folder), title="")
 
     def is_cancelled(self) -> bool:
         """Whether the job is to stop."""
@@ -241,6 +247,7 @@ class Claim:
             extra=fields(event, self.id, self._worker),
         )
         with claim_lost_if_missing(self.folder):
+            remove_pictures(self._files)  # of an attempt that was saving when it ended
             write_failure(
                 self.folder, error, attempt=self.attempt, worker=self._worker, trace=trace
             )
@@ -254,6 +261,7 @@ class Claim:
         with claim_lost_if_missing(self.folder):
             unlink_if_exists(self._files.progress)
             if uncount_attempt:
+                remove_pictures(self._files)  # without an attempt they would be taken for a user's
                 unlink_if_exists(self._files.attempt(self.attempt))
             sync_folder(self.folder)
             move(self.folder, self._spool.incoming / self.id)

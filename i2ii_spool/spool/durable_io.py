@@ -13,10 +13,12 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from i2ii_spool.jobs.folder import WRITTEN
+
 # Group members may read and move jobs. Other users have no access.
 FILE_MODE = 0o660
 
-TEMP_FILE = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+TEMP_FILE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -109,10 +111,19 @@ def unlink_if_exists(path: Path) -> None:
 
 
 def sweep_temp_files(folder: Path) -> None:
-    """Remove the temporary files of writers that died in this folder."""
+    """Remove the temporary files of writers that died in this job folder."""
     for name in os.listdir(folder):
-        if TEMP_FILE.fullmatch(name):
+        if is_temp_file(name):
             unlink_if_exists(folder / name)
+
+
+def is_temp_file(name: str) -> bool:
+    """Whether a file in a job folder is the temporary file of one that i2ii writes there.
+
+    A user's program may name its temporary files in the same way: `.photo.jpg.0123abcd.tmp`.
+    """
+    match = TEMP_FILE.fullmatch(name)
+    return match is not None and WRITTEN.fullmatch(match[1]) is not None
 
 
 def is_folder(path: Path) -> bool:

@@ -1,13 +1,21 @@
-"""The record of why a job failed."""
+"""The record of why a job failed, and which files of a folder only look like records."""
 
+import os
 import secrets
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from i2ii_spool.errors import I2iiError
-from i2ii_spool.jobs.folder import JobFolder
-from i2ii_spool.jobs.records import Failure
-from i2ii_spool.spool.durable_io import is_folder, write_file
+from i2ii_spool.errors import REGISTER, I2iiError, InvalidRequest
+from i2ii_spool.jobs.folder import ATTEMPT, JobFolder, read_record
+from i2ii_spool.jobs.records import Attempt, Failure, Progress, Record, Result, read_or_none
+from i2ii_spool.spool.durable_io import write_file
+
+_RECORDS: dict[str, type[Record]] = {
+    "progress.json": Progress,
+    "result.json": Result,
+    "error.json": Failure,
+}
 
 
 def write_failure(
@@ -29,7 +37,34 @@ def write_error_text(folder: Path, error: I2iiError, trace: str = "") -> None:
 
 
 def _write_record(path: Path, data: bytes) -> None:
-    """Write the file; a folder that a user put under its name is renamed, since it must stay."""
-    if is_folder(path):
+    """Write the file; what a user put under its name is renamed, since it must stay."""
+    if os.path.lexists(path) and not _is_record(path):
         path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}"))
     write_file(path, data)
+
+
+def check_records(folder: Path, names: Iterable[str]) -> None:
+    """Raise `InvalidRequest` for a file that has the name of a record and is none: a worker would
+    overwrite it."""
+    for name in names:
+        if _model_of(name) is not None and not _is_record(folder / name):
+            raise InvalidRequest(
+                f"{name} is a name that i2ii gives to a record, and this file is none; rename it"
+            )
+
+
+def _is_record(path: Path) -> bool:
+    model = _model_of(path.name)
+    if model is not None:
+        return read_or_none(model, path) is not None
+    try:
+        code = read_record(path).partition(b":")[0].decode(errors="replace")
+    except (OSError, InvalidRequest):
+        return False
+    return code in REGISTER
+
+
+def _model_of(name: str) -> type[Record] | None:
+    if ATTEMPT.fullmatch(name):
+        return Attempt
+    return _RECORDS.get(name)

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import secrets
+from pathlib import Path
 
 from i2ii_spool.errors import Cancelled, ClaimLost
 from i2ii_spool.events import JobEvent, fields
@@ -18,6 +20,7 @@ from i2ii_spool.spool.durable_io import (
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import LivenessTracker, WorkerLock, is_local
 from i2ii_spool.spool.retry_marker import is_retry_marker, reset_for_retry
+from i2ii_spool.spool.side_files import is_side_file
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +34,17 @@ def recover(spool: Spool, worker: str, *, max_attempts: int) -> None:
                 _recover_job(spool, worker, JobFolder(folder), max_attempts)
             elif is_retry_marker(name):  # its job has left by now, or was never claimed
                 unlink_if_exists(folder)
-            else:  # a user put it there: it is a guest
-                move(folder, spool.incoming / name)
+            elif not is_side_file(name):  # a user put it there: it is a guest
+                move(folder, _free_name(spool.incoming / name))
         except (FileNotFoundError, ClaimLost):  # another process recovers the same worker
             continue
+        except PermissionError as error:  # the other jobs must not wait for this one
+            log.error("%s cannot be recovered: %s", folder, error)
+
+
+def _free_name(path: Path) -> Path:
+    """Return the path, or one beside it if it is taken: a rename would replace a user's file."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}") if os.path.lexists(path) else path
 
 
 def _recover_job(spool: Spool, worker: str, job: JobFolder, max_attempts: int) -> None:
@@ -80,7 +90,7 @@ class Reaper:
     def run_once(self) -> None:
         """Recover the jobs of every worker that is dead by now."""
         for worker in self._liveness.dead():
-            if not os.listdir(self._spool.running / worker):
+            if not _has_jobs(self._spool, worker):
                 continue
             lock = WorkerLock.take(self._spool, worker)
             if lock is None and is_local(worker):  # it has restarted, and recovers its jobs itself
@@ -90,3 +100,11 @@ class Reaper:
             finally:
                 if lock is not None:
                     lock.release()
+
+
+def _has_jobs(spool: Spool, worker: str) -> bool:
+    try:
+        return bool(os.listdir(spool.running / worker))
+    except OSError as error:  # the other workers' jobs must not wait for this one's
+        log.error("the jobs of %s cannot be recovered: %s", worker, error)
+        return False

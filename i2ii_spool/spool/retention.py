@@ -1,6 +1,7 @@
 """Retention: prune the jobs that were kept long enough, and sweep what was left unfinished."""
 
 import logging
+import re
 import shutil
 import time
 from contextlib import suppress
@@ -23,6 +24,11 @@ STALE_SUBMISSION_SECONDS = 3600.0
 TOMBSTONE_SECONDS = 7 * 86400.0
 """For so long a deleted job answers 410, and then 404."""
 KEY_SECONDS = 86400.0
+
+TRASHED_SUBFOLDER = re.compile(r"\.[0-9a-f]{16}")
+KEY_FILE = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9a-f]{8}")
+PROBE = re.compile(r"\.?(\.health|\.doctor-[0-9a-f]{8})(\.[0-9a-f]{8}\.tmp)?")
+"""Files that the server and the doctor write to see whether they can."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def _ended(spool: Spool) -> list[tuple[float, str]]:
     ended = []
     for folder in (spool.done, spool.failed):
         for id in ids_in(folder):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, PermissionError):
                 ended.append((_ended_at(JobFolder(folder / id)), id))
     return ended
 
@@ -89,22 +95,28 @@ def sweep(spool: Spool) -> None:
                 log.warning("%s cannot be removed: %s", path, error)
 
 
+# Each removes what i2ii has put there, by its exact name. A user's file stays.
+
+
 def _sweep_trash(path: Path) -> None:
-    if not is_folder(path):
+    if is_id(path.name.removesuffix(".gone")) and not is_folder(path):
         _unlink_if_older(path, TOMBSTONE_SECONDS)
     elif is_id(path.name):
         delete_trashed(path)
-    else:
+    elif TRASHED_SUBFOLDER.fullmatch(path.name):
         delete_tree(path)
 
 
 def _sweep_key(path: Path) -> None:
-    _unlink_if_older(path, KEY_SECONDS)
+    if KEY_FILE.fullmatch(path.name):
+        _unlink_if_older(path, KEY_SECONDS)
 
 
 def _sweep_staged(path: Path) -> None:
-    if not is_folder(path):
+    if PROBE.fullmatch(path.name):
         _unlink_if_older(path, STALE_SUBMISSION_SECONDS)
+    elif not (is_id(path.name) and is_folder(path)):
+        return
     elif min(_age(each) for each in (path, *path.iterdir())) > STALE_SUBMISSION_SECONDS:
         log.warning("removing .tmp/%s: nothing was written to it for an hour", path.name)
         shutil.rmtree(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from i2ii_spool.jobs.folder import RETRY_SUFFIX, JobFolder
 from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.spool.durable_io import sync_folder, unlink_if_exists
+from i2ii_spool.spool.outputs import remove_pictures
 
 
 def is_retry_marker(name: str) -> bool:
@@ -27,11 +28,12 @@ def reset_for_retry(job: JobFolder) -> None:
     """
     endings = [job.result, job.error]
     if job.has_ended():
-        written = [*job.attempts(), *job.path.glob("result*"), *job.path.glob(".*.tmp")]
-        others = [job.progress, job.error_text]
+        if job.result.exists():  # a job that failed has no picture of a worker
+            remove_pictures(job)
+        others = [*job.attempts(), job.progress, job.error_text]
         if not _is_newer(job.cancel, endings):  # else the cancel is meant for this run
             others.append(job.cancel)
-        for path in [*(path for path in written if path not in endings), *others, *endings]:
+        for path in [*others, *endings]:
             unlink_if_exists(path)
         sync_folder(job.path)
     if job.retry_marker.exists():

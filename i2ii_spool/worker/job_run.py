@@ -1,5 +1,6 @@
 """One job: load its pictures, edit them, save the result."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,12 +11,12 @@ from PIL.Image import Image
 from i2ii_spool.engines.base import Engine
 from i2ii_spool.errors import Cancelled, InvalidRequest
 from i2ii_spool.images import codec
-from i2ii_spool.jobs.folder import output_name
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.records import Progress, Result, Timings
-from i2ii_spool.jobs.request import MAX_IMAGES
 from i2ii_spool.spool.claim import Claim, claim_lost_if_missing
-from i2ii_spool.spool.folder_check import find_inputs
+from i2ii_spool.spool.job_request import find_inputs
 from i2ii_spool.spool.liveness import WorkerStatus
+from i2ii_spool.spool.outputs import output_names, workers_pictures
 
 REPORT_SECONDS = 0.1
 
@@ -55,14 +56,11 @@ class JobRun:
         with _spool_errors(), claim_lost_if_missing(folder):
             self.claim.report(Progress(phase="loading", step=0, steps=0))
             self._job = self.claim.job()
-            names = self._job.inputs or find_inputs([path.name for path in folder.iterdir()])
-            if not names:
-                raise InvalidRequest("there is no picture in the job folder", field="inputs")
-            if len(names) > MAX_IMAGES:
-                found = f"there are {len(names)} pictures"
-                raise InvalidRequest(f"{found}; a job has one to {MAX_IMAGES}", field="inputs")
+            self._inputs = self._job.inputs or find_inputs(
+                folder, set(os.listdir(folder)) - workers_pictures(JobFolder(folder))
+            )
             images = []
-            for name in names:
+            for name in self._inputs:
                 try:
                     images.append(codec.read(folder / name, max_pixels=self._max_pixels))
                 except FileNotFoundError:
@@ -100,10 +98,9 @@ class JobRun:
         self._save_started = time.monotonic()
         self._sides = edited[0].size
         kind = self._job.output_format
-        return {
-            output_name(index, kind): codec.encode(image, kind)
-            for index, image in enumerate(edited)
-        }
+        taken = {*self.claim.kept, *self._inputs}
+        names = output_names(len(edited), kind, taken=taken)
+        return {name: codec.encode(image, kind) for name, image in zip(names, edited, strict=True)}
 
     def save(self, files: dict[str, bytes], worker: WorkerStatus) -> Timings:
         """Write the files and commit; return where the time went. Raises `ClaimLost`."""

@@ -1,11 +1,12 @@
 """The whole protocol against a model of it: whatever is done in whatever order, each call does what
 it was asked to, or raises the error of the state in which the job is."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
@@ -24,13 +25,21 @@ from i2ii_spool.spool.admission import Admission
 from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import count, find, queued_ids
+from i2ii_spool.spool.outputs import output_names
 from i2ii_spool.spool.recovery import recover
 from i2ii_spool.spool.retention import RetentionPolicy, prune, sweep
 from i2ii_spool.spool.status import read_status
 from i2ii_spool.spool.submit import Submission
+from tests.support.jobs import result_of
 from tests.support.promises import OUTPUT, PICTURE, commit, write_upload
 
 MAX_ATTEMPTS = 3
+NEAR_NAMES = (
+    *("results-2024.png", "result.png", "result-2.png", "result-9.jpg", "result-10.png"),
+    *("result", "result-notes.txt", "result.json.txt", "attempt-one.json", "attempts.txt"),
+    *("error.txt.png", "error-1.json", "progress.json~", ".hidden", "._result.png", "input.png"),
+)
+"""Names that a user may give to files, near those that i2ii gives, or the same."""
 WORKERS = ("here.gpu0", "here.gpu1", "there.gpu0")
 INCOMING, RUNNING, DONE, FAILED = State
 
@@ -51,6 +60,8 @@ class Known:
     """Of its failure."""
     is_guest: bool = False
     """One that was refused: it has no `job.json`."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """What the user has put into the folder, none of which anybody may change."""
 
 
 def has(*states: State | None) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -117,29 +128,34 @@ class SpoolMachine(RuleBasedStateMachine):
         if key is not None:
             self.keys[key] = id
 
-    @rule()
-    def put_a_guest(self) -> None:
+    @rule(names=st.sets(st.sampled_from(NEAR_NAMES), max_size=4))
+    def put_a_guest(self, names: set[str]) -> None:
         self.guests += 1
         folder = self.spool.incoming / f"guest {self.guests}"
-        folder.mkdir()
-        (folder / "photo.png").write_bytes(PICTURE)
-        (JobFolder(folder).prompt).write_text("sepia")
+        files = self.fill(folder, names | {"photo.png"})
+        request = {"prompt": "sepia", "inputs": ["photo.png"]}
+        (JobFolder(folder).job).write_text(json.dumps(request))
         (id,) = self.admission.run_once()
         assert id.endswith(f"_guest-{self.guests}")
-        self.jobs[id] = Known()
+        self.jobs[id] = Known(files=files)
 
-    @rule()
-    def put_a_guest_that_is_wrong(self) -> None:
-        folder = self.spool.incoming / "wrong"
+    def fill(self, folder: Path, names: set[str]) -> dict[str, bytes]:
         folder.mkdir()
-        (JobFolder(folder).prompt).write_text("sepia")
-        self.be_refused()
+        # A hidden file with a picture would be one that is being copied.
+        files = {name: b"words" if name.startswith(".") else PICTURE for name in names}
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        return files
 
-    def be_refused(self) -> None:
+    @rule(names=st.sets(st.sampled_from(NEAR_NAMES), max_size=4))
+    def put_a_guest_that_is_wrong(self, names: set[str]) -> None:
+        self.be_refused(self.fill(self.spool.incoming / "wrong", names))
+
+    def be_refused(self, files: dict[str, bytes]) -> None:
         before = set(os.listdir(self.spool.failed))
         assert self.admission.run_once() == []
         (id,) = set(os.listdir(self.spool.failed)) - before
-        self.jobs[id] = Known(state=FAILED, code="invalid_request", is_guest=True)
+        self.jobs[id] = Known(state=FAILED, code="invalid_request", is_guest=True, files=files)
 
     def move_back(self, id: str) -> None:
         """It is in `incoming/` again: a job that is to run once more, or a guest that is still
@@ -148,7 +164,7 @@ class SpoolMachine(RuleBasedStateMachine):
             self.jobs[id].state = INCOMING
             return
         self.jobs[id].state, self.jobs[id].is_remembered = None, False
-        self.be_refused()
+        self.be_refused(self.jobs[id].files)
 
     # --- workers ----------------------------------------------------------------------------------
 
@@ -198,9 +214,19 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         claim = self.take(data)
-        commit(claim)
+        (name,) = output_names(1, "png", taken=claim.kept)
+        claim.save(name, OUTPUT)
+        claim.commit(result_of(claim, name))
         known = self.jobs[claim.id]
         known.state, known.worker = DONE, None
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def save_and_die(self, data: st.DataObject) -> None:
+        """The worker has written its picture, and is killed before the commit."""
+        claim = data.draw(st.sampled_from(self.held))
+        claim.save(*output_names(1, "png", taken=claim.kept), OUTPUT)
+        self.die_and_be_recovered(claim.folder.parent.name, wakes=False)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -359,13 +385,15 @@ class SpoolMachine(RuleBasedStateMachine):
             place = find(self.spool, id)
             assert len(JobFolder(place.folder).attempts()) == known.attempts <= MAX_ATTEMPTS
             self.check_ended(place.folder, known)
+            for name, content in known.files.items():
+                assert (place.folder / name).read_bytes() == content, "a file of the user"
 
     def check_ended(self, folder: Path, known: Known) -> None:
         status = read_status(self.spool, folder.name)
         match known.state:
             case State.DONE:
-                assert status.outputs == ("result.png",)
-                assert (folder / "result.png").read_bytes() == OUTPUT
+                (output,) = status.outputs or ()
+                assert (folder / output).read_bytes() == OUTPUT
             case State.FAILED:
                 assert (status.error or {}).get("code") == known.code
                 assert (JobFolder(folder).error_text).read_text().startswith(known.code)
