@@ -8,7 +8,7 @@ import re
 import secrets
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from i2ii_spool.errors import InvalidRequest
 
@@ -16,7 +16,11 @@ EXAMPLE = "20261123-101530-482-k7m2qf"
 # The letters of RFC 4648 base32 in ASCII order, so that a larger number is a later name in `ls`.
 LETTERS = "234567abcdefghijklmnopqrstuvwxyz"
 SUFFIX_COUNT = 32**6
-ID = re.compile(r"\d{8}-\d{6}-\d{3}-[a-z2-7]{6}(_[A-Za-z0-9][A-Za-z0-9._-]{0,63})?", re.ASCII)
+ID = re.compile(
+    r"[1-9]\d{3}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])-([01]\d|2[0-3])[0-5]\d[0-5]\d-\d{3}-[a-z2-7]{6}"
+    r"(_[A-Za-z0-9][A-Za-z0-9._-]{0,63})?",
+    re.ASCII,
+)
 
 
 class Ids:
@@ -82,5 +86,7 @@ def check_id(text: str, field: str = "id") -> str:
 
 def age_of(id: str) -> float:
     """Seconds since the id was made, by this host's clock; never negative."""
-    made = datetime.strptime(id[:19], "%Y%m%d-%H%M%S-%f").replace(tzinfo=UTC)
+    # By hand an id may be given a day that its month does not have.
+    on_the_first = datetime.strptime(f"{id[:6]}01{id[8:19]}Z", "%Y%m%d-%H%M%S-%f%z")
+    made = on_the_first + timedelta(days=int(id[6:8]) - 1)
     return max(0.0, time.time() - made.timestamp())

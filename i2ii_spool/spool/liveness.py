@@ -151,7 +151,8 @@ def list_workers(spool: Spool, *, lease: float) -> list[WorkerView]:
         try:
             status = parse_json(WorkerStatus, read_record(path))
             age = max(0.0, time.time() - path.stat().st_mtime)
-        except (FileNotFoundError, InvalidRequest):  # it has stopped, or is not a worker's file
+        # It has stopped, is not a worker's file, or is closed to this user.
+        except (FileNotFoundError, PermissionError, InvalidRequest):
             continue
         alive = _lock_is_held(spool, path.stem) if is_local(path.stem) else age < lease
         workers.append(WorkerView(status, age, alive))
@@ -174,6 +175,8 @@ def _lock_is_held(spool: Spool, worker: str) -> bool:
         descriptor = os.open(spool.locks / worker, os.O_RDONLY)
     except FileNotFoundError:
         return False
+    except PermissionError:  # of another user: nothing shows that it is free
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -3,15 +3,14 @@
 import bisect
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from i2ii_spool.errors import Cancelled, InvalidRequest, JobFailed, NotFound, Unreadable, WrongState
-from i2ii_spool.jobs.folder import JobFolder, read_record
-from i2ii_spool.jobs.records import Failure, Progress, Result, Timings
-from i2ii_spool.jobs.request import Job, Model, parse_json
+from i2ii_spool.errors import Cancelled, JobFailed, NotFound, Unreadable, WrongState
+from i2ii_spool.jobs.folder import JobFolder
+from i2ii_spool.jobs.records import Failure, Progress, Result, Timings, read_or_none
+from i2ii_spool.jobs.request import Job
 from i2ii_spool.jobs.text import printable
 from i2ii_spool.spool.durable_io import is_folder
 from i2ii_spool.spool.layout import Spool, State
@@ -139,7 +138,7 @@ def _queued(spool: Spool, job: JobFolder, queue: Sequence[str] | None) -> JobSta
 
 def _running(job: JobFolder, worker: str | None) -> JobStatus:
     attempts = len(job.attempts())
-    progress = _read(Progress, job.progress) or Progress(phase="starting", step=0, steps=0)
+    progress = read_or_none(Progress, job.progress) or Progress(phase="starting", step=0, steps=0)
     return JobStatus(
         status="running",
         worker=worker,
@@ -150,7 +149,7 @@ def _running(job: JobFolder, worker: str | None) -> JobStatus:
 
 
 def _done(job: JobFolder) -> JobStatus:
-    result = _read(Result, job.result)
+    result = read_or_none(Result, job.result)
     if result is None:  # a user has removed or changed it
         error = Unreadable("result.json is missing or cannot be read").to_dict()
         return JobStatus(status="completed", error=error, **_request(job))
@@ -165,7 +164,7 @@ def _done(job: JobFolder) -> JobStatus:
 
 
 def _failed(job: JobFolder) -> JobStatus:
-    failure = _read(Failure, job.error)
+    failure = read_or_none(Failure, job.error)
     if failure is None:
         kind = Cancelled if job.cancel.exists() else Unreadable
         error = kind("error.json is missing or cannot be read").to_dict()
@@ -182,7 +181,7 @@ def _failed(job: JobFolder) -> JobStatus:
 
 
 def _request(job: JobFolder) -> dict[str, Any]:
-    record = _read(Job, job.job)
+    record = read_or_none(Job, job.job)
     if record is None:
         return {"request_id": job.id}
     return {
@@ -191,11 +190,3 @@ def _request(job: JobFolder) -> dict[str, Any]:
         "name": record.name or None,
         "owner": record.owner or None,
     }
-
-
-def _read(model: type[Model], path: Path) -> Model | None:
-    """Return the record, or None if it is missing or is not what it should be."""
-    try:
-        return parse_json(model, read_record(path))
-    except (FileNotFoundError, InvalidRequest):
-        return None
