@@ -33,6 +33,18 @@ def _spool_errors() -> Iterator[None]:
         raise SpoolFailed(error.errno, error.strerror, error.filename) from error
 
 
+@contextmanager
+def _closed_files() -> Iterator[None]:
+    """Raise `InvalidRequest` for a file that its user has closed to others: the disk is well."""
+    try:
+        yield
+    except PermissionError as error:
+        name = os.path.basename(error.filename or "a file of the job")
+        raise InvalidRequest(
+            f"{name} is closed to the worker; chmod -R g+rwX the job's folder, and retry the job"
+        ) from None
+
+
 class JobRun:
     """One job while it is worked on: `load`, `edit`, `encode`, `save`."""
 
@@ -53,7 +65,7 @@ class JobRun:
         Raises `InvalidRequest` where a guest has them wrong, and `SpoolFailed`, `ClaimLost`.
         """
         folder = self.claim.folder
-        with _spool_errors(), claim_lost_if_missing(folder):
+        with _spool_errors(), claim_lost_if_missing(folder), _closed_files():
             self.claim.report(Progress(phase="loading", step=0, steps=0))
             self._job = self.claim.job()
             self._inputs = self._job.inputs or find_inputs(

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from i2ii_spool.jobs.ids import new_id
 from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.status import read_status
 from tests.support.guests import assert_edited, ending, ls, make_guest, request_of, shell
 from tests.support.pictures import make_picture
 from tests.support.service import Service, wait_until
@@ -240,3 +242,28 @@ def test_a_folder_that_may_not_be_moved_is_named_with_the_cure(foreign_service: 
     shell("chmod", "-R", "g+rwX", spool.incoming / "stranger")
     assert_edited(ending(spool, "stranger"), "photo.jpg")
     wait_until(lambda: not note.exists())
+
+
+@pytest.mark.parametrize("closed", ["job.json", "input.jpg"])
+def test_a_job_with_a_file_that_the_worker_may_not_read_fails_alone(
+    foreign_service: Service, closed: str
+) -> None:
+    spool = foreign_service.spool
+    worker = foreign_service.start(sys.executable, "-c", WORK_AS_ANOTHER)
+    jobs = []
+    for closed_file in (closed, None):
+        job = make_guest(spool.root.parent / new_id(), "input.jpg", request={"prompt": "sepia"})
+        job.chmod(0o2770)
+        for path in (job, *job.iterdir()):
+            os.chown(path, GUEST_USER, WORKER_USER)
+        if closed_file is not None:
+            (job / closed_file).chmod(0o600)
+        jobs.append(job.name)
+        shell("mv", job, spool.incoming)
+
+    wait_until((spool.failed / jobs[0] / "error.json").exists)
+    wait_until((spool.done / jobs[1]).is_dir)
+
+    assert f"{closed} is closed to the worker" in (spool.failed / jobs[0] / "error.txt").read_text()
+    assert read_status(spool, jobs[0]).status == "failed"
+    assert worker.poll() is None
