@@ -28,6 +28,7 @@ from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.durable_io import create_file
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import find
+from i2ii_spool.spool.outputs import output_names
 from i2ii_spool.spool.recovery import recover
 from i2ii_spool.spool.submit import Submission
 from tests.support.jobs import result_of
@@ -67,8 +68,9 @@ def start_worker(spool: Spool) -> None:
 
 
 def commit(claim: Claim) -> None:
-    claim.save("result.png", OUTPUT)
-    claim.commit(result_of(claim))
+    (name,) = output_names(1, "png", taken=claim.kept)
+    claim.save(name, OUTPUT)
+    claim.commit(result_of(claim, name))
 
 
 class Promises:
@@ -83,6 +85,7 @@ class Promises:
         self.done: set[str] = set()
         self.copied: set[str] = set()
         self.paths: set[str] = set()
+        self.files: dict[str, str] = {}
         self.jobs: int | None = None
         self.key: str | None = None
 
@@ -135,6 +138,11 @@ class Promises:
     def stay(self, path: str) -> None:
         """The file at this path below the root stays."""
         self.paths.add(path)
+        self._say()
+
+    def keep(self, id: str, name: str) -> None:
+        """The job keeps this file, a copy of `PICTURE`, which is the user's."""
+        self.files[id] = name
         self._say()
 
     def count(self, jobs: int) -> None:
@@ -206,6 +214,8 @@ def check(spool: Spool, promised: Promises) -> None:
         assert not begun[id], f"{id} was done, and begun again"
     for path in promised.paths:
         assert (spool.root / path).exists(), f"{path} is gone"
+    for id, name in promised.files.items():
+        assert (find(spool, id).folder / name).read_bytes() == PICTURE, f"{name} was overwritten"
     if promised.jobs is not None:
         assert sum(places(spool).values()) == promised.jobs, "too many jobs, or too few"
 

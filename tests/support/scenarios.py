@@ -191,6 +191,47 @@ def claim_and_commit(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.finished(id)
 
 
+def submit_with_a_result_of_the_user(spool: Spool, promised: Promises) -> str:
+    """Submit a job; a `result.png` of the user is in its folder."""
+    id = submit_one(spool, promised)
+    durable_io.write_file(spool.incoming / id / "result.png", PICTURE)
+    promised.keep(id, "result.png")
+    return id
+
+
+@scenario
+def commit_beside_a_result_of_the_user(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_with_a_result_of_the_user(spool, promised)
+    yield
+    commit(claim_one(spool))
+    promised.finished(id)
+
+
+@scenario
+def retry_beside_a_result_of_the_user(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_with_a_result_of_the_user(spool, promised)
+    commit(claim_one(spool))
+    (spool.done / id).rename(spool.incoming / id)
+    yield
+    claim = claim_one(spool)
+    claim.save("result-2.png", OUTPUT)
+    promised.end(id, "done", "failed:engine_error")
+    claim.fail(EngineError("the second picture cannot be encoded"))
+    promised.end(id, "failed:engine_error")
+
+
+@scenario
+def recover_a_save_beside_a_result_of_the_user(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_with_a_result_of_the_user(spool, promised)
+    claim_one(spool).save("result-2.png", OUTPUT)
+    promised.begun(id, 1)
+    yield
+    recovered(spool)
+    claim = claim_one(spool)
+    claim.save("result-2.png", OUTPUT)
+    claim.release(uncount_attempt=True)
+
+
 @scenario
 def claim_and_fail(spool: Spool, promised: Promises) -> Iterator[None]:
     id = submit_one(spool, promised)
