@@ -55,9 +55,16 @@ def _possible(spool: Spool, id: str) -> Iterator[JobLocation]:
 
 
 def worker_folders(spool: Spool) -> list[Path]:
-    """The folders in `running/`: one for each worker that ever worked here."""
+    """The folders in `running/`: one for each worker that ever worked here.
+
+    One that is closed to this user is left out: the jobs of the others can be found.
+    """
     with os.scandir(spool.running) as entries:
-        return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return [
+            Path(entry.path)
+            for entry in entries
+            if entry.is_dir(follow_symlinks=False) and os.access(entry.path, os.R_OK | os.X_OK)
+        ]
 
 
 def ids_in(folder: Path) -> list[str]:

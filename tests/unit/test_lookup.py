@@ -2,18 +2,21 @@
 
 import os
 import time
+import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from i2ii_spool.errors import (
-    NotFound,
-)
-from i2ii_spool.jobs.ids import new_id
+from i2ii_spool.errors import NotFound
+from i2ii_spool.jobs.ids import age_of, is_id, new_id
 from i2ii_spool.spool.layout import Spool, State
-from i2ii_spool.spool.lookup import find, list_jobs
+from i2ii_spool.spool.liveness import list_workers
+from i2ii_spool.spool.lookup import count, find, list_jobs
+from i2ii_spool.spool.recovery import Reaper
 from i2ii_spool.spool.retention import RetentionPolicy, prune, sweep
+from i2ii_spool.spool.status import read_status
 from i2ii_spool.spool.submit import Submission
 from tests.support.jobs import SubmitJob, claim_next, claims_of, finish, names_in
 
@@ -81,3 +84,60 @@ def test_stale_submissions_are_swept_and_live_ones_kept(
     monkeypatch.setattr(time, "time", lambda: now + 3700)
     sweep(spool)
     assert names_in(spool.staging) == []
+
+
+@pytest.mark.parametrize("day", ["20260231", "20261301", "20260001", "00000000", "20260100"])
+def test_the_age_of_an_id_that_is_no_date_can_be_told_or_it_is_none(day: str) -> None:
+    id = f"{day}-101530-482-k7m2qf"
+    assert not is_id(id) or age_of(id) >= 0
+
+
+ANOTHER = 65534
+
+
+def as_another_user(act: Callable[[], object]) -> None:
+    """Call a function in a child process that has no rights of root; it must raise nothing."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(ANOTHER)
+            os.setuid(ANOTHER)
+            act()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+def test_one_closed_entry_hides_no_other_job(spool: Spool, submit_job: SubmitJob) -> None:
+    closed, running, done = submit_job(), submit_job(), submit_job()
+    claim_next(spool, "sick.gpu0")
+    claim_next(spool)
+    finish(claim_next(spool))
+    spool.root.parent.chmod(0o755)
+    for path in (spool.root, *spool.root.rglob("*")):
+        os.chown(path, ANOTHER, ANOTHER)
+    (spool.workers / "sick.gpu0.json").touch()
+    for path in (
+        spool.running / "sick.gpu0",
+        spool.workers / "sick.gpu0.json",
+        spool.done / done / "job.json",
+    ):
+        os.chown(path, 0, 0)
+        path.chmod(0o700)
+
+    def look() -> None:
+        assert [job.id for job in list_jobs(spool)] == [done, running]
+        assert count(spool)[State.RUNNING] == 1
+        assert read_status(spool, running).status == "running"
+        assert read_status(spool, done).prompt is None
+        assert list_workers(spool, lease=60) == []
+        Reaper(spool, max_attempts=3, lease=60).run_once()
+        with pytest.raises(NotFound):
+            find(spool, closed)
+        assert find(spool, running).state is State.INCOMING
+
+    as_another_user(look)
