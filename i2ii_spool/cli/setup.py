@@ -68,6 +68,8 @@ def tiny(folder: Path, *, like: "Version") -> None:
 
     with errors_shown():
         loading.check_packages(*loading.PACKAGES)
+        if folder.exists() and any(folder.iterdir()):
+            raise InvalidRequest(f"{folder} is not empty; name a new folder", field="folder")
         from i2ii_spool.engines.diffusers.testing.tiny_edit import write
 
         write(folder, like)

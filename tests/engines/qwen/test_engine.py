@@ -509,6 +509,9 @@ def test_tiny_model_is_labelled_and_edits_through_the_service(
     assert made.returncode == 0, made.stderr
     assert "random weights" in made.stdout
     assert "Tiny random weights" in (model / "README.md").read_text()
+    again = i2ii("model", "tiny", str(model))
+    assert again.returncode == 64
+    assert "is not empty" in again.stderr, "a model of the user would be overwritten"
 
     service.environment |= {"I2II_ENGINE": "qwen", "I2II_MODEL": str(model), "I2II_MAX_SIDE": "128"}
     service.start(sys.executable, "-m", "i2ii_spool", "gpu", "0")
