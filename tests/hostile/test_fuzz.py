@@ -86,7 +86,8 @@ def calls(draw: st.DrawFn) -> bytes:
     )
     query = urlencode(draw(st.dictionaries(names, values, max_size=3)))
     method = draw(st.sampled_from(METHODS))
-    return f"{method} {path}?{query} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode()
+    lines = [f"{method} {path}?{query} HTTP/1.1", "Host: localhost", "Content-Length: 0", "", ""]
+    return "\r\n".join(lines).encode()
 
 
 @st.composite
@@ -94,7 +95,7 @@ def spoilt(draw: st.DrawFn) -> bytes:
     """Good requests, in which bytes were changed, left out, doubled or put in."""
     get = (
         f"GET /status/{UNKNOWN_ID}?wait=0 HTTP/1.1\r\n"
-        "Host: a\r\nRange: bytes=0-5\r\nAccept: */*\r\n\r\n"
+        "Host: localhost\r\nRange: bytes=0-5\r\nAccept: */*\r\n\r\n"
     ).encode()
     data = draw(st.sampled_from([head(length(GOOD)) + GOOD, get]))
     for _ in range(draw(st.integers(1, 6))):

@@ -1,7 +1,7 @@
 """The server as an app in the test's loop, and a worker played by hand.
 
     client = await connect(max_queue=3)                       # a fixture; settings
-    response = await client.post("/edit", data=form(seed="-1"))
+    response = await client.post("/edit", data=form(seed="-2"))
     await check_error(response, 400, "invalid_request", "seed")
     worker.finish("result.png")                               # a fixture, a `HandWorker`
 

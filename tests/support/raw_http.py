@@ -58,7 +58,7 @@ class Wire:
 def head(*more: str, method: str = "POST", path: str = "/edit", boundary: str = "b") -> bytes:
     lines = [
         f"{method} {path} HTTP/1.1",
-        "Host: a",
+        "Host: localhost",
         f"Content-Type: multipart/form-data; boundary={boundary}",
         *more,
     ]
