@@ -1,9 +1,10 @@
 """Conditional requests and ranges of a file (RFC 9110, 13 and 14).
 
-`aiohttp.FileResponse` evaluates them too. It takes an entity tag in `If-Range` for no condition,
-compares dates of whole seconds with fractions of them, and refuses ranges that are to be ignored.
+`aiohttp.FileResponse` evaluates them too. It takes an entity tag in `If-Range` for no condition, and
+refuses ranges that are to be ignored.
 """
 
+import math
 import os
 import re
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ class Version(NamedTuple):
     tag: str
     """The entity tag without quotes, as `aiohttp.FileResponse` makes it."""
     modified: int
-    """Unix time in whole seconds, as in `Last-Modified`."""
+    """Unix time in whole seconds, as in the `Last-Modified` of `aiohttp.FileResponse`."""
 
     def headers(self) -> dict[str, str]:
         """As headers of an answer without the file."""
@@ -42,7 +43,7 @@ class Version(NamedTuple):
 
 def version_of(status: os.stat_result) -> Version:
     """Return the version of a file."""
-    return Version(f"{status.st_mtime_ns:x}-{status.st_size:x}", int(status.st_mtime))
+    return Version(f"{status.st_mtime_ns:x}-{status.st_size:x}", math.ceil(status.st_mtime))
 
 
 def is_not_modified(request: web.Request, version: Version) -> bool:

@@ -85,7 +85,8 @@ class FormReader:
     async def _fill(self) -> None:
         chunk = await self._body.read(CHUNK)
         if not chunk:
-            raise malformed(f"it ends without the line {self._delimiter[2:].decode()}--")
+            boundary = self._delimiter[2:].decode(errors="backslashreplace")
+            raise malformed(f"it ends without the line {boundary}--")
         self._buffer += chunk
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from aiohttp import hdrs, web
+from yarl import URL
 
 from i2ii_spool.errors import ExpectationFailed, InvalidRequest, MethodNotAllowed, NotFound
 from i2ii_spool.server.errors import Handler
@@ -94,7 +95,7 @@ class OtherPaths(web.DynamicResource):
         plain = "/" + "/".join(filter(None, path.split("/")))
         if plain == path:
             return web.UrlMappingMatchInfo({}, self._no_route), set()
-        other = request.clone(rel_url=request.rel_url.with_path(plain, encoded=True))
+        other = request.clone(rel_url=URL.build(path=plain, encoded=True))
         return await self._router.resolve(other), set()
 
 

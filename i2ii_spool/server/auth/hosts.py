@@ -48,7 +48,9 @@ class AllowedHosts:
         match = AUTHORITY.fullmatch(authority)
         if match is None:
             return False
-        host = (match["v6"] or match["name"] or "").lower().removesuffix(".")
+        if match["v6"] is not None:
+            return _is_address(match["v6"])
+        host = match["name"].lower().removesuffix(".")
         return (
             ANY_HOST in self._set_by_operator
             or host in self._names
