@@ -1,7 +1,7 @@
 """Conditional requests and ranges of a file (RFC 9110, 13 and 14).
 
-`aiohttp.FileResponse` evaluates them too. It takes an entity tag in `If-Range` for no condition, and
-refuses ranges that are to be ignored.
+`aiohttp.FileResponse` evaluates them too. It takes an entity tag in `If-Range` for no condition,
+and refuses ranges that are to be ignored.
 """
 
 import math
