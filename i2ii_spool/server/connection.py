@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import socket
+from typing import Any
 
 from aiohttp import web
 
@@ -63,6 +64,11 @@ class Connection(web.RequestHandler):
         """Clean up, unless the connection is refused."""
         if not self._is_refused:
             super().connection_lost(exc)
+
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """Log a bug. That a client's body cannot be decoded is none, and the client is told."""
+        if not isinstance(options.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **options)
 
     def handle_error(
         self,

@@ -63,7 +63,8 @@ async def read_form(request: web.Request, submission: Submission, max_bytes: int
     except ConnectionError as error:  # the client has gone: it does not read the answer
         raise InvalidRequest(f"the body ends too early: {error}") from error
     except (HttpProcessingError, web.RequestPayloadError) as error:
-        raise malformed(str(error)) from error
+        said = " ".join(str(error).split()).removeprefix("400, message: ")
+        raise malformed(said) from error
     named, _ = texts.pop(CHARSET, (b"", None))
     charset = charsets.decode(named, charsets.DEFAULT, CHARSET) or parameters.get("charset")
     charset = charset or charsets.DEFAULT
