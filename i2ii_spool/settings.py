@@ -212,19 +212,19 @@ class Settings(BaseSettings):
     ] = False
 
     allowed_hosts: Annotated[
-        str,
+        str | None,
         _access(
             "names, besides localhost and addresses, that a request without a token may have in "
             "Host, separated by commas: the name of a reverse proxy; * allows all (docs/access.md)"
         ),
-    ] = ""
+    ] = None
     trusted_proxies: Annotated[
-        str,
+        str | None,
         _access(
             "networks of the reverse proxies whose X-Forwarded-For is believed, separated by "
             "commas, like 10.0.0.0/8; unix stands for peers on a Unix socket"
         ),
-    ] = ""
+    ] = None
 
     max_connections: Annotated[int, _limit("connections at a time; beyond, 503", ge=1)] = 1000
     client_max_uploads: Annotated[
@@ -323,7 +323,7 @@ class Settings(BaseSettings):
 
     @field_validator("allowed_hosts")
     @classmethod
-    def _are_hosts(cls, text: str) -> str:
+    def _are_hosts(cls, text: str | None) -> str | None:
         for name in _split(text):
             if name != ANY_HOST and not HOST_NAME.fullmatch(name):
                 raise ValueError(f"must be names without scheme and port, not {name!r}")
@@ -331,7 +331,7 @@ class Settings(BaseSettings):
 
     @field_validator("trusted_proxies")
     @classmethod
-    def _are_networks(cls, text: str) -> str:
+    def _are_networks(cls, text: str | None) -> str | None:
         try:
             _networks(text)
         except ValueError as error:
@@ -395,11 +395,11 @@ class Settings(BaseSettings):
         }
 
 
-def _split(text: str) -> list[str]:
-    return text.replace(",", " ").lower().split()
+def _split(text: str | None) -> list[str]:
+    return (text or "").replace(",", " ").lower().split()
 
 
-def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+def _networks(text: str | None) -> tuple[IPv4Network | IPv6Network, ...]:
     named = [name for name in _split(text) if name != UNIX_PEER]
     return tuple(ip_network(name, strict=False) for name in named)
 

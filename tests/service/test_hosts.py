@@ -199,7 +199,7 @@ async def test_each_client_of_a_proxy_has_its_own_share(connect: Connect) -> Non
 async def test_a_client_on_a_unix_socket_may_be_a_proxy(
     spool: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture, trusted: str, address: str
 ) -> None:
-    given: dict[str, Any] = {"spool": spool.root, "min_free_mib": 0, "trusted_proxies": trusted}
+    given: dict[str, Any] = {"spool": spool.root, "min_free_mib": 0, "trusted_proxies": trusted or None}
     runner = web.AppRunner(create_app(Settings(_env_file=None, **given)))  # type: ignore[call-arg]
     await runner.setup()
     path = str(tmp_path / "http.sock")
