@@ -26,6 +26,7 @@ from i2ii_spool.server.state import (
     CompletionWaiters,
     CurrentSettings,
 )
+from i2ii_spool.server.upload import FORM_FIELDS
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import list_workers
@@ -34,7 +35,7 @@ from i2ii_spool.spool.maintenance import Maintenance
 from i2ii_spool.spool.watch import Watcher
 
 ROUTES = [
-    Route("POST", "/edit", jobs.edit, takes_form=True),
+    Route("POST", "/edit", jobs.edit, form_fields=FORM_FIELDS),
     Route("GET", "/status/{id}", jobs.status, parameters=("wait",)),
     Route("GET", "/result/{id}", results.result, parameters=("n", "wait")),
     Route("GET", "/jobs", jobs.list_all, parameters=("state", "limit", "after")),

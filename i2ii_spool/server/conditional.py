@@ -70,14 +70,15 @@ def _matches(tags: tuple[ETag, ...], version: Version, *, weak: bool) -> bool:
 def evaluated(request: web.Request, version: Version, size: int) -> web.Request:
     """Return the request without its conditions, and without a `Range` that is to be ignored.
 
-    Those are several ranges, other units, what cannot be read, and ranges of another version
-    (`If-Range`). Raises `RangeNotSatisfiable` for a range outside of the `size` bytes.
+    Those are ranges of a `HEAD`, several ranges, other units, what cannot be read, and ranges of
+    another version (`If-Range`). Raises `RangeNotSatisfiable` for a range outside of the `size` bytes.
     """
     headers = CIMultiDict(request.headers)
     for name in CONDITIONS:
         headers.popall(name, None)
     ranges = request.headers.getall(hdrs.RANGE, [])
-    match = SINGLE_RANGE.fullmatch(ranges[0].strip()) if len(ranges) == 1 else None
+    is_one = len(ranges) == 1 and request.method == hdrs.METH_GET
+    match = SINGLE_RANGE.fullmatch(ranges[0].strip()) if is_one else None
     if match is None or not _is_range(match[1], match[2]) or not _is_current(request, version):
         headers.popall(hdrs.RANGE, None)
     elif int(match[1] or 0) >= size or (not match[1] and int(match[2]) == 0):

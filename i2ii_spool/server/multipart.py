@@ -12,6 +12,8 @@ from i2ii_spool.errors import InvalidRequest
 from i2ii_spool.server.limits import LimitedReader
 
 CHUNK = 256 * 1024
+MAX_PARTS = 100
+"""Each takes time to parse. A form has as many as its page has inputs."""
 MAX_HEAD = 16 * 1024
 """Bytes of the head of a part: ten times the longest file name, percent-encoded."""
 IDENTITY_ENCODINGS = {"7bit", "8bit", "binary", "identity"}
@@ -47,6 +49,7 @@ class FormReader:
         self._body = body
         self._delimiter = b"\r\n--" + boundary
         self._buffer = bytearray(b"\r\n")  # the first delimiter may begin the body
+        self._parts = 0
         self._is_in_part = True  # what precedes the first delimiter is skipped like a part
 
     async def next_part(self) -> PartHead | None:
@@ -57,6 +60,9 @@ class FormReader:
             await self._fill()
         if self._buffer.startswith(b"--"):
             return None
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise malformed(f"it has more than {MAX_PARTS} parts")
         while (end := self._buffer.find(b"\r\n\r\n", 0, MAX_HEAD)) < 0:
             if len(self._buffer) >= MAX_HEAD:
                 raise malformed(f"the head of a part is longer than {MAX_HEAD} bytes")
@@ -157,4 +163,5 @@ def _check_is_plain(field: str, headers: Mapping[str, str]) -> None:
 
 
 def _charset_in(content_type: str) -> str | None:
-    return parse_parameters(content_type)["charset"] if "charset" in content_type.lower() else None
+    has_one = "charset" in content_type.lower()  # else it does not matter how it is written
+    return parse_parameters(content_type).get("charset") if has_one else None

@@ -29,13 +29,14 @@ class Route:
     handler: Handler
     parameters: tuple[str, ...] = ()
     """Of the query."""
-    takes_form: bool = False
+    form_fields: tuple[str, ...] = ()
+    """Of the body; a route without any takes no body."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request, or refuse it before its body is read."""
         check_expectation(request)
         check_query(request, self)
-        if not self.takes_form:
+        if not self.form_fields:
             check_no_body(request)
         return await self.handler(request)
 
@@ -121,8 +122,8 @@ def check_query(request: web.Request, route: Route) -> None:
         if name == IGNORED_PARAMETER:
             continue
         if name not in route.parameters:
-            if route.takes_form:
-                cure = f"send it as a form field, like curl -F {name[:100]}=..."
+            if name in route.form_fields:
+                cure = f"send it as a form field, like curl -F {name}=..."
             else:
                 cure = f"it takes {', '.join(route.parameters) or 'none'}"
             what = f"{name[:100]} is not a parameter of {route.method} {route.path}"

@@ -18,6 +18,7 @@ MAX_TEXT = 64 * 1024
 IMAGE = "image"
 IMAGE_NAMES = (IMAGE, "image[]")
 """PHP, and clients of the OpenAI API, name a field `image[]` that they repeat."""
+FORM_FIELDS = (IMAGE, *EditRequest.model_fields)
 CHARSET = "_charset_"
 """A field that names the charset of the texts (RFC 7578, 4.6). Browsers fill it in."""
 BODY_ENCODINGS = ("identity", "gzip", "deflate")
@@ -104,7 +105,7 @@ def check_field(head: PartHead, texts: dict[str, tuple[bytes, str | None]]) -> N
     if name in texts:
         raise InvalidRequest(f"{name} is given twice", field=name)
     if name != CHARSET and name not in EditRequest.model_fields:
-        known = ", ".join([IMAGE, *EditRequest.model_fields])
+        known = ", ".join(FORM_FIELDS)
         raise InvalidRequest(f"{name} is not a field; the fields are {known}", field=name)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from i2ii_spool.server.multipart import MAX_HEAD
+from i2ii_spool.server.multipart import MAX_HEAD, MAX_PARTS
 from i2ii_spool.spool.layout import Spool
 from tests.support.app import Client, Connect, check_error, form, is_empty
 from tests.support.http import END, MULTIPART, multipart, part, raw_part
@@ -223,6 +223,22 @@ async def test_a_byte_order_mark_is_no_part_of_a_text(connect: Connect, spool: S
     client = await connect()
     job = await stored(client, spool, PICTURE, part("prompt", b"\xef\xbb\xbfsepia"))
     assert job["prompt"] == "sepia"
+
+
+async def test_a_type_may_have_other_parameters(connect: Connect, spool: Spool) -> None:
+    client = await connect()
+    kind = 'Content-Type: text/plain; name="charset.txt"; format=flowed'
+    assert (await stored(client, spool, PICTURE, part("prompt", b"blur", kind)))["prompt"] == "blur"
+
+
+async def test_a_form_of_too_many_parts_is_refused(connect: Connect, spool: Spool) -> None:
+    client = await connect()
+    unused = raw_part('Content-Disposition: form-data; name="image"; filename=""', b"")
+    response = await send(client, unused * MAX_PARTS)
+    await check_error(response, 400, "invalid_request", "prompt")
+    response = await send(client, unused * MAX_PARTS, PICTURE)
+    assert "more than 100 parts" in await check_error(response, 400, "invalid_request")
+    assert is_empty(spool)
 
 
 async def test_the_charset_of_a_picture_means_nothing(connect: Connect, spool: Spool) -> None:

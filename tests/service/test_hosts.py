@@ -199,7 +199,11 @@ async def test_each_client_of_a_proxy_has_its_own_share(connect: Connect) -> Non
 async def test_a_client_on_a_unix_socket_may_be_a_proxy(
     spool: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture, trusted: str, address: str
 ) -> None:
-    given: dict[str, Any] = {"spool": spool.root, "min_free_mib": 0, "trusted_proxies": trusted or None}
+    given: dict[str, Any] = {
+        "spool": spool.root,
+        "min_free_mib": 0,
+        "trusted_proxies": trusted or None,
+    }
     runner = web.AppRunner(create_app(Settings(_env_file=None, **given)))  # type: ignore[call-arg]
     await runner.setup()
     path = str(tmp_path / "http.sock")
@@ -209,6 +213,9 @@ async def test_a_client_on_a_unix_socket_may_be_a_proxy(
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session:
             response = await session.post("http://x/edit", data=form(), headers=headers)
             assert response.status == 202, await response.text()
+            headers = sent_to("any.name", Origin="https://evil.example")
+            response = await session.post("http://x/edit", data=form(), headers=headers)
+            await check_error(response, 403, "forbidden")
     await runner.cleanup()
     assert f"submitted by {address}\n" in caplog.text
 

@@ -159,6 +159,17 @@ async def test_a_range_beyond_the_result_is_refused(
     assert str(len(whole)) in await check_error(response, 416, "range_not_satisfiable")
 
 
+async def test_a_range_of_a_head_is_ignored(
+    connect: Connect, worker: HandWorker, submit_job: SubmitJob
+) -> None:
+    client = await connect()
+    id = submit_job()
+    whole = worker.finish()["result.png"]
+    for asked in ("bytes=0-9", "bytes=99999999-"):
+        response = await client.head(f"/result/{id}", headers={"Range": asked})
+        assert (response.status, response.headers["Content-Length"]) == (200, str(len(whole)))
+
+
 RANGES = [
     ("bytes=0-9", 0, 10),
     ("Bytes=10-", 10, None),

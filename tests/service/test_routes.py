@@ -32,11 +32,11 @@ async def test_a_parameter_that_a_route_does_not_take_is_refused(
     connect: Connect, spool: Spool, route: Route
 ) -> None:
     client = await connect()
-    data = form() if route.takes_form else None
+    data = form() if route.form_fields else None
     response = await client.request(route.method, path_of(route) + "?seed=7", data=data)
     message = await check_error(response, 400, "invalid_request", "seed")
     assert f"seed is not a parameter of {route.method} {route.path}" in message
-    if route.takes_form:
+    if route.form_fields:
         assert "send it as a form field, like curl -F seed=" in message
     else:
         assert f"it takes {', '.join(route.parameters) or 'none'}" in message
@@ -46,9 +46,9 @@ async def test_a_parameter_that_a_route_does_not_take_is_refused(
 @EACH_ROUTE
 async def test_what_keeps_caches_away_is_passed_over(connect: Connect, route: Route) -> None:
     client = await connect()
-    data = form() if route.takes_form else None
+    data = form() if route.form_fields else None
     with_it = await client.request(route.method, path_of(route) + "?_=1&_=2", data=data)
-    data = form() if route.takes_form else None
+    data = form() if route.form_fields else None
     without = await client.request(route.method, path_of(route), data=data)
     assert with_it.status == without.status
     assert (await with_it.json()).keys() == (await without.json()).keys()
@@ -63,7 +63,7 @@ async def test_other_methods_of_a_route_take_no_more_parameters(
     assert (await client.request(method, "/jobs?_=2")).status in (200, 204)
 
 
-@each([route for route in ROUTES if not route.takes_form])
+@each([route for route in ROUTES if not route.form_fields])
 @pytest.mark.parametrize("body", [b'{"seed": 7}', b"seed=7", part("seed", b"7") + END])
 async def test_a_body_that_a_route_does_not_take_is_refused(
     connect: Connect, route: Route, body: bytes
@@ -78,6 +78,13 @@ async def test_an_empty_object_is_no_body(connect: Connect, submit_job: SubmitJo
     id = submit_job()
     await client.delete(f"/jobs/{id}", json={})
     assert (await client.post(f"/jobs/{id}/retry", json={})).status == 202
+
+
+async def test_a_parameter_is_called_a_field_only_if_it_is_one(connect: Connect) -> None:
+    client = await connect()
+    response = await client.post("/edit?wait=30", data=form())
+    message = await check_error(response, 400, "invalid_request", "wait")
+    assert "wait is not a parameter of POST /edit; it takes none" in message
 
 
 async def test_an_idempotency_key_given_twice_is_refused(connect: Connect, spool: Spool) -> None:
@@ -121,7 +128,7 @@ async def test_more_slashes_lead_to_the_same_route(
     client = await connect()
     answers = []
     for path in (path_of(route), spelling.format(path_of(route).replace("/", "//"))):
-        data = form() if route.takes_form else None
+        data = form() if route.form_fields else None
         url = f"http://{client.host}:{client.port}{path}"
         answers.append(await client.session.request(route.method, url, data=data))
     plain, other = answers

@@ -30,8 +30,11 @@ class AllowedHosts:
 
     def check(self, request: web.Request) -> None:
         """Raise `MisdirectedRequest` for another host, `Forbidden` for a page of another site."""
-        if not is_over_ip(request):  # no browser connects to a Unix socket
-            return
+        if is_over_ip(request):  # no browser connects to a Unix socket; its proxy's names are many
+            self._check_host(request)
+        self._check_origin(request)
+
+    def _check_host(self, request: web.Request) -> None:
         named = request.headers.getall(hdrs.HOST, [])
         if is_absolute(request):
             named.append(request.url.authority)
@@ -42,7 +45,6 @@ class AllowedHosts:
                     "the name to the server's setting I2II_ALLOWED_HOSTS",
                     field=hdrs.HOST,
                 )
-        self._check_origin(request)
 
     def _allows(self, authority: str) -> bool:
         match = AUTHORITY.fullmatch(authority)
