@@ -71,7 +71,8 @@ def evaluated(request: web.Request, version: Version, size: int) -> web.Request:
     """Return the request without its conditions, and without a `Range` that is to be ignored.
 
     Those are ranges of a `HEAD`, several ranges, other units, what cannot be read, and ranges of
-    another version (`If-Range`). Raises `RangeNotSatisfiable` for a range outside of the `size` bytes.
+    another version (`If-Range`). Raises `RangeNotSatisfiable` for a range outside of the `size`
+    bytes.
     """
     headers = CIMultiDict(request.headers)
     for name in CONDITIONS:
