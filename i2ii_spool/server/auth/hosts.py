@@ -94,6 +94,8 @@ def is_absolute(request: web.Request) -> bool:
 
 
 def is_over_ip(request: web.Request) -> bool:
-    """Return whether the connection is one of IP; else it is one of a Unix socket."""
-    transport = request.transport
-    return transport is not None and isinstance(transport.get_extra_info("peername"), tuple)
+    """Return whether the connection is one of IP; else it is one of a Unix socket.
+
+    One that the client has closed already has no address; it counts as one of IP.
+    """
+    return request.remote is None or _is_address(request.remote)

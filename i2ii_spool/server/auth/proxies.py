@@ -32,7 +32,7 @@ class Proxies:
         if is_over_ip(request):
             address = parse_address(request.remote or "")
             if address is None or not self._is_trusted(address):
-                return request.remote or ""
+                return request.remote or UNIX_CLIENT
         elif not self._trusts_unix_peers:
             return UNIX_CLIENT
         else:
