@@ -230,8 +230,7 @@ class Forbidden(I2iiError):
 
 
 class MisdirectedRequest(I2iiError):
-    """The request names a host that this server does not serve: it may come from a web page whose
-    name was made to resolve to this address."""
+    """The request names a host that this server does not serve."""
 
     code = "misdirected_request"
     http_status = 421

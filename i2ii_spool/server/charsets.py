@@ -28,6 +28,9 @@ CHARSETS = {
         )
     },
     **AS_BROWSERS_DO,
+    "windows_874": "cp874",
+    "iso_8859_8_i": "iso8859_8",
+    "x_mac_cyrillic": "mac_cyrillic",
 }
 """The codec of each charset. Python has others that decode no text, or are slow on purpose."""
 DEFAULT = "utf-8"

@@ -92,7 +92,7 @@ class FormReader:
         chunk = await self._body.read(CHUNK)
         if not chunk:
             boundary = self._delimiter[2:].decode(errors="backslashreplace")
-            raise malformed(f"it ends without the line {boundary}--")
+            raise malformed(f"it ends without the line {boundary}--, after a CRLF")
         self._buffer += chunk
 
 

@@ -179,10 +179,11 @@ CHARSETS = [
     "windows-1252",
     "ISO-8859-1",
     "koi8-r",
+    "windows-874",
     "us-ascii",
 ]
 TEXTS = {"big5": "畫水彩", "shift_jis": "①水彩", "windows-1252": "Öl, 5 €", "iso-8859-1": "Öl"}
-TEXTS |= {"koi8-r": "акварель", "us-ascii": "oil"}
+TEXTS |= {"koi8-r": "акварель", "us-ascii": "oil", "windows-874": "สีน้ำ"}
 
 
 @pytest.mark.parametrize("where", ["part", "field", "body"])
@@ -192,7 +193,7 @@ async def test_a_text_is_decoded_by_its_charset(
 ) -> None:
     client = await connect()
     text = TEXTS.get(charset.lower(), PAINTED)
-    data = text.encode("cp932" if charset == "Shift_JIS" else charset)
+    data = text.encode({"Shift_JIS": "cp932", "windows-874": "cp874"}.get(charset, charset))
     header = f'Content-Type: text/plain; charset="{charset}"'
     texts = [part(name, data, *[header] * (where == "part")) for name in ("prompt", "name")]
     named = [part("_charset_", charset.encode())] if where == "field" else []
