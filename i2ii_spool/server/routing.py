@@ -108,8 +108,8 @@ async def no_route(request: web.Request) -> web.Response:
 
 def check_expectation(request: web.Request) -> None:
     """Raise `ExpectationFailed` for one other than `100-continue`."""
-    expected = request.headers.get(hdrs.EXPECT, "100-continue")
-    if expected.lower() != "100-continue":
+    expected = ", ".join(request.headers.getall(hdrs.EXPECT, []))
+    if expected.lower() not in ("", "100-continue"):
         raise ExpectationFailed(
             f"Expect: {expected[:100]} cannot be met; send 100-continue, or no Expect",
             field=hdrs.EXPECT,

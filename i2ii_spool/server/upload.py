@@ -76,7 +76,7 @@ async def read_form(request: web.Request, submission: Submission, max_bytes: int
 
 async def send_continue(request: web.Request) -> None:
     """Ask for the body if the client waits with it (`Expect: 100-continue`)."""
-    if hdrs.EXPECT in request.headers and request.version >= HttpVersion11:
+    if request.headers.get(hdrs.EXPECT) and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # of the answer, nothing is sent yet
 

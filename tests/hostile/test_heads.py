@@ -62,6 +62,7 @@ REFUSED = {
     "queue": ("full", head("Content-Length: 9", EXPECT), 429),
     "other expectation": ("open", head("Content-Length: 9", "Expect: 200-ok"), 417),
     "two expectations": ("open", head("Content-Length: 9", "Expect: 100-continue, x"), 417),
+    "two headers": ("open", head("Content-Length: 9", EXPECT, "Expect: x"), 417),
     "other, without token": ("token", head("Content-Length: 9", "Expect: 200-ok"), 401),
     "other, no route": ("open", head("Content-Length: 9", "Expect: 200-ok", path="/nothing"), 404),
     "other, at *": (
