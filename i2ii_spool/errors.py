@@ -10,12 +10,16 @@
     ├── NotFound                  no such job, result, route or token
     │   └── Deleted                   there was such a job; it has been deleted
     ├── MethodNotAllowed          the route exists and does not take this method
+    ├── ExpectationFailed         the client expects (`Expect`) what the server does not do
+    ├── PreconditionFailed        the picture is not the one that `If-Match` names
     ├── RangeNotSatisfiable       the range starts behind the end of the picture
     ├── WrongState                the job is not in a state that allows this
+    │   ├── NotReady                  it has not ended within the time that the client waits
     │   ├── JobFailed                 it ended without a picture; carries the code of its failure
     │   └── IdempotencyKeyReused      the key was used for another request
     ├── Unauthorized              no token, or none that is valid
     ├── Forbidden                 not allowed from here
+    ├── MisdirectedRequest        the request names a host that this server does not serve
     ├── TooSlow                   the body arrives too slowly
     ├── TryLater                  try again after `retry_after` seconds
     │   ├── QueueFull                 as many jobs wait as may
@@ -147,6 +151,25 @@ class MethodNotAllowed(I2iiError):
     code = "method_not_allowed"
     http_status = 405
 
+    def __init__(self, message: str, *, field: str | None = None, allow: str = "") -> None:
+        super().__init__(message, field=field)
+        self.allow = allow
+        """The methods, as in the header `Allow`; empty where a client does not know them."""
+
+
+class ExpectationFailed(I2iiError):
+    """The client expects (`Expect`) something that the server does not do."""
+
+    code = "expectation_failed"
+    http_status = 417
+
+
+class PreconditionFailed(I2iiError):
+    """The picture is not the one that `If-Match` or `If-Unmodified-Since` names."""
+
+    code = "precondition_failed"
+    http_status = 412
+
 
 class RangeNotSatisfiable(I2iiError):
     """The range starts behind the end of the picture."""
@@ -166,6 +189,12 @@ class WrongState(I2iiError):
     code = "wrong_state"
     http_status = 409
     exit_code = EX_USAGE
+
+
+class NotReady(WrongState):
+    """The job has not ended within the time that the client waits for its picture."""
+
+    code = "not_ready"
 
 
 class JobFailed(WrongState):
@@ -198,6 +227,13 @@ class Forbidden(I2iiError):
 
     code = "forbidden"
     http_status = 403
+
+
+class MisdirectedRequest(I2iiError):
+    """The request names a host that this server does not serve."""
+
+    code = "misdirected_request"
+    http_status = 421
 
 
 class TooSlow(I2iiError):

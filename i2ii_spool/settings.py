@@ -6,9 +6,11 @@ beats `/etc/i2ii/i2ii.env`, and that beats the default. The flags of the command
 """
 
 import os
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -30,6 +32,9 @@ MIB = 2**20
 OffloadMode = Literal["full", "model-offload", "group-offload", "fp8"]
 StepCache = Literal["off", "first-block", "taylorseer", "dbcache"]
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ANY_HOST = "*"
+UNIX_PEER = "unix"
+HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.ASCII)
 MIN_TOKEN_LENGTH = 16
 AUTH_CURE = (
     "require tokens (i2ii token add NAME --tokens-file FILE), or keep to 127.0.0.1 behind a proxy "
@@ -206,6 +211,21 @@ class Settings(BaseSettings):
         _access("listen on a non-loopback address without tokens (insecure: anyone can submit)"),
     ] = False
 
+    allowed_hosts: Annotated[
+        str | None,
+        _access(
+            "names, besides localhost and addresses, that a request without a token may have in "
+            "Host, separated by commas: the name of a reverse proxy; * allows all (docs/access.md)"
+        ),
+    ] = None
+    trusted_proxies: Annotated[
+        str | None,
+        _access(
+            "networks of the reverse proxies whose X-Forwarded-For is believed, separated by "
+            "commas, like 10.0.0.0/8; unix stands for peers on a Unix socket"
+        ),
+    ] = None
+
     max_connections: Annotated[int, _limit("connections at a time; beyond, 503", ge=1)] = 1000
     client_max_uploads: Annotated[
         int,
@@ -301,6 +321,23 @@ class Settings(BaseSettings):
             )
         return token
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, text: str | None) -> str | None:
+        for name in _split(text):
+            if name != ANY_HOST and not HOST_NAME.fullmatch(name):
+                raise ValueError(f"must be names without scheme and port, not {name!r}")
+        return text
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, text: str | None) -> str | None:
+        try:
+            _networks(text)
+        except ValueError as error:
+            raise ValueError(f"must be networks like 10.0.0.0/8, or {UNIX_PEER}: {error}") from None
+        return text
+
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
         if self.host not in LOOPBACK and not self.auth_required and not self.no_auth:
@@ -313,6 +350,21 @@ class Settings(BaseSettings):
     def auth_required(self) -> bool:
         """Whether a request needs a token."""
         return self.tokens_file is not None or self.api_token is not None
+
+    @property
+    def allowed_host_names(self) -> frozenset[str]:
+        """The names in `allowed_hosts`, in lower case."""
+        return frozenset(_split(self.allowed_hosts))
+
+    @property
+    def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks in `trusted_proxies`."""
+        return _networks(self.trusted_proxies)
+
+    @property
+    def trusts_unix_peers(self) -> bool:
+        """Whether `trusted_proxies` has the peers on a Unix socket."""
+        return UNIX_PEER in _split(self.trusted_proxies)
 
     @property
     def client_token(self) -> str | None:
@@ -341,6 +393,15 @@ class Settings(BaseSettings):
             for name, value in self
             if value is not None
         }
+
+
+def _split(text: str | None) -> list[str]:
+    return (text or "").replace(",", " ").lower().split()
+
+
+def _networks(text: str | None) -> tuple[IPv4Network | IPv6Network, ...]:
+    named = [name for name in _split(text) if name != UNIX_PEER]
+    return tuple(ip_network(name, strict=False) for name in named)
 
 
 def variable(name: str) -> str:

@@ -14,6 +14,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -23,7 +24,14 @@ from i2ii_spool.jobs.folder import JOB
 MAX_IMAGES = 3
 MAX_PROMPT = 4000
 MAX_SIDE = 4096
+MAX_SEED = 2**64 - 1
+RANDOM_SEED = -1
 
+SHORT_FIELDS = (
+    *("preset", "num_inference_steps", "true_cfg_scale"),
+    *("seed", "size", "output_format", "n"),
+)
+"""Numbers and choices: spaces around one mean nothing, and a blank one is not given."""
 PRESET_FIELDS = {"num_inference_steps", "true_cfg_scale"}
 """A preset decides these where a request leaves them out."""
 
@@ -61,7 +69,12 @@ class EditRequest(BaseModel):
         ),
     ] = 4.0
     seed: Annotated[
-        int, Field(ge=0, le=2**32 - 1, description="the same seed makes the same picture")
+        int,
+        Field(
+            ge=-1,
+            le=MAX_SEED,
+            description="the same seed makes the same picture; -1: the worker draws one",
+        ),
     ] = 0
     size: Annotated[
         str, Field(description="auto: the first picture's aspect; input: exactly its size; or WxH")
@@ -73,6 +86,53 @@ class EditRequest(BaseModel):
     name: Annotated[
         str, Field(max_length=200, description="your name for the job; part of its id")
     ] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_blank_fields(cls, fields: Any) -> Any:
+        """Leave out choices and numbers that are blank: forms send the inputs that are not used."""
+        if not isinstance(fields, Mapping):
+            return fields
+        return {
+            name: value
+            for name, value in fields.items()
+            if name not in SHORT_FIELDS or not isinstance(value, str) or value.strip()
+        }
+
+    @field_validator(*SHORT_FIELDS, mode="before")
+    @classmethod
+    def _is_stripped(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # a JSON `true`, which pydantic takes for the number 1
+            raise ValueError("must not be true or false")
+        return value.strip() if isinstance(value, str) else value
+
+    @field_validator("prompt", "negative_prompt", mode="before")
+    @classmethod
+    def _has_unix_lines(cls, text: Any) -> Any:
+        """Browsers send each line break of a text area as CRLF."""
+        return re.sub(r"\r\n?", "\n", text) if isinstance(text, str) else text
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _is_spelt_with_x(cls, size: Any) -> Any:
+        if not isinstance(size, str):
+            return size
+        return re.sub(r"\s*[x*\N{MULTIPLICATION SIGN}]\s*", "x", size.strip().lower())
+
+    @field_validator("output_format", mode="before")
+    @classmethod
+    def _is_named_as_here(cls, name: Any) -> Any:
+        if not isinstance(name, str):
+            return name
+        name = name.lower().removeprefix("image/")
+        return "jpeg" if name == "jpg" else name
+
+    @field_validator("n")
+    @classmethod
+    def _has_seeds(cls, n: int, info: ValidationInfo) -> int:
+        if info.data.get("seed", 0) + n - 1 > MAX_SEED:
+            raise ValueError(f"is too large for this seed: the last one would be above {MAX_SEED}")
+        return n
 
     @field_validator("prompt")
     @classmethod

@@ -14,6 +14,7 @@ from i2ii_spool.server.auth.middleware import AUTH, TokenAuth, authenticate, wat
 from i2ii_spool.server.errors import SERVER_NAME, errors_as_json
 from i2ii_spool.server.limits import LIMITS, Limits
 from i2ii_spool.server.routes import jobs, results, system
+from i2ii_spool.server.routing import Route, add_routes
 from i2ii_spool.server.state import (
     COUNTS,
     QUEUE,
@@ -25,6 +26,7 @@ from i2ii_spool.server.state import (
     CompletionWaiters,
     CurrentSettings,
 )
+from i2ii_spool.server.upload import FORM_FIELDS
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import list_workers
@@ -33,15 +35,15 @@ from i2ii_spool.spool.maintenance import Maintenance
 from i2ii_spool.spool.watch import Watcher
 
 ROUTES = [
-    web.post("/edit", jobs.edit),
-    web.get("/status/{id}", jobs.status),
-    web.get("/result/{id}", results.result),
-    web.get("/jobs", jobs.list_all),
-    web.delete("/jobs/{id}", jobs.delete),
-    web.post("/jobs/{id}/retry", jobs.retry),
-    web.get("/system/status", system.status),
-    web.get("/health", system.health),
-    web.get("/livez", system.livez),
+    Route("POST", "/edit", jobs.edit, form_fields=FORM_FIELDS),
+    Route("GET", "/status/{id}", jobs.status, parameters=("wait",)),
+    Route("GET", "/result/{id}", results.result, parameters=("n", "wait")),
+    Route("GET", "/jobs", jobs.list_all, parameters=("state", "limit", "after")),
+    Route("DELETE", "/jobs/{id}", jobs.delete),
+    Route("POST", "/jobs/{id}/retry", jobs.retry),
+    Route("GET", "/system/status", system.status),
+    Route("GET", "/health", system.health),
+    Route("GET", "/livez", system.livez),
 ]
 QUEUE_AGE_SECONDS = 0.05
 WORKERS_AGE_SECONDS = 0.5
@@ -57,7 +59,7 @@ def create_app(settings: Settings) -> web.Application:
     app[SPOOL] = Spool(settings.spool)
     app[AUTH] = TokenAuth(settings)
     app[LIMITS] = Limits()
-    app.add_routes(ROUTES)
+    add_routes(app, ROUTES)
     app.cleanup_ctx.extend([run_threads, run_spool, watch_tokens_file])
     app.on_shutdown.append(answer_long_polls)
     app.on_response_prepare.append(hide_aiohttp_version)

@@ -4,11 +4,12 @@ import asyncio
 import json
 import logging
 import socket
+from typing import Any
 
 from aiohttp import web
 
-from i2ii_spool.errors import TooManyConnections
-from i2ii_spool.server.errors import malformed_http
+from i2ii_spool.errors import I2iiError, TooManyConnections
+from i2ii_spool.server.errors import error_response, malformed_http
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,11 @@ class Connection(web.RequestHandler):
         if not self._is_refused:
             super().connection_lost(exc)
 
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """Log a bug. That a client's body cannot be decoded is none, and the client is told."""
+        if not isinstance(options.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **options)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -71,10 +77,13 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer malformed HTTP in the one shape of all errors."""
-        if exc is not None and status >= 500:
-            return super().handle_error(request, status, exc, message)
-        return malformed_http(status, message)
+        """Answer malformed HTTP, and a bug of the server, in the one shape of all errors."""
+        if exc is None or status < 500:
+            return malformed_http(status, message)
+        super().handle_error(request, status, exc, message)  # logs it; raises in mid-answer
+        response = error_response(I2iiError("internal server error; see the server log"))
+        response.force_close()
+        return response
 
 
 def refusal() -> bytes:

@@ -10,7 +10,7 @@ from i2ii_spool.errors import (
     I2iiError,
     MalformedHttp,
     MethodNotAllowed,
-    NotFound,
+    NotReady,
     RangeNotSatisfiable,
     TooSlow,
     TryLater,
@@ -43,10 +43,6 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return await handler(request)
     except I2iiError as error:
         return error_response(error)
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        return _router_response(request, error)
     except Exception as error:
         known = from_os_error(error) if isinstance(error, OSError) else None
         if known is None:
@@ -56,11 +52,16 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return error_response(known)
 
 
-def error_response(error: I2iiError, **headers: str) -> web.Response:
+def error_response(error: I2iiError) -> web.Response:
     """Return the answer for an error: its status, its headers and its one shape."""
+    headers: dict[str, str] = {}
     match error:
         case TryLater():
             headers["Retry-After"] = str(error.retry_after)
+        case NotReady():
+            headers["Retry-After"] = "1"
+        case MethodNotAllowed():
+            headers["Allow"] = error.allow
         case Unauthorized():
             headers["WWW-Authenticate"] = 'Bearer realm="i2ii"'
         case TooSlow():
@@ -68,24 +69,6 @@ def error_response(error: I2iiError, **headers: str) -> web.Response:
         case RangeNotSatisfiable():
             headers["Content-Range"] = f"bytes */{error.size}"
     return json_response({"error": error.to_dict()}, status=error.http_status, headers=headers)
-
-
-def _router_response(request: web.Request, error: web.HTTPException) -> web.Response:
-    """Return the answer for an error that aiohttp raised, such as an unknown route."""
-    match error:
-        case web.HTTPNotFound():
-            routes = "/edit, /status/ID, /result/ID and /jobs"
-            return error_response(
-                NotFound(f"there is no route {request.path}; jobs are at {routes}")
-            )
-        case web.HTTPMethodNotAllowed():
-            allowed = ", ".join(sorted(error.allowed_methods))
-            refused = f"{request.path} does not accept {request.method}; it accepts {allowed}"
-            return error_response(MethodNotAllowed(refused), Allow=error.headers["Allow"])
-        case _:
-            code = error.reason.lower().replace(" ", "_").replace("-", "_")
-            described = {"code": code, "message": error.text or error.reason}
-            return json_response({"error": described}, status=error.status)
 
 
 def malformed_http(status: int, reason: str | None) -> web.Response:

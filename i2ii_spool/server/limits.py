@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from aiohttp import StreamReader, web
 
@@ -79,7 +78,7 @@ LIMITS = web.AppKey("limits", Limits)
 
 
 class LimitedReader:
-    """A request's body for `aiohttp.MultipartReader`, limited in size and in slowness.
+    """A request's body, limited in size and in slowness.
 
     Read it within the `asyncio.timeout` that is its `deadline`: it extends that as bytes arrive.
     Raises `TooLarge`.
@@ -93,20 +92,10 @@ class LimitedReader:
         self._bytes = 0
         self._extended_at = 0
         deadline.reschedule(self._ends_at)
-        self.at_eof = content.at_eof
 
     async def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes."""
+        """Return up to `size` bytes; none at the end."""
         return self._count(await self._content.read(size))
-
-    async def readline(self, **options: Any) -> bytes:
-        """Return one line."""
-        return self._count(await self._content.readline(**options))
-
-    def unread_data(self, data: bytes) -> None:
-        """Put back bytes that were read too far."""
-        self._bytes -= len(data)
-        self._content.unread_data(data)
 
     def _count(self, chunk: bytes) -> bytes:
         self._bytes += len(chunk)

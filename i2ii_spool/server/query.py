@@ -1,28 +1,15 @@
 """The parameters of a query string."""
 
+from collections.abc import Mapping
 from typing import TypeVar
-
-from aiohttp import web
 
 from i2ii_spool.errors import InvalidRequest
 
 Number = TypeVar("Number", int, float)
 
 
-def query_parameters(request: web.Request, *known: str) -> dict[str, str]:
-    """Return the parameters. Raises `InvalidRequest` for an unknown or repeated one."""
-    for name in request.query:
-        if name not in known:
-            raise InvalidRequest(
-                f"{name} is not a parameter here; {', '.join(known)} is", field=name
-            )
-        if len(request.query.getall(name)) > 1:
-            raise InvalidRequest(f"{name} is given twice", field=name)
-    return dict(request.query)
-
-
 def number_parameter(
-    query: dict[str, str], name: str, default: Number, *, least: float = 0, most: float
+    query: Mapping[str, str], name: str, default: Number, *, least: float = 0, most: float
 ) -> Number:
     """Return a parameter as a number of the type of its default. Raises `InvalidRequest`."""
     kind = type(default)

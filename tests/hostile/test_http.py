@@ -54,26 +54,31 @@ NONSENSE = {
     "words": b"hello\r\n\r\n",
     "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
     "nulls": bytes(1000) + b"\r\n\r\n",
-    "other-version": b"GET /livez HTTP/9.9\r\nHost: a\r\n\r\n",
-    "long-line": b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-    "long-header": b"GET /livez HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
-    "many-headers": b"GET /livez HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * 10_000 + b"\r\n",
-    "header-without-colon": b"GET /livez HTTP/1.1\r\nHost: a\r\nhello\r\n\r\n",
-    "folded-header": b"GET /livez HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
-    "null-in-header": b"GET /livez HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
+    "other-version": b"GET /livez HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    "long-line": b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "long-header": b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+    "many-headers": b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: a\r\n" * 10_000 + b"\r\n",
+    "header-without-colon": b"GET /livez HTTP/1.1\r\nHost: localhost\r\nhello\r\n\r\n",
+    "folded-header": b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n",
+    "null-in-header": b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n",
     "two-lengths": (
-        b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello"
+        b"POST /edit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+        b"Content-Length: 6\r\n\r\nhello"
     ),
     "length-and-chunks": (
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n"
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n0\r\n"
     ),
-    "negative-length": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\nhello",
-    "length-of-words": b"POST /edit HTTP/1.1\r\nHost: a\r\nContent-Length: five\r\n\r\nhello",
-    "broken-chunk": (
-        b"POST /jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"
+    "negative-length": b"POST /edit HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\nhello",
+    "length-of-words": (
+        b"POST /edit HTTP/1.1\r\nHost: localhost\r\nContent-Length: five\r\n\r\nhello"
     ),
-    "unknown-encoding": b"POST /edit HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: banana\r\n\r\n",
+    "broken-chunk": (
+        b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"
+    ),
+    "unknown-encoding": (
+        b"POST /edit HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: banana\r\n\r\n"
+    ),
 }
 
 
@@ -112,16 +117,16 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS, ids=ascii)
 def test_path_traversal_is_refused(wire: Wire, path: str) -> None:
-    wire.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode("latin-1"))
+    wire.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode("latin-1"))
     status, _code = error_of(wire.answer())
-    assert status in (400, 404)
+    assert status in (400, 404, 421)
 
 
-@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PUT", "PATCH", "OPTIONS", "BREW"])
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PUT", "PATCH", "BREW"])
 def test_other_methods_are_refused(wire: Wire, method: str) -> None:
     target = "a:80" if method == "CONNECT" else "/edit"
-    wire.send(f"{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-    assert error_of(wire.answer())[0] in (400, 404, 405)
+    wire.send(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    assert error_of(wire.answer())[0] in (400, 404, 405, 421)
 
 
 # --- bodies ---------------------------------------------------------------------------------------
@@ -194,6 +199,7 @@ BODIES = {
     "prompt-twice": part("prompt", b"a") + part("prompt", b"b") + GOOD,
     "prompt-not-utf-8": part("image", PICTURE) + part("prompt", b"\xff\xfe\xfd") + END,
     "prompt-of-nulls": part("image", PICTURE) + part("prompt", b"") + END,
+    "not-gzipped": GOOD,
     "a-mask": part("mask", PICTURE) + GOOD,
     "wrong-length-of-part": part("image", PICTURE, "Content-Length: 99999999")
     + part("prompt", b"")
@@ -206,7 +212,8 @@ def test_malformed_form_is_refused_and_leaves_nothing(
     wire: Wire, target: Service, body: str
 ) -> None:
     before = len(list(target.spool.incoming.iterdir()))
-    wire.send(head(length(BODIES[body])) + BODIES[body])
+    encoding = "gzip" if body == "not-gzipped" else "identity"
+    wire.send(head(length(BODIES[body]), f"Content-Encoding: {encoding}") + BODIES[body])
     assert error_of(wire.answer())[0] in (400, 413, 415)
     assert len(list(target.spool.incoming.iterdir())) == before
 
@@ -283,7 +290,7 @@ def drip(wire: Wire, data: bytes) -> None:
 def test_slow_request_head_times_out(impatient: str, sent: str) -> None:
     with Wire(impatient) as wire:
         if sent == "after a request":
-            wire.send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+            wire.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert wire.answer().status == 200
         if sent != "nothing":
             drip(wire, b"GET /livez HTTP/1.1\r\nHost: " + b"a" * 200)
@@ -314,7 +321,7 @@ def test_connection_above_the_limit_gets_503(url: str) -> None:
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire(url)) for _ in range(210)]
         assert {error_of(wire.answer()) for wire in wires[200:]} == {(503, "too_many_connections")}
-        wires[0].send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        wires[0].send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert wires[0].answer().status == 200
     wait_until(lambda: answers_again(url))
 

@@ -87,7 +87,8 @@ async def test_every_route_but_a_probe_asks_for_a_token(connect: Connect) -> Non
     ]
     assert len(routes) > 8
     for method, path in routes:
-        response = await client.request(method, path.replace("{id}", "20260101-000000-000-aaaaaa"))
+        sent = "PUT" if method == "*" else method
+        response = await client.request(sent, path.replace("{id}", "20260101-000000-000-aaaaaa"))
         if path in PUBLIC_PATHS:
             assert response.status != 401
         elif method == "HEAD":

@@ -107,7 +107,7 @@ WRONG: dict[Callable[[Path], None], str] = {
     with_no_picture: "invalid_request: there is no picture in the folder",
     with_four_pictures: "invalid_request: there are 4 pictures",
     with_a_truncated_picture: "unsupported_picture: photo.jpg is truncated",
-    with_a_wrong_job_json: "invalid_request: seed must be from ",
+    with_a_wrong_job_json: "invalid_request: seed must be from -1",
     with_a_job_json_that_points_outside: "invalid_request: inputs names '../../../outside.jpg'",
     with_a_symlink: "invalid_request: 'photo.jpg' is a symbolic link",
     with_a_fifo: "invalid_request: 'pipe.jpg' is a FIFO",

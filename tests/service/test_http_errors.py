@@ -14,7 +14,7 @@ from tests.support.app import Connect, HandWorker, check_error, form, get
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/status/", "/jobs/", f"/jobs/{UNKNOWN_ID}/again", "/edit/x"]
+    "path", ["/nothing", "/status/", "/jobs/x/y", f"/jobs/{UNKNOWN_ID}/again", "/edit/x"]
 )
 async def test_an_unknown_route_is_said_to_be_one(connect: Connect, path: str) -> None:
     client = await connect()

@@ -13,7 +13,7 @@ from i2ii_spool.spool.liveness import (
     WorkerState,
 )
 from tests.support import UNKNOWN_ID
-from tests.support.app import Client, Connect, HandWorker, check_error, get
+from tests.support.app import Connect, HandWorker, check_error, get, let_it_arrive
 from tests.support.jobs import SubmitJob
 
 
@@ -110,7 +110,7 @@ async def test_a_wait_ends_with_the_job(
     client = await connect()
     id = submit_job()
     waiting = asyncio.create_task(get(client, f"/status/{id}?wait=300"))
-    await _let_it_arrive(client)
+    await let_it_arrive(client)
     assert not waiting.done()
     match ending:
         case "completed":
@@ -129,7 +129,7 @@ async def test_a_wait_for_a_job_that_is_deleted_meanwhile_ends(
     client = await connect()
     id = submit_job()
     waiting = asyncio.create_task(client.get(f"/status/{id}?wait=300"))
-    await _let_it_arrive(client)
+    await let_it_arrive(client)
     actions.cancel(spool, id)
     actions.delete_job(spool, id)
     response = await asyncio.wait_for(waiting, 60)
@@ -137,13 +137,6 @@ async def test_a_wait_for_a_job_that_is_deleted_meanwhile_ends(
         200,
         410,
     )  # whether the cancelled job was still seen, or only that it is no more
-
-
-async def _let_it_arrive(client: Client) -> None:
-    """Wait until a request that was begun before is in its handler: a few that come behind it are
-    answered."""
-    for _ in range(3):
-        await get(client, "/livez")
 
 
 async def test_a_wait_that_is_over_shows_what_there_is(

@@ -1,7 +1,7 @@
 """The server as an app in the test's loop, and a worker played by hand.
 
     client = await connect(max_queue=3)                       # a fixture; settings
-    response = await client.post("/edit", data=form(seed="-1"))
+    response = await client.post("/edit", data=form(seed="-2"))
     await check_error(response, 400, "invalid_request", "seed")
     worker.finish("result.png")                               # a fixture, a `HandWorker`
 
@@ -126,6 +126,13 @@ async def get(client: Client, path: str, status: int = 200) -> Any:
     response = await client.get(path)
     assert response.status == status, await response.text()
     return await response.json()
+
+
+async def let_it_arrive(client: Client) -> None:
+    """Wait until a request that was begun before is in its handler: a few that come behind it are
+    answered."""
+    for _ in range(3):
+        await get(client, "/livez")
 
 
 async def in_chunks(body: bytes) -> AsyncIterator[bytes]:

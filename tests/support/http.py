@@ -46,8 +46,13 @@ END = f"--{BOUNDARY}--\r\n".encode()
 
 def part(name: str, data: bytes, *headers: str, boundary: str = BOUNDARY) -> bytes:
     """One field of a multipart form."""
-    lines = [f"--{boundary}", f'Content-Disposition: form-data; name="{name}"', *headers, ""]
-    return "\r\n".join(lines).encode() + b"\r\n" + data + b"\r\n"
+    disposition = f'Content-Disposition: form-data; name="{name}"'
+    return raw_part("\r\n".join([disposition, *headers]), data, boundary=boundary)
+
+
+def raw_part(head: str, data: bytes, *, boundary: str = BOUNDARY) -> bytes:
+    """One part of a multipart form; its head is lines without the last CRLF."""
+    return f"--{boundary}\r\n{head}\r\n\r\n".encode() + data + b"\r\n"
 
 
 def multipart(*fields: tuple[str, bytes]) -> bytes:

@@ -39,6 +39,10 @@ class Wire:
             return False
         return True
 
+    def begins_with(self) -> bytes:
+        """The first 13 bytes of what the server sends, left for `answer`: `HTTP/1.1 202 `."""
+        return self.socket.recv(13, socket.MSG_PEEK | socket.MSG_WAITALL)
+
     def answer(self) -> Answer:
         """The next answer."""
         response = http.client.HTTPResponse(self.socket)
@@ -58,7 +62,7 @@ class Wire:
 def head(*more: str, method: str = "POST", path: str = "/edit", boundary: str = "b") -> bytes:
     lines = [
         f"{method} {path} HTTP/1.1",
-        "Host: a",
+        "Host: localhost",
         f"Content-Type: multipart/form-data; boundary={boundary}",
         *more,
     ]

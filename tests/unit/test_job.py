@@ -82,7 +82,7 @@ requests = st.builds(
     negative_prompt=st.text(max_size=4000),
     num_inference_steps=st.integers(10, 100),
     true_cfg_scale=st.floats(1, 10),
-    seed=st.integers(0, 2**32 - 1),
+    seed=st.integers(-1, 2**64 - 4),
     size=st.sampled_from(["auto", "input", "1024x768", "16x4096"]),
     output_format=st.sampled_from(["png", "jpeg", "webp"]),
     n=st.integers(1, 4),
@@ -118,20 +118,29 @@ def test_a_form_of_strings_is_the_same_request(request: EditRequest) -> None:
         ),
         ({"prompt": "a", "true_cfg_scale": "0.9"}, "true_cfg_scale", "from 1.0 to 10.0"),
         ({"prompt": "a", "true_cfg_scale": "nan"}, "true_cfg_scale", "finite"),
-        ({"prompt": "a", "seed": "-1"}, "seed", "from 0 to 4294967295"),
+        ({"prompt": "a", "seed": "-2"}, "seed", "from -1 to 18446744073709551615"),
         ({"prompt": "a", "size": "9x9"}, "size", "16 to 4096"),
         ({"prompt": "a", "size": "1024"}, "size", "WxH"),
         ({"prompt": "a", "output_format": "bmp"}, "output_format", "'png', 'jpeg' or 'webp'"),
         ({"prompt": "a", "mask": "x"}, "mask", "is not a field"),
+        ({"prompt": "a", "n": True}, "n", "must not be true or false"),
+        ({"prompt": "a", "seed": 2**64 - 2, "n": 3}, "n", "too large for this seed"),
     ],
 )
 def test_a_wrong_request_is_refused_by_field_and_limit(
-    fields: dict[str, str], field: str, says: str
+    fields: dict[str, object], field: str, says: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=field) as refused:
         parse(EditRequest, fields)
     assert refused.value.field == field
     assert says in refused.value.message
+
+
+def test_a_job_file_may_spell_its_values_as_a_form() -> None:
+    text = '{"prompt": "a\\r\\nb", "seed": " 7 ", "size": "64*48", "output_format": "JPG", "n": ""}'
+    request = parse_json(Job, text.encode())
+    assert (request.prompt, request.seed, request.size) == ("a\nb", 7, "64x48")
+    assert (request.output_format, request.n, request.sides()) == ("jpeg", 1, (64, 48))
 
 
 def test_few_steps_are_for_presets() -> None:

@@ -16,14 +16,17 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from i2ii_spool.errors import Forbidden, SettingsError, Unauthorized
+from i2ii_spool.errors import SettingsError, Unauthorized
 from i2ii_spool.server.auth import tokens
+from i2ii_spool.server.auth.hosts import AllowedHosts
+from i2ii_spool.server.auth.proxies import Proxies
 from i2ii_spool.server.auth.tokens import Token, digest_of
 from i2ii_spool.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PUBLIC_PATHS = {"/livez", "/health"}
+LIVENESS_PATH = "/livez"
+PUBLIC_PATHS = {LIVENESS_PATH, "/health"}
 TOKENS_POLL_SECONDS = 1.0
 API_TOKEN_NAME = "environment"
 
@@ -55,6 +58,8 @@ class TokenAuth:
 
     def __init__(self, settings: Settings) -> None:
         self._private_jobs = settings.private_jobs
+        self._proxies = Proxies(settings)
+        self._hosts = AllowedHosts(settings)
         self._file = settings.tokens_file
         self._fixed = []
         if settings.api_token is not None:
@@ -64,14 +69,18 @@ class TokenAuth:
         self._tokens = [*self._fixed, *([] if self._file is None else tokens.read(self._file))]
         self._auth_required = settings.auth_required
 
-    def identify(self, request: web.Request) -> Caller:
-        """Return the caller.
+    def check_host(self, request: web.Request) -> None:
+        """Raise `MisdirectedRequest` or `Forbidden` for a request that a web page may have made.
 
-        Raises `Unauthorized`, or `Forbidden` for a web page of another site.
+        A page does not know the tokens: a valid one is proof enough.
         """
-        address = request.remote or "this machine"
         if not self._auth_required:
-            _check_origin(request)
+            self._hosts.check(request)
+
+    def identify(self, request: web.Request) -> Caller:
+        """Return the caller. Raises `Unauthorized`."""
+        address = self._proxies.client_address(request)
+        if not self._auth_required:
             return Caller(address, address, may_see_all=True, owner="")
         token = self._find_token(request.headers.get(hdrs.AUTHORIZATION, ""))
         may_see_all = token.is_operator or not self._private_jobs
@@ -119,21 +128,6 @@ def _file_stamp(file: Path | None) -> FileStamp | None:
     return None
 
 
-def _check_origin(request: web.Request) -> None:
-    """Raise `Forbidden` for a request that a web page of another site makes (CSRF).
-
-    A browser names the page's site in `Origin`.
-    """
-    origin = request.headers.get(hdrs.ORIGIN)
-    if origin is None or request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
-        return
-    if origin not in (f"http://{request.host}", f"https://{request.host}"):
-        raise Forbidden(
-            f"a page of {origin[:200]} may not do this; open the page at the server's own address, "
-            "or use a token"
-        )
-
-
 AUTH = web.AppKey("auth", TokenAuth)
 # A `web.RequestKey` where aiohttp has it (3.14): a plain string makes that version warn.
 CALLER: Any = web.RequestKey("caller", Caller) if hasattr(web, "RequestKey") else "caller"
@@ -143,8 +137,12 @@ CALLER: Any = web.RequestKey("caller", Caller) if hasattr(web, "RequestKey") els
 @web.middleware
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Identify the caller before anything else is done; refuse an unknown one."""
-    if request.path not in PUBLIC_PATHS:
-        request[CALLER] = request.app[AUTH].identify(request)
+    auth, resource = request.app[AUTH], request.match_info.route.resource
+    path = None if resource is None else resource.canonical
+    if path != LIVENESS_PATH:
+        auth.check_host(request)
+    if path not in PUBLIC_PATHS:
+        request[CALLER] = auth.identify(request)
     return await handler(request)
 
 

@@ -2,14 +2,12 @@
 
 import asyncio
 import logging
-import time
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
-from i2ii_spool.errors import UnsupportedMediaType
+from i2ii_spool.errors import InvalidRequest
 from i2ii_spool.events import JobEvent, fields
 from i2ii_spool.jobs.ids import check_id
 from i2ii_spool.jobs.request import EditRequest, parse
@@ -17,18 +15,18 @@ from i2ii_spool.server.auth.access import load_authorized
 from i2ii_spool.server.auth.middleware import CALLER, Caller
 from i2ii_spool.server.errors import json_response
 from i2ii_spool.server.limits import LIMITS
-from i2ii_spool.server.query import number_parameter, query_parameters
+from i2ii_spool.server.long_poll import long_poll, wait_seconds
+from i2ii_spool.server.query import number_parameter
 from i2ii_spool.server.state import (
     COUNTS,
     QUEUE,
     SETTINGS,
     SPOOL,
-    WAITERS,
     WORKERS,
     eta_seconds,
     insert,
 )
-from i2ii_spool.server.upload import read_form
+from i2ii_spool.server.upload import check_is_form, read_form
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.capacity import check_queue
@@ -41,21 +39,14 @@ from i2ii_spool.spool.submit import Submission
 
 log = logging.getLogger(__name__)
 
-MAX_WAIT = 300.0
+IDEMPOTENCY_KEY = "Idempotency-Key"
 MAX_LISTED = 1000
 
 
 async def edit(request: web.Request) -> web.Response:
     """Submit a job. 202 once it is on disk, durably."""
-    # `request.content_type` parses the header as an e-mail's, which takes longer than all the rest.
-    media_type = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0]
-    if media_type.strip().lower() != "multipart/form-data":
-        raise UnsupportedMediaType(
-            "send multipart/form-data, like curl -F image=@photo.jpg -F prompt=..."
-        )
-    key = request.headers.get("Idempotency-Key")
-    if key is not None:
-        check_key(key)
+    check_is_form(request)
+    key = idempotency_key(request)
     settings = request.app[SETTINGS].settings
     caller: Caller = request[CALLER]
     queue, workers = await request.app[QUEUE].get(), await request.app[WORKERS].get()
@@ -86,6 +77,14 @@ async def edit(request: web.Request) -> web.Response:
     return json_response(answer, status=202, headers={"Location": f"/status/{id}"})
 
 
+def idempotency_key(request: web.Request) -> str | None:
+    """Return the key of a submit, if it has one. Raises `InvalidRequest`."""
+    keys = request.headers.getall(IDEMPOTENCY_KEY, [])
+    if len(keys) > 1:
+        raise InvalidRequest(f"{IDEMPOTENCY_KEY} is given twice", field=IDEMPOTENCY_KEY)
+    return check_key(keys[0]) if keys else None
+
+
 async def _receive(
     request: web.Request, settings: Settings, *, key: str | None, owner: str
 ) -> tuple[str, bool]:
@@ -107,24 +106,14 @@ async def _receive(
 
 async def status(request: web.Request) -> web.Response:
     """Return the status of a job; with `?wait=30`, once it has ended, or after 30 seconds."""
-    query = query_parameters(request, "wait")
-    until = time.monotonic() + number_parameter(query, "wait", 0.0, most=MAX_WAIT)
-    id = check_id(request.match_info["id"])
-    waiters = request.app[WAITERS]
-    with waiters.awaited(id) as ended:
-        while True:
-            job = await load_authorized(request, id)
-            remaining = until - time.monotonic()
-            if job.has_ended or remaining <= 0 or waiters.closed:
-                return json_response(job.to_dict())
-            with suppress(TimeoutError):  # the event is only a hint: read the job each second
-                await asyncio.wait_for(ended.wait(), min(1.0, remaining))
-            ended.clear()  # a job that is retried ends again
+    seconds, id = wait_seconds(request), check_id(request.match_info["id"])
+    job = await long_poll(request, id, seconds)
+    return json_response(job.to_dict())
 
 
 async def list_all(request: web.Request) -> web.Response:
     """Return the jobs that the caller may see, newest first, and where the next page begins."""
-    query = query_parameters(request, "state", "limit", "after")
+    query = request.query
     state = parse_state(query.get("state"))
     limit = number_parameter(query, "limit", 100, least=1, most=MAX_LISTED)
     after = check_id(query["after"], "after") if "after" in query else None
