@@ -41,9 +41,7 @@ def decode(data: bytes, charset: str, field: str) -> str:
     name = normalize_encoding(charset.strip().lower()) if charset.isascii() else ""
     codec = CHARSETS.get(aliases.get(name, name))
     if codec is None:
-        raise InvalidRequest(
-            f"{field} has the unknown charset {charset[:100]!r}; send it in UTF-8", field=field
-        )
+        raise unknown_charset(charset, field)
     try:
         return data.decode(codec)
     except UnicodeDecodeError as error:
@@ -51,3 +49,10 @@ def decode(data: bytes, charset: str, field: str) -> str:
         raise InvalidRequest(
             f"{field} is not {shown}: {error.reason} at byte {error.start}", field=field
         ) from None
+
+
+def unknown_charset(charset: str, field: str) -> InvalidRequest:
+    """Return the error of a text in a charset that is not read."""
+    return InvalidRequest(
+        f"{field} has the unknown charset {charset[:100]!r}; send it in UTF-8", field=field
+    )

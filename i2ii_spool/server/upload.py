@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 import aiofiles
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
+from multipart import MultipartSegment
 
 from i2ii_spool.errors import InvalidRequest, TooSlow, UnsupportedMediaType
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.server import charsets
 from i2ii_spool.server.limits import MIN_UPLOAD_RATE, LimitedReader, too_large
-from i2ii_spool.server.multipart import FormReader, PartHead, malformed, parse_parameters
+from i2ii_spool.server.multipart import Event, malformed, parameters_of, read_events
 from i2ii_spool.spool.submit import Submission
 
 MAX_TEXT = 64 * 1024
@@ -47,15 +48,12 @@ async def read_form(request: web.Request, submission: Submission, max_bytes: int
     """
     if (request.content_length or 0) > max_bytes:
         raise too_large(f"{request.content_length} bytes", max_bytes)
-    parameters = parse_parameters(request.headers[hdrs.CONTENT_TYPE])
-    boundary = parameters.get("boundary", "").encode(errors="surrogateescape")
-    if not boundary:
-        raise malformed("its Content-Type has no boundary; let your client set that header")
+    boundary, charset = parameters_of(request.headers[hdrs.CONTENT_TYPE])
     await send_continue(request)
     try:
         async with asyncio.timeout(None) as deadline:
             body = LimitedReader(request.content, max_bytes, deadline)
-            texts = await read_parts(FormReader(body, boundary), submission)
+            texts = await read_parts(read_events(body, boundary), submission)
     except TimeoutError:
         raise TooSlow(
             f"the body arrives at less than {MIN_UPLOAD_RATE} bytes a second; "
@@ -67,8 +65,7 @@ async def read_form(request: web.Request, submission: Submission, max_bytes: int
         said = " ".join(str(error).split()).removeprefix("400, message: ")
         raise malformed(said) from error
     named, _ = texts.pop(CHARSET, (b"", None))
-    charset = charsets.decode(named, charsets.DEFAULT, CHARSET) or parameters.get("charset")
-    charset = charset or charsets.DEFAULT
+    charset = charsets.decode(named, charsets.DEFAULT, CHARSET) or charset or charsets.DEFAULT
     return {
         name: charsets.decode(data, own or charset, name) for name, (data, own) in texts.items()
     }
@@ -82,26 +79,36 @@ async def send_continue(request: web.Request) -> None:
 
 
 async def read_parts(
-    form: FormReader, submission: Submission
+    events: AsyncIterator[Event], submission: Submission
 ) -> dict[str, tuple[bytes, str | None]]:
     """Write the pictures into the submission; return the texts by name, as bytes and charset."""
     texts: dict[str, tuple[bytes, str | None]] = {}
-    while head := await form.next_part():
-        chunks = form.chunks()
-        first = await anext(chunks, b"")
+    async for head in events:
+        assert isinstance(head, MultipartSegment)
+        name = str(head.name)
+        first = await anext(events)
         if not first and head.filename == "":  # a file input without a file
             continue
-        if head.name in IMAGE_NAMES:
-            await save_picture(first, chunks, submission.add_image())
+        chunks = data_of(first, events)
+        if name in IMAGE_NAMES:
+            await save_picture(chunks, submission.add_image())
             continue
-        check_field(head, texts)
-        texts[head.name] = await read_text(first, chunks, head.name), head.charset
+        check_field(name, texts)
+        texts[name] = await read_text(chunks, name), head.charset
     return texts
 
 
-def check_field(head: PartHead, texts: dict[str, tuple[bytes, str | None]]) -> None:
+async def data_of(first: Event, rest: AsyncIterator[Event]) -> AsyncIterator[bytes | bytearray]:
+    """Yield the data of a part, up to the None that ends it."""
+    event = first
+    while event is not None:
+        assert not isinstance(event, MultipartSegment)
+        yield event
+        event = await anext(rest)
+
+
+def check_field(name: str, texts: dict[str, tuple[bytes, str | None]]) -> None:
     """Raise `InvalidRequest` for a field that is unknown, or came before."""
-    name = head.name
     if name in texts:
         raise InvalidRequest(f"{name} is given twice", field=name)
     if name != CHARSET and name not in EditRequest.model_fields:
@@ -109,21 +116,18 @@ def check_field(head: PartHead, texts: dict[str, tuple[bytes, str | None]]) -> N
         raise InvalidRequest(f"{name} is not a field; the fields are {known}", field=name)
 
 
-async def save_picture(first: bytes, rest: AsyncIterator[bytes], path: str) -> None:
+async def save_picture(chunks: AsyncIterator[bytes | bytearray], path: str) -> None:
     """Write the data of a part into a new file."""
     async with aiofiles.open(path, "wb") as file:
-        await file.write(first)
-        async for chunk in rest:
+        async for chunk in chunks:
             await file.write(chunk)
 
 
-async def read_text(first: bytes, rest: AsyncIterator[bytes], name: str) -> bytes:
+async def read_text(chunks: AsyncIterator[bytes | bytearray], name: str) -> bytes:
     """Return the data of a part. Raises `InvalidRequest` if they are too long for a text."""
-    data = bytearray(first)
-    async for chunk in rest:
+    data = bytearray()
+    async for chunk in chunks:
         data += chunk
         if len(data) > MAX_TEXT:
-            break
-    if len(data) > MAX_TEXT:
-        raise InvalidRequest(f"{name} must be at most {MAX_TEXT} bytes", field=name)
+            raise InvalidRequest(f"{name} must be at most {MAX_TEXT} bytes", field=name)
     return bytes(data)

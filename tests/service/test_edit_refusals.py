@@ -56,7 +56,7 @@ from tests.support.service import wait_until
         ("name", "x" * 201, ["200"]),
         ("preset", "x" * 65, ["64"]),
         ("mask", "x", ["mask", "prompt", "true_cfg_scale"]),
-        ("seed ", "1", ["seed"]),
+        ("seeds", "1", ["seed"]),
     ],
 )
 async def test_a_bad_field_is_named_with_its_limit(

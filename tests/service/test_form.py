@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from i2ii_spool.server.multipart import MAX_HEAD, MAX_PARTS
+from i2ii_spool.server.multipart import MAX_HEADER, MAX_PARTS
 from i2ii_spool.spool.layout import Spool
 from tests.support.app import Client, Connect, check_error, form, is_empty
 from tests.support.http import END, MULTIPART, multipart, part, raw_part
@@ -41,7 +41,7 @@ DISPOSITIONS = [
     'form-data; name="image"; filename="; name=prompt"',
     'form-data; name="image"; filename="画.png"',
     'form-data; name="image"; filename="_.png"; filename*=UTF-8\'\'%E7%94%BB.png',
-    'form-data; name="image"; filename="' + "x" * (MAX_HEAD - 100) + '"',
+    'form-data; name="image"; filename="' + "x" * (MAX_HEADER - 100) + '"',
     'form-data; name="image[]"; filename="a.png"',
     "form-data; name=image; filename=a.png",
     'form-data;name="image";filename="a.png";',
@@ -71,16 +71,9 @@ async def test_a_file_input_without_a_file_is_passed_over(
     assert (job["inputs"], job["prompt"]) == (["input.png"], "sepia")
 
 
-async def test_an_empty_part_may_lack_its_line_break(connect: Connect, spool: Spool) -> None:
+async def test_a_preamble_is_passed_over(connect: Connect, spool: Spool) -> None:
     client = await connect()
-    short = part("seed", b"").removesuffix(b"\r\n")
-    assert (await stored(client, spool, short, PICTURE, PROMPT))["seed"] == 0
-
-
-async def test_a_preamble_and_padding_are_passed_over(connect: Connect, spool: Spool) -> None:
-    client = await connect()
-    padded = PROMPT.replace(b"--b\r\n", b"--b \t\r\n")
-    await stored(client, spool, b"This is a form.\r\n", PICTURE, padded)
+    await stored(client, spool, b"This is a form.\r\n", PICTURE, PROMPT)
 
 
 async def test_a_text_may_come_as_a_file(connect: Connect, spool: Spool) -> None:
@@ -94,17 +87,16 @@ async def test_a_text_may_come_as_a_file(connect: Connect, spool: Spool) -> None
     ("head", "says"),
     [
         ("Content-Disposition: form-data", "no name"),
-        ("X: y", "no name"),
+        ("X: y", "Missing Content-Disposition"),
         ('Content-Disposition: form-data; name=""', "no name"),
-        ('Content-Disposition: form-data; name="seed', "cannot be read"),
-        ('Content-Disposition: form-data; name="seed"; name="n"', "name is given twice"),
+        ('Content-Disposition: form-data; name="seed', "no name"),
         (
             'Content-Disposition: form-data; name="n"\r\n'
             'Content-Disposition: form-data; name="seed"',
-            "'content-disposition' is given twice",
+            "given twice",
         ),
-        ("no colon", "'no colon' is not a header"),
-        (f"X: {'x' * MAX_HEAD}", f"longer than {MAX_HEAD} bytes"),
+        ("no colon", "Malformed segment header"),
+        (f"X: {'x' * MAX_HEADER}", "header length exceeded"),
         ('Content-Disposition: form-data; name="seed"\r\nContent-Type: multipart/mixed', "itself"),
     ],
     ids=lambda text: text[:60],
@@ -238,7 +230,7 @@ async def test_a_form_of_too_many_parts_is_refused(connect: Connect, spool: Spoo
     response = await send(client, unused * MAX_PARTS)
     await check_error(response, 400, "invalid_request", "prompt")
     response = await send(client, unused * MAX_PARTS, PICTURE)
-    assert "more than 100 parts" in await check_error(response, 400, "invalid_request")
+    assert "segment count exceeded" in await check_error(response, 400, "invalid_request")
     assert is_empty(spool)
 
 
