@@ -41,6 +41,8 @@ def check_workers(settings: Settings) -> Iterator[Finding]:
         elif state is WorkerState.DEGRADED:
             message = f"{name} is degraded: {note}"
             yield warning("workers", message, "i2ii ls failed, then i2ii show ID")
+        elif note:
+            yield warning("workers", f"{name}: {note}", "nvidia-smi, and look for `Xid` in dmesg")
     alive = [f"{each.status.worker} {each.status.state}" for each in workers if each.alive]
     if alive:
         yield ok("workers", ", ".join(alive))
@@ -99,16 +101,21 @@ def _systemctl(*arguments: str) -> str:
 
 
 def check_gpus(settings: Settings) -> Iterator[Finding]:
-    """There is a GPU for the engine that is set."""
+    """Every GPU answers, and there is one for the engine that is set."""
     try:
-        devices, versions = gpus.devices(), gpus.driver_versions()
+        devices, sick = gpus.survey()
     except DriverError as problem:
         cure = "reboot after an upgrade of the driver; else look for `Xid` in dmesg"
         yield error("gpus", str(problem), cure)
         return
-    if devices and versions is not None:
+    for each in sick:
+        cure = "look for `Xid` in dmesg; nvidia-smi --gpu-reset, or a reboot"
+        yield error("gpus", str(each), cure)
+    if devices:
         names = ", ".join(f"{device.minor} {device.name} {device.uuid}" for device in devices)
-        yield ok("gpus", f"{names}; driver {versions[0]}, CUDA up to {versions[1]}")
+        yield ok("gpus", f"{names}; {_driver()}")
+    elif sick:
+        return
     elif settings.engine == "classic":
         yield ok("gpus", "none, and the classic engine needs none")
     else:
@@ -119,6 +126,16 @@ def check_gpus(settings: Settings) -> Iterator[Finding]:
         )
         cure = "install NVIDIA's driver, or set I2II_ENGINE=classic"
         yield warning("gpus", f"none: {result}", cure)
+
+
+def _driver() -> str:
+    try:
+        versions = gpus.driver_versions()
+    except DriverError:
+        versions = None
+    if versions is None:
+        return "the driver does not tell its version"
+    return f"driver {versions[0]}, CUDA up to {versions[1]}"
 
 
 def _needs_model(settings: Settings) -> bool:
