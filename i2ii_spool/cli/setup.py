@@ -135,8 +135,11 @@ def names(file: Path) -> None:
     """Print the names of the tokens."""
     from i2ii_spool.server.auth import tokens
 
-    for token in tokens.read(file):
+    valid, faults = tokens.parse(file)
+    for token in valid:
         click.echo(f"{token.name}{'  operator' if token.is_operator else ''}")
+    for fault in faults:
+        click.echo(f"i2ii: {fault}", err=True)
 
 
 # --- units ----------------------------------------------------------------------------------------

@@ -226,10 +226,12 @@ def check_access(settings: Settings) -> Iterator[Finding]:
     file, host = settings.tokens_file, settings.host
     if file is not None:
         try:
-            valid = tokens.read(file)
+            valid, faults = tokens.parse(file)
         except SettingsError as problem:
             yield error("access", str(problem), f"mend it: i2ii token names --tokens-file {file}")
             return
+        for fault in faults:
+            yield error("access", str(fault), f"mend it: i2ii token names --tokens-file {file}")
         if valid:
             operators = sum(token.is_operator for token in valid)
             message = f"a token is required; {file} has {len(valid)}, {operators} of operators"
