@@ -42,7 +42,7 @@ COLOURS = {
 
 def run(spool: Spool, *, lease: float) -> None:
     """Show the spool until Ctrl-C; once, if standard output is not a terminal."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         Console(width=PIPE_WIDTH).print(_view(spool, lease, PIPE_WIDTH))
         return
     try:
