@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from i2ii_spool.cli.terminal import echo
 from i2ii_spool.client import Client, SpoolClient
-from i2ii_spool.errors import InvalidRequest, JobFailed
+from i2ii_spool.errors import InvalidRequest, JobFailed, NoServer
 from i2ii_spool.spool.status import JobStatus
 
 EX_INTERRUPTED = 130
@@ -46,6 +46,8 @@ def wait_and_write(client: Client | SpoolClient, id: str, output: Path | None) -
     except KeyboardInterrupt:
         echo(f"job {id} continues; `i2ii cancel {id}` stops it", err=True)
         sys.exit(EX_INTERRUPTED)
+    except NoServer as error:
+        raise NoServer(f"{error}; job {id} continues without this command") from error
     if status.status != "completed":
         raise JobFailed(f"job {id} {status.status}: {(status.error or {}).get('message')}")
     for n, name in enumerate(status.outputs or (), start=1):
