@@ -14,7 +14,7 @@ import sys
 import time
 
 from i2ii_spool import __version__
-from i2ii_spool.errors import EX_CONFIG, EX_USAGE
+from i2ii_spool.errors import EX_CONFIG, EX_FAILED, EX_USAGE
 from i2ii_spool.host import gpus
 from i2ii_spool.host.logging import configure_logging
 from i2ii_spool.settings import Settings
@@ -88,7 +88,7 @@ class Supervisor:
         pause = MIN_RESTART_SECONDS
         while not self._stopping.is_set():
             started = time.monotonic()
-            code = await self._run_child(*command)
+            code = await self._try_child(*command)
             if self._stopping.is_set():
                 return
             if code in PERMANENT:
@@ -116,6 +116,14 @@ class Supervisor:
             return
         self._exit_code = code
         self._stop()
+
+    async def _try_child(self, *command: str) -> int:
+        """Like `_run_child`. A child that cannot be started, for want of memory, has failed."""
+        try:
+            return await self._run_child(*command)
+        except OSError as error:
+            log.error("%s cannot be started: %s", " ".join(command), error)
+            return EX_FAILED
 
     async def _run_child(self, *command: str) -> int:
         """Run a child to its end; return its exit code."""

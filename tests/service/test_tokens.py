@@ -78,6 +78,15 @@ def test_a_broken_file_is_named_with_the_line_and_never_quoted(
     assert "secret" not in refused.stderr
 
 
+def test_commands_at_once_keep_each_others_changes(service: Service, file: Path) -> None:
+    tokens.add(file, "old", is_operator=False)
+    i2ii = (sys.executable, "-m", "i2ii_spool", "token")
+    changes = [("add", f"name{number}") for number in range(5)] + [("revoke", "old")]
+    running = [service.start(*i2ii, *change, "--tokens-file", str(file)) for change in changes]
+    assert [process.wait(30) for process in running] == [0] * 6
+    assert sorted(token.name for token in tokens.read(file)) == [f"name{n}" for n in range(5)]
+
+
 WRONG_LINES = {
     b"carol\n": "line 3 of",
     b"carol secret\n": "line 3 of",

@@ -12,6 +12,7 @@ bits, too many to guess even against a fast hash. A file that other users may re
 refused. A line that is wrong gives access to nobody, and takes it from nobody else.
 """
 
+import fcntl
 import grp
 import hashlib
 import logging
@@ -145,14 +146,14 @@ def add(path: Path, name: str, *, is_operator: bool) -> str:
         raise InvalidRequest(
             f"{name!r} is not a name for a token; use letters, digits, dots, dashes", field="name"
         )
-    before = parse(path)[0] if path.exists() else []
-    if any(token.name == name for token in before):
-        raise InvalidRequest(
-            f"{path} has a token called {name}; revoke it first, or take another name",
-            field="name",
-        )
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     with _replacing(path) as lines:
+        before = parse(path)[0] if path.exists() else []
+        if any(each.name == name for each in before):
+            raise InvalidRequest(
+                f"{path} has a token called {name}; revoke it first, or take another name",
+                field="name",
+            )
         if lines and not lines[-1].endswith("\n"):
             lines[-1] += "\n"
         lines.append(Token(name, digest_of(token), is_operator=is_operator).to_line())
@@ -171,9 +172,30 @@ def revoke(path: Path, name: str) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[list[str]]:
     """Yield the lines of a file to change them; then replace the file, atomically, and keep its
-    owner and group."""
-    lines = _lines(path) if path.exists() else []
-    yield lines
+    owner and group. Two commands at once do this one after the other."""
+    with _folder_locked(path.parent) as folder:
+        lines = _lines(path) if path.exists() else []
+        yield lines
+        _replace(path, lines)
+        os.fsync(folder)
+
+
+@contextmanager
+def _folder_locked(folder: Path) -> Iterator[int]:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise SettingsError(
+            f"the tokens in {folder} cannot be written: {error}", field="tokens_file"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, lines: list[str]) -> None:
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(
