@@ -133,11 +133,11 @@ class Installer:
 
     def write(self, path: Path, text: str) -> None:
         """Write a file unless it already has this text."""
-        before = path.read_text() if path.exists() else None
+        before = path.read_text("utf-8", "surrogateescape") if path.exists() else None
         self._say("unchanged" if before == text else "write" if before is None else "change", path)
         if before != text and not self._dry_run:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     def keep(self, path: Path) -> None:
         """Say that a file stays as it is."""

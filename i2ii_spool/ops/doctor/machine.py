@@ -94,6 +94,7 @@ def _systemctl(*arguments: str) -> str:
         ["systemctl", *arguments],
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=SYSTEMCTL_TIMEOUT_SECONDS,
         check=False,
     )
@@ -158,6 +159,7 @@ def check_torch(settings: Settings) -> Iterator[Finding]:
         [sys.executable, "-c", ASK_TORCH],
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=TORCH_TIMEOUT_SECONDS,
         check=False,
     )
