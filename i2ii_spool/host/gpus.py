@@ -57,6 +57,11 @@ class Device:
         return self.uuid.startswith("MIG-")
 
     @property
+    def number(self) -> str:
+        """`minor`, as it is shown."""
+        return "-" if self.minor is None else str(self.minor)
+
+    @property
     def id(self) -> str:
         """The argument of `i2ii gpu` for it."""
         return self.uuid if self.is_slice or self.minor is None else str(self.minor)
@@ -233,16 +238,22 @@ def list_ids(*, optional: bool = False) -> list[str]:
     if entries == []:
         return []
     found, sick = survey(optional=optional)
-    for each in sick:
-        log.error("%s; there is no worker for it", each)
-    if not found and sick and not optional:
-        raise DriverError(f"no GPU can be used: {_listed(sick)}")
     if entries is None:
-        return [device.id for device in found]
-    ids = range(len(entries))
-    if not sick:
-        return [str(index) for index in ids]
-    return [str(index) for index in ids if _find_device(_parse(entries[index]), found)]
+        ids = [device.id for device in found]
+        problems: list[object] = [*sick]
+    else:
+        lacking = {
+            entry: _not_found(gpu, found, sick)
+            for entry in entries
+            if sick and not _find_device(gpu := _parse(entry), found)
+        }
+        ids = [str(index) for index, entry in enumerate(entries) if entry not in lacking]
+        problems = [*lacking.values()]
+    for each in problems:
+        log.error("%s; there is no worker for it", each)
+    if problems and not ids and not optional:
+        raise DriverError(f"no GPU can be used: {_listed(sick)}")
+    return ids
 
 
 def _listed(parts: Iterable[SickDevice]) -> str:
@@ -325,7 +336,7 @@ def _not_found(gpu: Gpu, found: list[Device], sick: list[SickDevice]) -> I2iiErr
     meant = [each for each in sick if each.index == gpu.id]
     if meant:
         return DriverError(f"{_listed(meant)}; see nvidia-smi and `dmesg` for details")
-    here = ", ".join(f"{device.minor} ({device.uuid})" for device in found) or "no GPU"
+    here = ", ".join(f"{device.number} ({device.uuid})" for device in found) or "no GPU"
     message = f"GPU {gpu.id} not found: this process may use {here}"
     if not sick:
         return SettingsError(message, field="gpu")

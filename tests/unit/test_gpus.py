@@ -288,10 +288,18 @@ def test_a_gpu_that_does_not_answer_is_named_and_the_others_work(
     assert gpus.set_visible(gpus.resolve("0")) is not None
 
 
-def test_visible_gpus_that_do_not_answer_get_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_visible_gpus_that_do_not_answer_get_no_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A, "errors": {HANDLE: LOST}}, {"minor": 1, "uuid": B})
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"0,1,{A}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"0,1,{A},7")
     assert gpus.list_ids() == ["1"]
+    logged = [record.message for record in caplog.records if "no worker" in record.message]
+    assert [line.partition(" not ")[0] for line in logged] == [
+        "GPU 0 does",
+        f"GPU {A}",
+        "GPU 7",
+    ]
     assert gpus.set_visible(gpus.resolve("1")) is not None
     assert os.environ["CUDA_VISIBLE_DEVICES"] == B
 

@@ -113,7 +113,7 @@ def check_gpus(settings: Settings) -> Iterator[Finding]:
         cure = "look for `Xid` in dmesg; nvidia-smi --gpu-reset, or a reboot"
         yield error("gpus", str(each), cure)
     if devices:
-        names = ", ".join(f"{device.minor} {device.name} {device.uuid}" for device in devices)
+        names = ", ".join(f"{device.number} {device.name} {device.uuid}" for device in devices)
         yield ok("gpus", f"{names}; {_driver()}")
     elif sick:
         return
