@@ -118,27 +118,22 @@ def survey(*, optional: bool = False) -> tuple[list[Device], list[SickDevice]]:
     A card in MIG mode is represented by its slices. Raises `DriverError` if the driver does not
     work; with `optional`, for an engine without a GPU, this is as if there were none.
     """
+    found: list[Device] = []
+    sick: list[SickDevice] = []
     try:
-        return _survey()
+        with _nvml_session() as has_driver:
+            for index in range(pynvml.nvmlDeviceGetCount() if has_driver else 0):
+                try:
+                    devices, sick_slices = _read_card(index)
+                except pynvml.NVMLError as error:
+                    sick.append(SickDevice(index, f"GPU {index}", error.value, str(error)))
+                else:
+                    found += devices
+                    sick += sick_slices
     except DriverError as error:
         if not optional:
             raise
         log.warning("%s; this engine works without a GPU", error)
-        return [], []
-
-
-def _survey() -> tuple[list[Device], list[SickDevice]]:
-    found: list[Device] = []
-    sick: list[SickDevice] = []
-    with _nvml_session() as has_driver:
-        for index in range(pynvml.nvmlDeviceGetCount() if has_driver else 0):
-            try:
-                devices, sick_slices = _read_card(index)
-            except pynvml.NVMLError as error:
-                sick.append(SickDevice(index, f"GPU {index}", error.value, str(error)))
-            else:
-                found += devices
-                sick += sick_slices
     taken = {device.minor for device in found}
     return [_numbered(device, taken) for device in found], sick
 
