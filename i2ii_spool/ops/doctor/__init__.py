@@ -54,4 +54,4 @@ def _run(check: Check, settings: Settings) -> Iterator[Finding]:
         yield error(name, f"cannot be checked: {problem}", cure)
     except Exception as problem:
         message = f"cannot be checked: {type(problem).__name__}: {problem}"
-        yield error(name, message, "run the command that the message names, if any, by hand")
+        yield error(name, message, "mend what the message names; if it names nothing, report a bug")
