@@ -46,7 +46,7 @@ def submit(
         check_output(output)
     given = {name: value for name, value in fields.items() if value is not None}
     for name, value in given.items():
-        check_text(name, value)
+        check_text(name, str(value))
     request = parse(EditRequest, given)
     with ExitStack() as stack:
         client: Client | SpoolClient
