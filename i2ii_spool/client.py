@@ -12,14 +12,15 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
+from pydantic import ValidationError
 
-from i2ii_spool.errors import InvalidRequest, NoServer, WrongState, from_answer
+from i2ii_spool.errors import InvalidRequest, NoServer, TryLater, WrongState, from_answer
 from i2ii_spool.jobs.folder import open_regular
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool import actions, submit
@@ -30,7 +31,15 @@ from i2ii_spool.spool.submit import check_image_count
 
 POLL_SECONDS = 0.2
 LONG_POLL_SECONDS = 30
+CONNECT_SECONDS = 30.0
+ANSWER_SECONDS = 60.0
+"""Seconds without a byte of an answer after which there is no server."""
+MIN_UPLOAD_RATE = 4096
+"""Bytes a second; a server takes no slower upload."""
+RECONNECT_SECONDS = 60.0
+"""For so long, `wait` and `result` ask a server again that was there before: it may restart."""
 
+Answer = TypeVar("Answer")
 OnStatus = Callable[[JobStatus], None]
 """Called with each status of a job while `wait` waits."""
 
@@ -49,7 +58,10 @@ class AsyncClient:
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=0)
-        timeout = aiohttp.ClientTimeout(total=None)
+        timeout = aiohttp.ClientTimeout(
+            total=None, connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS
+        )
+        self._has_answered = False
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=timeout, headers=self._headers
         )
@@ -65,6 +77,7 @@ class AsyncClient:
         """
         check_image_count(len(pictures))
         form = aiohttp.FormData()
+        size = 0
         for name, value in request.model_dump(exclude_unset=True).items():
             form.add_field(name, str(value))
         for picture in pictures:
@@ -74,20 +87,41 @@ class AsyncClient:
                 else await asyncio.to_thread(picture.read_bytes)
             )
             form.add_field("image", data, filename="image")
-        answer = await self._call("POST", "/edit", data=form)
+            size += len(data)
+        limit = aiohttp.ClientTimeout(
+            CONNECT_SECONDS + size / MIN_UPLOAD_RATE + ANSWER_SECONDS,
+            connect=CONNECT_SECONDS,
+            sock_read=ANSWER_SECONDS,
+        )
+        answer = await self._call("POST", "/edit", data=form, timeout=limit)
+        if "request_id" not in answer:
+            raise self._odd_answer("a submit without an id")
+        self._has_answered = True
         return str(answer["request_id"])
 
     async def status(self, id: str, *, wait: float = 0) -> JobStatus:
         """Return the job's status; with `wait`, once it has ended, or after `wait` seconds."""
-        return JobStatus.model_validate(
-            await self._call("GET", f"/status/{id}", params={"wait": str(wait)})
+        limit = aiohttp.ClientTimeout(connect=CONNECT_SECONDS, sock_read=wait + ANSWER_SECONDS)
+        return self._status(
+            await self._call("GET", f"/status/{id}", params={"wait": str(wait)}, timeout=limit)
         )
 
+    def _status(self, answer: dict[str, Any]) -> JobStatus:
+        try:
+            status = JobStatus.model_validate(answer)
+        except ValidationError:
+            raise self._odd_answer("something else than the status of a job") from None
+        self._has_answered = True
+        return status
+
     async def wait(self, id: str, on_status: OnStatus | None = None) -> JobStatus:
-        """Return the status once the job has ended. Call `on_status` with each status until
-        then."""
+        """Return the status once the job has ended. Call `on_status` with each status until then.
+
+        A restart of the server does not end it.
+        """
+        seconds = POLL_SECONDS if on_status else LONG_POLL_SECONDS
         while True:
-            status = await self.status(id, wait=POLL_SECONDS if on_status else LONG_POLL_SECONDS)
+            status = await self._again(lambda: self.status(id, wait=seconds))
             if on_status is not None:
                 on_status(status)
             if status.has_ended:
@@ -98,9 +132,14 @@ class AsyncClient:
 
         Raises `WrongState` until the job has ended, `JobFailed` if it ended without a picture.
         """
+        return await self._again(lambda: self._result(id, n))
+
+    async def _result(self, id: str, n: int) -> bytes:
         async with self._answer("GET", f"/result/{id}", params={"n": n}) as response:
             if response.status == 202:
-                raise no_result(JobStatus.model_validate(await response.json()))
+                raise no_result(self._status(await self._json(response)))
+            if not response.content_type.startswith("image/"):
+                raise self._odd_answer(f"{response.status} with {response.content_type}")
             return await response.read()
 
     async def cancel(self, id: str) -> None:
@@ -114,10 +153,23 @@ class AsyncClient:
         """Return the counts, the workers and the spool, as `GET /system/status` answers them."""
         return await self._call("GET", "/system/status")
 
+    async def _again(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask until the server answers, if it has answered before."""
+        ends_at: float | None = None
+        while True:
+            try:
+                return await ask()
+            except (NoServer, TryLater) as error:
+                now = time.monotonic()
+                ends_at = ends_at or now + RECONNECT_SECONDS
+                if not self._has_answered or now > ends_at:
+                    raise
+                pause = error.retry_after if isinstance(error, TryLater) else 1
+                await asyncio.sleep(min(pause, RECONNECT_SECONDS))
+
     async def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         async with self._answer(method, path, **options) as response:
-            answer: dict[str, Any] = await response.json()
-            return answer
+            return await self._json(response)
 
     @asynccontextmanager
     async def _answer(
@@ -126,16 +178,33 @@ class AsyncClient:
         try:
             async with self._session.request(method, self._url + path, **options) as response:
                 if response.status >= 400:
-                    described = (await response.json()).get("error", {})
-                    retry_after = int(response.headers.get("Retry-After", 1))
-                    raise from_answer(response.status, described, retry_after)
+                    described = (await self._json(response)).get("error")
+                    if not isinstance(described, dict):
+                        raise self._odd_answer(f"{response.status} without an error")
+                    raise from_answer(response.status, described, _retry_after(response))
                 yield response
-        except aiohttp.ContentTypeError as error:
-            raise NoServer(
-                f"{self._url} is not an i2ii server: it answers {error.status}, and not in JSON"
-            ) from error
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+        except TimeoutError as error:
+            raise NoServer(f"the server at {self._url} does not answer in time") from error
+        except (aiohttp.ClientError, ValueError) as error:
             raise NoServer(f"no server answers at {self._url}: {error}") from error
+
+    async def _json(self, response: aiohttp.ClientResponse) -> dict[str, Any]:
+        try:
+            answer = await response.json()
+        except (aiohttp.ContentTypeError, ValueError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise self._odd_answer(f"{response.status}, and not with a JSON object")
+        return answer
+
+    def _odd_answer(self, what: str) -> NoServer:
+        return NoServer(f"{self._url} is not an i2ii server: it answers {what}")
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> int:
+    """Return the seconds of `Retry-After`, which a proxy may give as a date."""
+    value = response.headers.get("Retry-After", "")
+    return int(value) if re.fullmatch(r"[0-9]{1,6}", value) else 1
 
 
 class Client:

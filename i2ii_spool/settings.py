@@ -447,7 +447,7 @@ def load(flags: dict[str, Any] | None = None, files: Sequence[Path] = ENV_FILES)
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     try:
         for file in files:
-            _check_secret_is_kept(file)
+            _check_file(file)
         return Settings(_env_file=files, **given)  # type: ignore[call-arg]  # pydantic's own
     except PermissionError as error:
         raise SettingsError(
@@ -463,10 +463,16 @@ def load(flags: dict[str, Any] | None = None, files: Sequence[Path] = ENV_FILES)
         raise SettingsError(message, field=name or None) from None
 
 
-def _check_secret_is_kept(file: Path) -> None:
-    if not file.exists() or not file.stat().st_mode & 0o007:
+def _check_file(file: Path) -> None:
+    """Raise `SettingsError` for a file that is not UTF-8, or that shows a secret to others."""
+    if not file.exists():
         return
-    if dotenv_values(file).get(variable("api_token")):
+    try:
+        values = dotenv_values(file)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise SettingsError(f"line {line} of {file} is not UTF-8; save it as UTF-8") from None
+    if file.stat().st_mode & 0o007 and values.get(variable("api_token")):
         raise SettingsError(
             f"{file} holds a token, and other users can read it: chmod 640 {file}",
             field="api_token",

@@ -1,13 +1,13 @@
 """The commands for jobs: submit, list, show, cancel, retry, delete."""
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from i2ii_spool.cli.options import command, open_spool
+from i2ii_spool.cli.options import check_text, command, for_each, open_spool, restore_umask
+from i2ii_spool.cli.terminal import echo, echo_json
 from i2ii_spool.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -36,15 +36,18 @@ def submit(
     **fields: str | None,
 ) -> None:
     """Submit an edit of one to three IMAGES and print the id of the job."""
-    from i2ii_spool.cli.progress import wait_and_write
+    from i2ii_spool.cli.progress import check_output, wait_and_write
     from i2ii_spool.client import Client, SpoolClient
     from i2ii_spool.jobs.request import EditRequest, parse
 
     if output is not None and not wait:
         raise InvalidRequest("--output needs --wait: the picture exists once the job has ended")
-    request = parse(
-        EditRequest, {name: value for name, value in fields.items() if value is not None}
-    )
+    if wait:
+        check_output(output)
+    given = {name: value for name, value in fields.items() if value is not None}
+    for name, value in given.items():
+        check_text(name, str(value))
+    request = parse(EditRequest, given)
     with ExitStack() as stack:
         client: Client | SpoolClient
         if url is None:
@@ -53,9 +56,10 @@ def submit(
             client = stack.enter_context(Client(url, settings.client_token))
         id = client.submit(images, request)
         if wait:
+            restore_umask()
             wait_and_write(client, id, output)
         else:
-            click.echo(id)
+            echo(id)
 
 
 @command("spool")
@@ -83,9 +87,10 @@ def ls(settings: "Settings", state: str | None, *, limit: int, as_json: bool) ->
     for location in list_jobs(spool, parse_state(state), limit=limit):
         status = status_of(spool, location, queue=queue)
         if status is not None:
-            click.echo(
-                json.dumps(status.to_dict(), ensure_ascii=False) if as_json else status.to_line()
-            )
+            if as_json:
+                echo_json(status.to_dict())
+            else:
+                echo(status.to_line())
 
 
 @command("spool")
@@ -97,10 +102,11 @@ def show(settings: "Settings", id: str, *, as_json: bool) -> None:
 
     shown = read_status(open_spool(settings), id).to_dict()
     if as_json:
-        click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+        echo_json(shown, indent=2)
         return
     for name, value in shown.items():
-        click.echo(f"{name + ':':<18} {value}")
+        indented = str(value).replace("\n", f"\n{'':<19}")
+        echo(f"{name + ':':<18} {indented}")
 
 
 @command("spool")
@@ -110,9 +116,13 @@ def cancel(settings: "Settings", ids: tuple[str, ...]) -> None:
     from i2ii_spool.spool import actions
     from i2ii_spool.spool.layout import State
 
-    for id in ids:
-        state = actions.cancel(open_spool(settings), id)
-        click.echo(f"{id} {'stops at its next step' if state is State.RUNNING else 'cancelled'}")
+    spool = open_spool(settings)
+
+    def cancel_job(id: str) -> str:
+        state = actions.cancel(spool, id)
+        return "stops at its next step" if state is State.RUNNING else "cancelled"
+
+    for_each(ids, cancel_job)
 
 
 @command("spool")
@@ -121,9 +131,13 @@ def retry(settings: "Settings", ids: tuple[str, ...]) -> None:
     """Return failed jobs to the queue."""
     from i2ii_spool.spool import actions
 
-    for id in ids:
-        actions.retry(open_spool(settings), id)
-        click.echo(f"{id} queued")
+    spool = open_spool(settings)
+
+    def retry_job(id: str) -> str:
+        actions.retry(spool, id)
+        return "queued"
+
+    for_each(ids, retry_job)
 
 
 @command("spool")
@@ -132,9 +146,13 @@ def rm(settings: "Settings", ids: tuple[str, ...]) -> None:
     """Delete ended jobs and their pictures."""
     from i2ii_spool.spool import actions
 
-    for id in ids:
-        actions.delete_job(open_spool(settings), id)
-        click.echo(f"{id} deleted")
+    spool = open_spool(settings)
+
+    def delete_job(id: str) -> str:
+        actions.delete_job(spool, id)
+        return "deleted"
+
+    for_each(ids, delete_job)
 
 
 @command(processes=["gc"])
@@ -149,9 +167,9 @@ def gc(settings: "Settings") -> None:
         free=None if free is None else round(free * 2**20),
     )
     removed = prune(open_spool(settings), policy)
-    click.echo(f"{len(removed)} jobs deleted")
+    echo(f"{len(removed)} jobs deleted")
     if policy == RetentionPolicy():
-        click.echo(
+        echo(
             "no limit is set; use --keep-days, --keep-jobs or --keep-free-mib",
             err=True,
         )

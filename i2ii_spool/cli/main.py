@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from i2ii_spool import __version__
-from i2ii_spool.cli import jobs, run, setup, watch
+from i2ii_spool.cli import jobs, run, setup, terminal, watch
 
 COMMANDS: dict[str, Sequence[click.Command]] = {
     "Run": (run.up, run.serve, run.gpu),
@@ -26,6 +26,11 @@ class GroupedCommands(click.Group):
         for commands in by_heading.values():
             for command in commands:
                 self.add_command(command)
+
+    def main(self, *args: Any, **rest: Any) -> Any:
+        """Run a command at a terminal of any encoding."""
+        terminal.prepare()
+        return super().main(*args, **rest)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each heading with its commands, all in the same columns."""
@@ -46,6 +51,7 @@ class GroupedCommands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 @click.version_option(__version__, prog_name="i2ii")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Edit pictures with Qwen-Image-Edit on several GPUs; the queue is a directory tree."""
-    os.umask(0o007)  # a spool is for its owner and its group
+    context.obj = os.umask(0o007)  # a spool is for its owner and its group

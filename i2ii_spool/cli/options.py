@@ -1,6 +1,7 @@
 """What the commands share: settings and requests as flags, the spool, errors, exit codes."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from i2ii_spool.errors import EX_FAILED, I2iiError, SpoolUnusable, from_os_error
+from i2ii_spool.cli.terminal import echo
+from i2ii_spool.errors import EX_FAILED, I2iiError, InvalidRequest, SpoolUnusable, from_os_error
 from i2ii_spool.host.systemd import sd_notify
 
 if TYPE_CHECKING:
@@ -164,9 +166,39 @@ def errors_shown() -> Iterator[None]:
         raise
 
 
+def for_each(ids: Sequence[str], act: Callable[[str], str]) -> None:
+    """Act on each job, and print what came of it; the error of one job concerns no other."""
+    exit_code = 0
+    for id in ids:
+        try:
+            echo(f"{id} {act(id)}")
+        except I2iiError as error:
+            _show(error)
+            exit_code = error.exit_code
+    sys.exit(exit_code)
+
+
+def check_text(name: str, value: str) -> None:
+    """Raise `InvalidRequest` for an argument with bytes that are not text in the locale."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        raise InvalidRequest(
+            f"{name} is not {encoding} at character {error.start + 1}; write it in the encoding of "
+            "the locale, or set LC_ALL to that of the terminal, for example C.UTF-8",
+            field=name,
+        ) from None
+
+
+def restore_umask() -> None:
+    """Give the files that follow the rights that the user wants: they are not of the spool."""
+    os.umask(click.get_current_context().find_root().obj)
+
+
 def _show(error: Exception) -> None:
     sd_notify(STATUS=str(error))
-    click.echo(f"i2ii: {error}", err=True)
+    echo(f"i2ii: {error}", err=True)
 
 
 def open_spool(settings: "Settings") -> "Spool":

@@ -1,19 +1,31 @@
 """Wait for a job at a terminal: show a progress bar, then write the pictures."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from i2ii_spool.cli.terminal import echo
 from i2ii_spool.client import Client, SpoolClient
-from i2ii_spool.errors import JobFailed
+from i2ii_spool.errors import InvalidRequest, JobFailed, NoServer
 from i2ii_spool.spool.status import JobStatus
 
 EX_INTERRUPTED = 130
 """The exit code after Ctrl-C, as of a shell: 128 + SIGINT."""
+
+
+def check_output(output: Path | None) -> None:
+    """Raise `InvalidRequest` if the picture could not be written, before anything is submitted."""
+    folder = Path() if output is None else output.parent
+    if not folder.is_dir():
+        raise InvalidRequest(f"output: there is no folder {folder}; create it first")
+    if output is not None and output.is_dir():
+        raise InvalidRequest(f"output: {output} is a folder; name a file in it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidRequest(f"output: {folder.absolute()} cannot be written; name another with -o")
 
 
 def wait_and_write(client: Client | SpoolClient, id: str, output: Path | None) -> None:
@@ -32,15 +44,17 @@ def wait_and_write(client: Client | SpoolClient, id: str, output: Path | None) -
             task = bar.add_task(id, total=None, detail="")
             status = client.wait(id, lambda status: bar.update(task, **_shown(status)))
     except KeyboardInterrupt:
-        click.echo(f"job {id} continues; `i2ii cancel {id}` stops it", err=True)
+        echo(f"job {id} continues; `i2ii cancel {id}` stops it", err=True)
         sys.exit(EX_INTERRUPTED)
+    except NoServer as error:
+        raise NoServer(f"{error}; job {id} continues without this command") from error
     if status.status != "completed":
         raise JobFailed(f"job {id} {status.status}: {(status.error or {}).get('message')}")
     for n, name in enumerate(status.outputs or (), start=1):
         first = output or Path(id + Path(name).suffix)
         path = first if n == 1 else first.with_stem(f"{first.stem}-{n}")
         path.write_bytes(client.result(id, n))
-        click.echo(path)
+        echo(path)
 
 
 def _shown(status: JobStatus) -> dict[str, Any]:

@@ -54,6 +54,6 @@ def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
     chosen = gpus.resolve(gpu)
     configure_logging(chosen.unit, worker_name(chosen.unit))
     faulthandler.enable()  # prints the stacks when systemd's watchdog aborts a hung worker
-    device = gpus.set_visible(chosen)
+    device = gpus.set_visible(chosen, optional=settings.engine == "classic")
     engine = registry.create(settings, has_gpu=device is not None)
     Worker(settings, engine, chosen, device, burst=burst).run()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from i2ii_spool.cli.options import errors_shown
+from i2ii_spool.cli.options import errors_shown, restore_umask
+from i2ii_spool.cli.terminal import echo
 from i2ii_spool.errors import DownloadFailed, InvalidRequest
 
 if TYPE_CHECKING:
@@ -34,19 +35,18 @@ def fetch(name: str | None) -> None:
     from i2ii_spool.engines.diffusers import loading, presets
     from i2ii_spool.settings import load
 
+    restore_umask()
     with errors_shown():
         settings = load()
         folder = loading.fetch(name or settings.model, settings.model_source)
-        click.echo(folder)
+        echo(folder)
         try:
             lightning = loading.fetch_lightning(presets.version_of(folder), settings.model_source)
         except DownloadFailed as error:
-            click.echo(
-                f"i2ii: the model is complete, but without the preset fast: {error}", err=True
-            )
+            echo(f"i2ii: the model is complete, but without the preset fast: {error}", err=True)
         else:
             if lightning is not None:
-                click.echo(lightning)
+                echo(lightning)
 
 
 @model.command()
@@ -66,6 +66,7 @@ def tiny(folder: Path, *, like: "Version") -> None:
     """
     from i2ii_spool.engines.diffusers import loading
 
+    restore_umask()
     with errors_shown():
         loading.check_packages(*loading.PACKAGES)
         if folder.exists() and any(folder.iterdir()):
@@ -73,9 +74,7 @@ def tiny(folder: Path, *, like: "Version") -> None:
         from i2ii_spool.engines.diffusers.testing.tiny_edit import write
 
         write(folder, like)
-    click.echo(
-        f"{folder}: random weights; try them with --engine qwen --model {folder} --max-side 128"
-    )
+    echo(f"{folder}: random weights; try them with --engine qwen --model {folder} --max-side 128")
 
 
 # --- tokens ---------------------------------------------------------------------------------------
@@ -117,7 +116,7 @@ def add(file: Path, name: str, *, operator: bool) -> None:
     """Add a token called NAME and print it. The file keeps only its hash."""
     from i2ii_spool.server.auth import tokens
 
-    click.echo(tokens.add(file, name, is_operator=operator))
+    echo(tokens.add(file, name, is_operator=operator))
 
 
 @token_command
@@ -127,7 +126,7 @@ def revoke(file: Path, name: str) -> None:
     from i2ii_spool.server.auth import tokens
 
     tokens.revoke(file, name)
-    click.echo(f"{name} revoked")
+    echo(f"{name} revoked")
 
 
 @token_command
@@ -135,8 +134,11 @@ def names(file: Path) -> None:
     """Print the names of the tokens."""
     from i2ii_spool.server.auth import tokens
 
-    for token in tokens.read(file):
-        click.echo(f"{token.name}{'  operator' if token.is_operator else ''}")
+    valid, faults = tokens.parse(file)
+    for token in valid:
+        echo(f"{token.name}{'  operator' if token.is_operator else ''}")
+    for fault in faults:
+        echo(f"i2ii: {fault}", err=True)
 
 
 # --- units ----------------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ def install(prefix: Path, *, user_mode: bool, dry_run: bool) -> None:
     if not dry_run and target.is_this_system:
         start = " ".join(target.systemctl("start", "i2ii.target"))
         enabled = ", ".join(f"i2ii-gpu@{instance}" for instance in instances)
-        click.echo(f"\nenabled {enabled}; next: i2ii model fetch, i2ii doctor, and {start}")
+        echo(f"\nenabled {enabled}; next: i2ii model fetch, i2ii doctor, and {start}")
 
 
 @units.command("remove")

@@ -1,12 +1,12 @@
 """The commands that watch the service: top, bench, doctor, settings."""
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from i2ii_spool.cli.options import command, open_spool
+from i2ii_spool.cli.options import check_text, command, open_spool
+from i2ii_spool.cli.terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from i2ii_spool.settings import Settings
@@ -41,9 +41,13 @@ def bench(
     """Load-test a running service and print a report."""
     from i2ii_spool.ops.loadtest import run
 
+    check_text("prompt", prompt)
     url = url or f"http://{settings.host}:{settings.port}"
     report = run.run(url, settings.client_token, jobs=jobs, concurrency=concurrency, prompt=prompt)
-    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())
+    if as_json:
+        echo_json(report.to_dict(), indent=2)
+    else:
+        echo(report.to_text())
     sys.exit(0 if report.all_succeeded else 1)
 
 
@@ -82,13 +86,13 @@ def doctor(settings: "Settings", *, as_json: bool) -> None:
     for finding in examine(settings):
         findings.append(finding)
         if not as_json:
-            verdict = click.style(f"{finding.verdict:<8}", fg=colours[finding.verdict])
             cure = "" if finding.cure is None else f"\n{'':<23}-> {finding.cure}"
-            click.echo(f"{verdict} {finding.check:<13} {finding.message}{cure}")
+            click.secho(f"{finding.verdict:<8} ", nl=False, fg=colours[finding.verdict])
+            echo(f"{finding.check:<13} {finding.message}{cure}")
     healthy = all(finding.verdict is not Verdict.ERROR for finding in findings)
     if as_json:
         report = {"healthy": healthy, "findings": [finding.to_dict() for finding in findings]}
-        click.echo(json.dumps(report, indent=2))
+        echo_json(report, indent=2)
     sys.exit(0 if healthy else 1)
 
 
@@ -104,4 +108,4 @@ def settings(settings: "Settings") -> None:
     }
     width = max(map(len, Settings.model_fields))
     for name, value in settings:
-        click.echo(f"{name:<{width}} {value!s:<24} {source(name, flags)}")
+        echo(f"{name:<{width}} {value!s:<24} {source(name, flags)}")

@@ -5,21 +5,34 @@ MIG slice. CUDA always gets the UUID: if a unit's `DeviceAllow=` shows a process
 card has index 0 in CUDA, whatever its N.
 """
 
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pynvml
 
-from i2ii_spool.errors import DriverError, SettingsError
+from i2ii_spool.errors import DriverError, I2iiError, SettingsError
+
+log = logging.getLogger(__name__)
 
 CUDA_VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+NVIDIA_VISIBLE_DEVICES = "NVIDIA_VISIBLE_DEVICES"
+NO_DEVICES = ("none", "void")
+"""Values of `NVIDIA_VISIBLE_DEVICES` with which a container gets no GPU."""
 DRIVER = Path("/proc/driver/nvidia/version")
 MIB = 2**20
+NVML_INVALID_ARGUMENT, NVML_NOT_SUPPORTED, NVML_NO_PERMISSION, NVML_NOT_FOUND = 2, 3, 4, 6
+NVML_GPU_IS_LOST, NVML_RESET_REQUIRED = 15, 16
+NVML_GONE = (NVML_GPU_IS_LOST, NVML_RESET_REQUIRED)
+"""The GPU cannot work. Any other error is that of one query."""
+NVML_NO_SLICE = (NVML_INVALID_ARGUMENT, NVML_NOT_SUPPORTED, NVML_NOT_FOUND)
+INDEX = re.compile(r"\d{1,6}", re.ASCII)
+NAME = re.compile(r"(GPU|MIG)(?:-GPU)?-([0-9A-Fa-f]{1,8})[0-9A-Fa-f-]*((?:/\d+)*)", re.ASCII)
 
 
 # --- what the driver sees -------------------------------------------------------------------------
@@ -27,18 +40,47 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU, or a MIG slice of one."""
+    """A GPU that answers, or a MIG slice of one."""
 
     name: str
     """The product, for example `NVIDIA H100 80GB HBM3`."""
     uuid: str
-    minor: int
-    """The N of its /dev/nvidiaN; a slice has the N of its card."""
+    minor: int | None
+    """The N of its /dev/nvidiaN; a slice has the N of its card. Where the driver does not tell it,
+    as under WSL2, it is the index; None if another card has this N."""
+    index: int
+    """Its number, or that of its card, in nvidia-smi."""
 
     @property
     def is_slice(self) -> bool:
         """Whether it is a MIG slice."""
         return self.uuid.startswith("MIG-")
+
+    @property
+    def number(self) -> str:
+        """`minor`, as it is shown."""
+        return "-" if self.minor is None else str(self.minor)
+
+    @property
+    def id(self) -> str:
+        """The argument of `i2ii gpu` for it."""
+        return self.uuid if self.is_slice or self.minor is None else str(self.minor)
+
+
+@dataclass(frozen=True)
+class SickDevice:
+    """A GPU, or a MIG slice of one, that the driver lists and that does not answer."""
+
+    index: int
+    """Its number, or that of its card, in nvidia-smi."""
+    name: str
+    """`GPU 1`, or `slice 2 of GPU 1`."""
+    code: int
+    """The NVML error."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} does not answer: {self.reason}"
 
 
 @contextmanager
@@ -59,7 +101,8 @@ def _nvml_session() -> Iterator[bool]:
     except pynvml.NVMLError as error:
         raise _driver_error(error) from error
     finally:
-        pynvml.nvmlShutdown()
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
 
 
 def _driver_error(error: Exception) -> DriverError:
@@ -68,33 +111,75 @@ def _driver_error(error: Exception) -> DriverError:
     )
 
 
-def devices() -> list[Device]:
-    """Return the GPUs that this process may use, in the order of nvidia-smi.
+def survey(*, optional: bool = False) -> tuple[list[Device], list[SickDevice]]:
+    """Return the GPUs that this process may use and those that do not answer, as nvidia-smi orders
+    them.
 
-    A card in MIG mode is represented by its slices.
+    A card in MIG mode is represented by its slices. Raises `DriverError` if the driver does not
+    work; with `optional`, for an engine without a GPU, this is as if there were none.
     """
-    with _nvml_session() as has_driver:
-        if not has_driver:
-            return []
-        cards = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        return [_device(part, card) for card in cards for part in _slices(card) or [card]]
+    found: list[Device] = []
+    sick: list[SickDevice] = []
+    try:
+        with _nvml_session() as has_driver:
+            for index in range(pynvml.nvmlDeviceGetCount() if has_driver else 0):
+                try:
+                    devices, sick_slices = _read_card(index)
+                except pynvml.NVMLError as error:
+                    sick.append(SickDevice(index, f"GPU {index}", error.value, str(error)))
+                else:
+                    found += devices
+                    sick += sick_slices
+    except DriverError as error:
+        if not optional:
+            raise
+        log.warning("%s; this engine works without a GPU", error)
+    taken = {device.minor for device in found}
+    return [_numbered(device, taken) for device in found], sick
 
 
-def _device(part: Any, card: Any) -> Device:
-    return Device(
-        name=pynvml.nvmlDeviceGetName(card),
-        uuid=pynvml.nvmlDeviceGetUUID(part),
-        minor=pynvml.nvmlDeviceGetMinorNumber(card),
-    )
+def devices() -> list[Device]:
+    """Return the GPUs that answer. Raises `DriverError` if the driver does not work."""
+    return survey()[0]
 
 
-def _slices(card: Any) -> list[Any]:
-    found = []
-    with suppress(pynvml.NVMLError_NotSupported):
-        for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(card)):
-            with suppress(pynvml.NVMLError_NotFound):  # slices are numbered with gaps
-                found.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(card, index))
-    return found
+def _read_card(index: int) -> tuple[list[Device], list[SickDevice]]:
+    """Return the card or its slices, and the slices that do not answer.
+
+    Raises `NVMLError` if the card does not answer.
+    """
+    card = pynvml.nvmlDeviceGetHandleByIndex(index)
+    name = _ask(pynvml.nvmlDeviceGetName, card) or "NVIDIA GPU"
+    minor = _ask(pynvml.nvmlDeviceGetMinorNumber, card)
+    uuids: list[str] = []
+    sick: list[SickDevice] = []
+    for slot in range(_ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, card) or 0):
+        try:
+            part = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(card, slot)
+            uuids.append(pynvml.nvmlDeviceGetUUID(part))
+        except pynvml.NVMLError as error:
+            if error.value not in NVML_NO_SLICE:  # slices are numbered with gaps
+                called = f"slice {slot} of GPU {index}"
+                sick.append(SickDevice(index, called, error.value, str(error)))
+    if not uuids and not sick:
+        uuids = [pynvml.nvmlDeviceGetUUID(card)]
+    return [Device(name, uuid, minor, index) for uuid in uuids], sick
+
+
+def _ask(query: Callable[[Any], Any], card: Any) -> Any:
+    """Return the answer, or None if the driver cannot tell. Raises `NVMLError` for a lost card."""
+    try:
+        return query(card)
+    except pynvml.NVMLError as error:
+        if error.value in NVML_GONE:
+            raise
+        return None
+
+
+def _numbered(device: Device, taken: set[int | None]) -> Device:
+    if device.minor is not None or device.index in taken:
+        return device
+    return replace(device, minor=device.index)
 
 
 def driver_versions() -> tuple[str, str] | None:
@@ -124,35 +209,64 @@ class Gpu:
 
 
 def visible_devices() -> list[str] | None:
-    """Return the entries of `CUDA_VISIBLE_DEVICES`, or None if it is not set."""
+    """Return the entries of `CUDA_VISIBLE_DEVICES`, each once, or None if it is not set.
+
+    Like CUDA, it ignores the first invalid entry and all that follow it: "", "-1" and "NoDevFiles"
+    hide every GPU.
+    """
     value = os.environ.get(CUDA_VISIBLE_DEVICES)
     if value is None:
         return None
     entries = [entry.strip() for entry in value.split(",")]
-    # CUDA ignores the first invalid entry and all that follow it: "" and "-1" hide every GPU.
-    end = next((index for index, entry in enumerate(entries) if entry in ("", "-1")), len(entries))
-    return entries[:end]
+    is_valid = [bool(INDEX.fullmatch(entry) or NAME.fullmatch(entry)) for entry in entries]
+    end = is_valid.index(False) if False in is_valid else len(entries)
+    return list(dict.fromkeys(entries[:end]))
 
 
-def list_ids() -> list[str]:
-    """Return the argument of `i2ii gpu` for each GPU that this process may use."""
+def list_ids(*, optional: bool = False) -> list[str]:
+    """Return the argument of `i2ii gpu` for each GPU that this process may use and that answers.
+
+    A GPU that does not answer is logged. Raises `DriverError` if the driver does not work, or if
+    none of its GPUs answers; with `optional`, this is as if there were none.
+    """
     entries = visible_devices()
-    if entries is not None:
-        return [str(index) for index in range(len(entries))]
-    return [device.uuid if device.is_slice else str(device.minor) for device in devices()]
+    if entries == []:
+        return []
+    found, sick = survey(optional=optional)
+    if entries is None:
+        ids = [device.id for device in found]
+        problems: list[object] = [*sick]
+    else:
+        lacking = {
+            entry: _not_found(gpu, found, sick)
+            for entry in entries
+            if sick and not _find_device(gpu := _parse(entry), found)
+        }
+        ids = [str(index) for index, entry in enumerate(entries) if entry not in lacking]
+        problems = [*lacking.values()]
+    for each in problems:
+        log.error("%s; there is no worker for it", each)
+    if problems and not ids and not optional:
+        raise DriverError(f"no GPU can be used: {_listed(sick)}")
+    return ids
+
+
+def _listed(parts: Iterable[SickDevice]) -> str:
+    return "; ".join(map(str, parts))
 
 
 def resolve(id: str) -> Gpu:
     """Return the GPU that `id` means: a number, a UUID, or a MIG name.
 
-    Like CUDA, a number counts within `CUDA_VISIBLE_DEVICES` if that is set. Raises `SettingsError`.
+    Like CUDA, a number counts within `CUDA_VISIBLE_DEVICES` if that is set, and a UUID may be
+    abbreviated. Raises `SettingsError`.
     """
     entries = visible_devices()
     if not entries:
         return _parse(id)
     visible = f"{CUDA_VISIBLE_DEVICES}={','.join(entries)}"
-    if not id.isdecimal():
-        if id not in entries:
+    if not INDEX.fullmatch(id):
+        if not any(entry.startswith(id) or id.startswith(entry) for entry in entries):
             raise SettingsError(f"GPU {id} is not in {visible}", field="gpu")
         return _parse(id)
     if int(id) >= len(entries):
@@ -163,9 +277,9 @@ def resolve(id: str) -> Gpu:
 
 
 def _parse(id: str) -> Gpu:
-    if id.isdecimal():
+    if INDEX.fullmatch(id):
         return Gpu(int(id), f"gpu{int(id)}")
-    match = re.fullmatch(r"(GPU|MIG)(?:-GPU)?-([0-9A-Fa-f]{4,8})[0-9A-Fa-f-]*((?:/\d+)*)", id)
+    match = NAME.fullmatch(id)
     if match is None:
         raise SettingsError(
             f"{id!r} is not a GPU: give an index, a GPU-<uuid> or a MIG-<uuid>", field="gpu"
@@ -174,34 +288,54 @@ def _parse(id: str) -> Gpu:
     return Gpu(id, f"{kind.lower()}-{digits.lower()}{slices.replace('/', '-')}")
 
 
-def set_visible(gpu: Gpu) -> Device | None:
+def set_visible(gpu: Gpu, *, optional: bool = False) -> Device | None:
     """Make this GPU the only one that CUDA sees, and return it. Call this before CUDA is loaded.
 
-    Returns None on a machine without a GPU. Raises `SettingsError` if the machine has GPUs and this
-    is not one of them, `DriverError` if the driver does not work.
+    Returns None on a machine without a GPU; with `optional`, also where the driver does not work.
+    Raises `SettingsError` if the machine has GPUs and this is not one of them, `DriverError` if the
+    driver or this GPU does not work.
     """
     if visible_devices() == []:
+        log.info("no GPU is visible: %s=%s", CUDA_VISIBLE_DEVICES, os.environ[CUDA_VISIBLE_DEVICES])
         return None
-    accessible = devices()
-    if not accessible and not DRIVER.exists():
+    found, sick = survey(optional=optional)
+    if not found and not sick and (optional or not _has_driver()):
         return None
-    device = _find_device(gpu, accessible)
+    device = _find_device(gpu, found)
     if device is None:
-        here = ", ".join(f"{device.minor} ({device.uuid})" for device in accessible)
-        raise SettingsError(
-            f"GPU {gpu.id} not found: this process may use {here or 'no GPU'}", field="gpu"
-        )
+        raise _not_found(gpu, found, sick)
+    for each in sick:
+        if each.code != NVML_NO_PERMISSION:  # so the driver shows the cards of other units
+            log.warning("%s; the other GPUs are not affected", each)
     os.environ[CUDA_VISIBLE_DEVICES] = device.uuid
     return device
 
 
-def _find_device(gpu: Gpu, accessible: list[Device]) -> Device | None:
+def _has_driver() -> bool:
+    """Whether this machine should have a GPU: its driver is loaded, and shown to this container."""
+    return DRIVER.exists() and os.environ.get(NVIDIA_VISIBLE_DEVICES) not in NO_DEVICES
+
+
+def _find_device(gpu: Gpu, found: list[Device]) -> Device | None:
+    """Return the device that is meant, or None if there is none, or if there are several."""
     if isinstance(gpu.id, str):
-        return next((device for device in accessible if device.uuid.startswith(gpu.id)), None)
+        named = [device for device in found if device.uuid.startswith(gpu.id)]
+        return named[0] if len(named) == 1 else None
     if visible_devices() is None:
-        return next((device for device in accessible if device.minor == gpu.id), None)
+        return next((device for device in found if device.minor == gpu.id), None)
     # The numbers in CUDA_VISIBLE_DEVICES are those of nvidia-smi.
-    return accessible[gpu.id] if gpu.id < len(accessible) else None
+    return next((device for device in found if device.index == gpu.id), None)
+
+
+def _not_found(gpu: Gpu, found: list[Device], sick: list[SickDevice]) -> I2iiError:
+    meant = [each for each in sick if each.index == gpu.id]
+    if meant:
+        return DriverError(f"{_listed(meant)}; see nvidia-smi and `dmesg` for details")
+    here = ", ".join(f"{device.number} ({device.uuid})" for device in found) or "no GPU"
+    message = f"GPU {gpu.id} not found: this process may use {here}"
+    if not sick:
+        return SettingsError(message, field="gpu")
+    return DriverError(f"{message}; {_listed(sick)}")
 
 
 # --- how busy it is -------------------------------------------------------------------------------
@@ -209,29 +343,55 @@ def _find_device(gpu: Gpu, accessible: list[Device]) -> Device | None:
 
 @dataclass(frozen=True)
 class GpuUsage:
-    """How busy a GPU is with the work of all processes."""
+    """How busy a GPU is with the work of all processes. None is what the driver does not tell."""
 
-    memory_used_mib: int
-    memory_total_mib: int
+    memory_used_mib: int | None
+    memory_total_mib: int | None
     use_percent: int | None
-    """The part of the last second in which it computed; None for a MIG slice, which the driver does
-    not measure."""
+    """The part of the last second in which it computed; None for a MIG slice."""
 
 
 class GpuMonitor:
     """Reads how busy a GPU is. A reading takes microseconds."""
 
-    def __init__(self, device: Device) -> None:
-        pynvml.nvmlInit()
-        self._handle = pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
-
-    def read(self) -> GpuUsage:
-        """Return the current use. Raises `DriverError` if the GPU is lost."""
+    def __init__(self, device: Device, *, optional: bool = False) -> None:
+        self._optional = optional
+        self._name = f"GPU {device.id}"
+        self._uuid = device.uuid
+        self._handle: Any = None
+        self.fault = ""
+        """Why the last reading is incomplete; nothing where the driver does not offer more."""
         try:
-            memory = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
-            percent = None
-            with suppress(pynvml.NVMLError_NotSupported):
-                percent = int(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu)
+            pynvml.nvmlInit()
         except pynvml.NVMLError as error:
             raise _driver_error(error) from error
-        return GpuUsage(memory.used // MIB, memory.total // MIB, percent)
+
+    def read(self) -> GpuUsage:
+        """Return the current use.
+
+        Raises `DriverError` if the GPU is lost; with `optional`, this is a fault like another.
+        """
+        before, self.fault = self.fault, ""
+        if self._handle is None:
+            self._handle = self._ask(pynvml.nvmlDeviceGetHandleByUUID, self._uuid)
+        memory = rates = None
+        if self._handle is not None:
+            memory = self._ask(pynvml.nvmlDeviceGetMemoryInfo, self._handle)
+            rates = self._ask(pynvml.nvmlDeviceGetUtilizationRates, self._handle)
+        if self.fault and self.fault != before:
+            log.warning("%s", self.fault)
+        return GpuUsage(
+            None if memory is None else memory.used // MIB,
+            None if memory is None else memory.total // MIB,
+            None if rates is None else int(rates.gpu),
+        )
+
+    def _ask(self, query: Callable[[Any], Any], of: Any) -> Any:
+        try:
+            return query(of)
+        except pynvml.NVMLError as error:
+            if error.value in NVML_GONE and not self._optional:
+                raise DriverError(f"{self._name} does not answer: {error}") from error
+            if error.value != NVML_NOT_SUPPORTED:
+                self.fault = f"{self._name} does not tell how busy it is: {error}"
+            return None

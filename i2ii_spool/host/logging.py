@@ -86,5 +86,5 @@ class JournalHandler(logging.Handler):
 
 
 def _encode(name: str, value: str) -> bytes:
-    data = value.encode(errors="surrogateescape")
+    data = value.encode(errors="backslashreplace")
     return name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"

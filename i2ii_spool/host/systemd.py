@@ -18,11 +18,12 @@ def sd_notify(**fields: str | int) -> None:
         return
     if address.startswith("@"):  # the abstract namespace of Linux
         address = "\0" + address[1:]
-    message = "\n".join(f"{name}={value}" for name, value in fields.items())
+    lines = (f"{name}={value}".replace("\n", " ") for name, value in fields.items())
+    message = "\n".join(lines).encode(errors="backslashreplace")
     # If the manager itself has died, the service goes on without it.
     no_manager = suppress(ConnectionRefusedError, FileNotFoundError)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, no_manager:
-        manager.sendto(message.encode(), address)
+        manager.sendto(message, address)
 
 
 def notify_reloading() -> None:

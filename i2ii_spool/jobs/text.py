@@ -1,7 +1,6 @@
 """Text from other processes: decoded, and made fit to be shown."""
 
 import codecs
-import os
 import unicodedata
 
 from i2ii_spool.errors import InvalidRequest
@@ -43,10 +42,9 @@ def has_control_characters(text: str) -> bool:
 def printable(text: str) -> str:
     """Return `text` with every character that cannot be printed replaced.
 
-    Bytes that are not UTF-8 could not be encoded again. Control characters would split a log line,
-    or steer the terminal of the operator who reads it.
+    Surrogates, which stand for bytes that are not UTF-8, could not be encoded again. Control
+    characters would split a log line, or steer the terminal of the operator who reads it.
     """
-    text = os.fsencode(text).decode(errors="replace")
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )

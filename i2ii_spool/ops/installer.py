@@ -133,11 +133,11 @@ class Installer:
 
     def write(self, path: Path, text: str) -> None:
         """Write a file unless it already has this text."""
-        before = path.read_text() if path.exists() else None
+        before = path.read_text("utf-8", "surrogateescape") if path.exists() else None
         self._say("unchanged" if before == text else "write" if before is None else "change", path)
         if before != text and not self._dry_run:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     def keep(self, path: Path) -> None:
         """Say that a file stays as it is."""
@@ -188,10 +188,9 @@ def install(target: InstallTarget, *, dry_run: bool) -> list[str]:
             "unset it, and after the installation write it there and chmod 640 the file",
             field="api_token",
         )
-    instances = [
-        device.uuid if device.is_slice else str(device.minor) for device in gpus.devices()
-    ] or ["0"]
-    for path, text in _files(settings, target, command, spool):
+    found = _gpus(settings)
+    instances = [device.id for device in found] or ["0"]
+    for path, text in _files(settings, target, command, spool, found):
         installer.write(path, text)
     if target.environment.exists():
         installer.keep(target.environment)
@@ -205,6 +204,14 @@ def install(target: InstallTarget, *, dry_run: bool) -> list[str]:
     workers = [f"i2ii-gpu@{instance}.service" for instance in instances]
     installer.run(target.systemctl("enable", *ENABLED, *workers))
     return instances
+
+
+def _gpus(settings: Settings) -> list[gpus.Device]:
+    """Return the GPUs that answer, and print those that do not. Raises `DriverError`."""
+    found, sick = gpus.survey(optional=settings.engine == "classic")
+    for each in sick:
+        click.echo(f"i2ii: {each}; its unit is not enabled", err=True)
+    return found
 
 
 def _installed_command(target: InstallTarget) -> Path:
@@ -225,7 +232,7 @@ def _installed_command(target: InstallTarget) -> Path:
 
 
 def _files(
-    settings: Settings, target: InstallTarget, command: Path, spool: Path
+    settings: Settings, target: InstallTarget, command: Path, spool: Path, found: list[gpus.Device]
 ) -> Iterator[tuple[Path, str]]:
     """Yield each file to write, apart from the settings, with its text."""
     for name in UNITS:
@@ -237,7 +244,9 @@ def _files(
     yield target.root / "etc/sysusers.d/i2ii.conf", (SHIPPED / "i2ii.sysusers").read_text()
     tmpfiles = (SHIPPED / "i2ii.tmpfiles").read_text().replace(str(SPOOL), str(spool))
     yield target.root / "etc/tmpfiles.d/i2ii.conf", tmpfiles
-    for device in gpus.devices():
+    for device in found:
+        if device.minor is None:
+            continue
         allow = f"DeviceAllow=/dev/nvidia{device.minor} rw"
         drop_in = f"# The device file of this card.\n[Service]\n{allow}\n"
         yield target.units / f"i2ii-gpu@{device.uuid}.service.d/card.conf", drop_in

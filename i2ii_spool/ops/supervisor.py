@@ -14,7 +14,7 @@ import sys
 import time
 
 from i2ii_spool import __version__
-from i2ii_spool.errors import EX_CONFIG
+from i2ii_spool.errors import EX_CONFIG, EX_FAILED, EX_USAGE
 from i2ii_spool.host import gpus
 from i2ii_spool.host.logging import configure_logging
 from i2ii_spool.settings import Settings
@@ -24,16 +24,23 @@ log = logging.getLogger(__name__)
 MIN_RESTART_SECONDS, MAX_RESTART_SECONDS = 1.0, 30.0
 KILL_AFTER_SECONDS = 10.0
 PR_SET_PDEATHSIG = 1  # prctl(2)
+PERMANENT = (EX_USAGE, EX_CONFIG)
+"""Exit codes of a child that has logged what is wrong: a restart does not cure it."""
+SERVER = ("serve",)
 
 
 class Supervisor:
-    """Keeps the children running until a signal comes or one of them reports wrong settings."""
+    """Keeps the children running until a signal comes, or until none of them can work.
+
+    The server and at least one worker must be able to start. A worker that cannot is left out.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         spool = {"I2II_SPOOL": str(settings.spool.absolute())}
         self._environment = {**os.environ, **settings.to_environment(), **spool}
         self._children: set[asyncio.subprocess.Process] = set()
+        self._workers: set[str] = set()
         self._stopping = asyncio.Event()
         self._exit_code = 0
 
@@ -42,17 +49,21 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
-        settings, found = self._settings, gpus.list_ids()
+        settings = self._settings
+        found = gpus.list_ids(optional=settings.engine == "classic")
         url = f"http://{settings.host}:{settings.port}"
         log.info("i2ii %s: API %s, spool %s", __version__, url, settings.spool.absolute())
         log.info("workers: %s", f"one per GPU, {len(found)}" if found else "one, without a GPU")
         log.info(
             'try: curl -F image=@photo.jpg -F prompt="turn this into a watercolour" %s/edit', url
         )
+        if not found and settings.engine == "classic":  # not even for a GPU that does not answer
+            self._environment[gpus.CUDA_VISIBLE_DEVICES] = ""
+        self._workers = set(found or ["0"])
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep_running("serve"))
-            for index in found or ["0"]:
-                group.create_task(self._keep_running("gpu", index))
+            group.create_task(self._keep_running(*SERVER))
+            for id in found or ["0"]:
+                group.create_task(self._keep_running("gpu", id))
         return self._exit_code
 
     def _stop(self) -> None:
@@ -77,12 +88,11 @@ class Supervisor:
         pause = MIN_RESTART_SECONDS
         while not self._stopping.is_set():
             started = time.monotonic()
-            code = await self._run_child(*command)
+            code = await self._try_child(*command)
             if self._stopping.is_set():
                 return
-            if code == EX_CONFIG:  # the child has logged what is wrong; a restart does not cure it
-                self._exit_code = code
-                self._stop()
+            if code in PERMANENT:
+                self._give_up(command, code)
                 return
             if time.monotonic() - started > MAX_RESTART_SECONDS:
                 pause = MIN_RESTART_SECONDS
@@ -93,6 +103,27 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), pause)
             except TimeoutError:
                 pause = min(2 * pause, MAX_RESTART_SECONDS)
+
+    def _give_up(self, command: tuple[str, ...], code: int) -> None:
+        """Go on without this worker. Without the server, or without any worker, stop."""
+        self._workers.difference_update(command[1:])
+        if command != SERVER and self._workers:
+            log.error(
+                "%s cannot start (exit code %d, see above) and is left out; the others go on",
+                " ".join(command),
+                code,
+            )
+            return
+        self._exit_code = code
+        self._stop()
+
+    async def _try_child(self, *command: str) -> int:
+        """Like `_run_child`. A child that cannot be started, for want of memory, has failed."""
+        try:
+            return await self._run_child(*command)
+        except OSError as error:
+            log.error("%s cannot be started: %s", " ".join(command), error)
+            return EX_FAILED
 
     async def _run_child(self, *command: str) -> int:
         """Run a child to its end; return its exit code."""

@@ -42,7 +42,7 @@ COLOURS = {
 
 def run(spool: Spool, *, lease: float) -> None:
     """Show the spool until Ctrl-C; once, if standard output is not a terminal."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         Console(width=PIPE_WIDTH).print(_view(spool, lease, PIPE_WIDTH))
         return
     try:
@@ -140,7 +140,10 @@ def _worker_row(
     ]
     if is_wide:
         cells += [str(status.jobs_done), str(status.jobs_failed), _span(worker.heartbeat_age)]
-    return [*cells, _printable(status.note) if status.note else _described(job)]
+    if not status.note:
+        return [*cells, _described(job)]
+    note = _printable(status.note)
+    return [*cells, note if job is None else Text("  ").join((_described(job), note))]
 
 
 def _queue_table(jobs: Sequence[JobStatus], total: int) -> Table:

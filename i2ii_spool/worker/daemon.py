@@ -131,7 +131,9 @@ class Worker:
 
     def _startup(self, stack: ExitStack) -> None:
         info = self._engine.info
-        monitor = None if self._device is None else GpuMonitor(self._device)
+        monitor = None
+        if self._device is not None:
+            monitor = GpuMonitor(self._device, optional=info.engine == "classic")
         self._heartbeat = Heartbeat(self._spool, self.name, self._gpu.id, info, monitor)
         stack.callback(self._heartbeat.stop)
         self._heartbeat.publish(state=WorkerState.LOADING)

@@ -128,7 +128,7 @@ class Heartbeat:
         self.status = status = self.status.model_copy(update={**usage, **changes})
         self._next = time.monotonic() + HEARTBEAT_SECONDS
         try:
-            write_status(self._spool, status)
+            write_status(self._spool, self._with_fault(status))
         except OSError as error:  # the job goes on if the disk is full
             if error.errno not in DISK_FULL_ERRNOS:
                 raise
@@ -137,6 +137,12 @@ class Heartbeat:
         if status.job is not None:
             sentence = f"job {status.job}, step {status.step} of {status.steps}"
         sd_notify(WATCHDOG=1, STATUS=sentence)
+
+    def _with_fault(self, status: WorkerStatus) -> WorkerStatus:
+        """Return the status with what is wrong with the GPU, unless it has a note of the worker."""
+        if status.note or self._monitor is None:
+            return status
+        return status.model_copy(update={"note": self._monitor.fault})
 
 
 def _work_done() -> float:

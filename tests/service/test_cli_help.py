@@ -133,6 +133,18 @@ def test_invalid_variable_is_named_and_exits_78(
     assert repr(value) in error
 
 
+def test_a_file_of_settings_in_another_encoding_is_named(service: Service, tmp_path: Path) -> None:
+    file = tmp_path / "i2ii/i2ii.env"
+    file.parent.mkdir()
+    file.write_bytes(b"I2II_PORT=8123\n# \xb0\xae\n")
+    answer = run_in(tmp_path, service, "settings", XDG_CONFIG_HOME=str(tmp_path))
+    assert answer.returncode == 78
+    assert f"line 2 of {file} is not UTF-8" in the_error(answer)
+    file.write_text("I2II_PORT=8123\n# 水彩\n", encoding="utf-8")
+    answer = run_in(tmp_path, service, "settings", XDG_CONFIG_HOME=str(tmp_path))
+    assert "8123" in answer.stdout
+
+
 def test_invalid_flag_is_named_and_exits_78(service: Service) -> None:
     answer = cli(service, "serve", "--port", "http", check=False)
 

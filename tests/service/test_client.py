@@ -4,16 +4,20 @@ import asyncio
 import io
 import json
 import socket
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pytest
 from PIL import Image
 
+from i2ii_spool import client as client_module
 from i2ii_spool.client import AsyncClient, Client, OnStatus, SpoolClient
-from i2ii_spool.errors import Deleted, I2iiError, NotFound
+from i2ii_spool.errors import Deleted, I2iiError, NoServer, NotFound, TryLater
 from i2ii_spool.jobs.request import EditRequest, Job
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.status import JobStatus
@@ -314,6 +318,120 @@ def test_a_server_that_does_not_answer_is_said_to(deaf: AnyClient, picture: Path
     )
     for call in (deaf.wait, deaf.result, deaf.cancel):
         assert refusal(call, UNKNOWN_ID) == Refusal("no_server", None)
+
+
+class Odd(BaseHTTPRequestHandler):
+    """Gives one answer to every request, as a proxy does, or a service of another kind."""
+
+    answer = (200, "application/json", b"{}")
+    headers_of_proxy: ClassVar[dict[str, str]] = {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}
+
+    def do_GET(self) -> None:
+        status, kind, body = self.answer
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            **self.headers_of_proxy,
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def odd_url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+JSON = "application/json"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, JSON, b"[]"),
+        (200, JSON, b"{}"),
+        (200, JSON, b'"text"'),
+        (200, JSON, b"{"),
+        (200, JSON, b"\xff\xfe"),
+        (200, JSON, b'{"request_id": 1, "status": "lost"}'),
+        (200, "text/html", b"<h1>sign in</h1>"),
+        (202, JSON, b"[]"),
+        (204, JSON, b""),
+        (404, JSON, b'{"error": "no such page"}'),
+        (404, JSON, b"[1]"),
+        (429, "text/html", b"slow down"),
+        (502, "text/html", b"<h1>Bad Gateway</h1>"),
+        (503, JSON, b"null"),
+    ],
+)
+def test_the_answer_of_something_else_is_no_server(
+    odd_url: str, picture: Path, monkeypatch: pytest.MonkeyPatch, answer: tuple[int, str, bytes]
+) -> None:
+    monkeypatch.setattr(Odd, "answer", answer)
+    with Client(odd_url) as client:
+        is_id = answer[:2] == (200, JSON) and b"request_id" in answer[2]
+        if not is_id:
+            with pytest.raises(NoServer, match=r"is not an i2ii server|no server answers"):
+                client.submit([picture], EditRequest(prompt="sepia"))
+        for call in (client.wait, client.result, client.cancel):
+            with pytest.raises(NoServer, match=r"is not an i2ii server|no server answers"):
+                call(UNKNOWN_ID)
+
+
+def test_a_time_to_try_again_may_be_a_date(odd_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = b'{"error": {"code": "too_many_connections", "message": "full"}}'
+    monkeypatch.setattr(Odd, "answer", (503, JSON, refused))
+    with Client(odd_url) as client, pytest.raises(TryLater) as caught:
+        client.wait(UNKNOWN_ID)
+    assert caught.value.retry_after == 1
+
+
+def test_a_server_that_is_silent_is_given_up(
+    picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Client(url) as client:
+            for call in (
+                lambda: client.submit([picture], EditRequest(prompt="sepia")),
+                lambda: client.result(UNKNOWN_ID),
+            ):
+                with pytest.raises(NoServer, match=url):
+                    call()
+
+
+def test_a_wait_outlives_a_restart_of_the_server(service: Service, picture: Path) -> None:
+    port = service.serve().rpartition(":")[2]
+    with Client(service.url) as client:
+        id = client.submit([picture], EditRequest(prompt="sepia"))
+        heard: list[JobStatus] = []
+
+        def on_status(status: JobStatus) -> None:
+            if not heard:
+                service.processes[0].kill()
+                service.processes[0].wait()
+                service.start(sys.executable, "-m", "i2ii_spool", "serve", "--port", port)
+                service.work()
+            heard.append(status)
+
+        assert client.wait(id, on_status).status == "completed"
+        assert heard[0].status == "queued"
+        assert client.result(id)
 
 
 async def test_the_async_client_serves_many_at_once_and_takes_bytes(

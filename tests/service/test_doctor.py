@@ -6,12 +6,18 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from i2ii_spool.ops import doctor
+from i2ii_spool.ops.doctor import machine
 from i2ii_spool.ops.doctor.filesystem import file_system_type
+from i2ii_spool.ops.doctor.finding import Finding, ok
+from i2ii_spool.settings import Settings
+from i2ii_spool.spool.layout import Spool
 from tests.support import FAKE_DRIVER
 from tests.support.jobs import SubmitJob
 from tests.support.service import Service, cli, wait_until
@@ -210,6 +216,18 @@ def test_a_dead_worker_is_found(service: Service) -> None:
     service.work("0").kill()
     wait_until(lambda: "is dead" in examined(service)["workers"][0]["message"])
     assert examined(service)["workers"][1]["message"] == "no workers are running: jobs wait"
+
+
+def test_a_check_that_fails_ends_no_other(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check_tea(_settings: Settings) -> Iterator[Finding]:
+        yield ok("tea", "is there")
+        raise RuntimeError("the pot is empty")
+
+    monkeypatch.setattr(doctor, "MACHINE_CHECKS", (check_tea, machine.check_access))
+    *_, tea, pot, access = doctor.examine(Settings(spool=spool.root))
+    assert (tea.verdict, access.check, access.verdict) == ("ok", "access", "ok")
+    assert (pot.check, pot.verdict) == ("tea", "error")
+    assert pot.message == "cannot be checked: RuntimeError: the pot is empty"
 
 
 def on_a_gpu_machine(service: Service, tmp_path: Path, torch: str | None) -> None:

@@ -2,6 +2,7 @@
 down again."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -18,9 +19,12 @@ from PIL import Image
 from i2ii_spool.ops.supervisor import Supervisor
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
+from tests.support import FAKE_DRIVER
 from tests.support.service import Service, cli, get_json, wait_until
 
 EX_CONFIG = 78
+HEALTHY = {"minor": 0, "uuid": "GPU-aaaa0000-1111"}
+LOST = {"minor": 1, "uuid": "GPU-bbbb0000-1111", "errors": {"nvmlDeviceGetHandleByIndex": 15}}
 
 
 @pytest.fixture
@@ -175,6 +179,71 @@ def test_there_is_one_worker_for_each_visible_gpu(service: Service, port: int) -
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     assert all_gone(pids)
+
+
+def with_gpus(service: Service, cards: Any, **environment: str) -> None:
+    service.environment |= {
+        "PYTHONPATH": str(FAKE_DRIVER),
+        "FAKE_GPUS": json.dumps(cards),
+        **environment,
+    }
+
+
+def check_it_serves_with(service: Service, process: subprocess.Popen[bytes], *ids: Any) -> None:
+    """The server and these workers alone run, until the process is told to stop."""
+    wait_until(lambda: "listening on " in service.read_log())
+    wait_until(lambda: len(ready_workers(service)) == len(ids))
+    assert sorted(status["gpu_id"] for status in service.workers()) == [*ids]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert "Traceback" not in service.read_log()
+
+
+def test_a_gpu_that_does_not_answer_gets_no_worker(service: Service, port: int) -> None:
+    with_gpus(service, [HEALTHY, LOST])
+    check_it_serves_with(service, start_up(service, port), 0)
+    said = "GPU 1 does not answer: GPU is lost; there is no worker for it"
+    assert service.read_log().count(said) == 1
+    assert "gpu 1" not in service.read_log()
+
+
+def test_a_worker_that_cannot_start_is_left_out(service: Service, port: int) -> None:
+    with_gpus(service, [HEALTHY], CUDA_VISIBLE_DEVICES="7,0")
+    process = start_up(service, port)
+    wait_until(lambda: "gpu 0 cannot start (exit code 78" in service.read_log())
+    check_it_serves_with(service, process, 0)
+    assert service.read_log().count("GPU 7 not found") == 1
+    assert service.read_log().count("is left out; the others go on") == 1
+
+
+def test_it_ends_when_no_worker_can_start(service: Service, port: int) -> None:
+    with_gpus(service, [HEALTHY], CUDA_VISIBLE_DEVICES="7,8")
+    process = start_up(service, port)
+    assert process.wait(30) == EX_CONFIG
+    assert service.read_log().count("not found: this process may use 0") == 2
+    assert "Traceback" not in service.read_log()
+
+
+@pytest.mark.parametrize("cards", [{"error": 18}, [], [LOST]])
+def test_the_classic_engine_needs_no_driver_that_works(
+    service: Service, port: int, cards: Any
+) -> None:
+    with_gpus(service, cards)
+    check_it_serves_with(service, start_up(service, port), 0)
+
+
+@pytest.mark.parametrize(
+    ("cards", "says"), [({"error": 18}, "driver does not work"), ([LOST], "GPU 0 does not answer")]
+)
+def test_a_broken_driver_is_not_taken_for_a_machine_without_a_gpu(
+    service: Service, port: int, cards: Any, says: str
+) -> None:
+    with_gpus(service, cards, I2II_ENGINE="auto")
+    process = start_up(service, port)
+    assert process.wait(30) == 1
+    [error] = [line for line in service.read_log().splitlines() if line.startswith("i2ii: ")]
+    assert says in error
+    assert service.workers() == []
 
 
 def test_when_it_is_killed_its_children_end_as_well(

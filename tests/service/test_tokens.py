@@ -63,7 +63,6 @@ BROKEN = {
     "# fine\n\nalice " + "a" * 63 + "\n": "line 3 of",
     f"alice {'a' * 64} admin\n": "line 1 of",
     f"../alice {'a' * 64}\n": "line 1 of",
-    f"alice {'a' * 64}\nalice {'b' * 64}\n": "names alice twice",
 }
 
 
@@ -77,6 +76,66 @@ def test_a_broken_file_is_named_with_the_line_and_never_quoted(
     assert refused.returncode == 78
     assert BROKEN[text] in refused.stderr
     assert "secret" not in refused.stderr
+
+
+def test_commands_at_once_keep_each_others_changes(service: Service, file: Path) -> None:
+    tokens.add(file, "old", is_operator=False)
+    i2ii = (sys.executable, "-m", "i2ii_spool", "token")
+    changes = [("add", f"name{number}") for number in range(5)] + [("revoke", "old")]
+    running = [service.start(*i2ii, *change, "--tokens-file", str(file)) for change in changes]
+    assert [process.wait(30) for process in running] == [0] * 6
+    assert sorted(token.name for token in tokens.read(file)) == [f"name{n}" for n in range(5)]
+
+
+WRONG_LINES = {
+    b"carol\n": "line 3 of",
+    b"carol secret\n": "line 3 of",
+    b"\n  \n# for carol\n{\n": "line 6 of",
+    b"# \xb0\xae\n\xb0\xae secret\n": "line 4 of",  # not UTF-8
+    b"alice " + b"a" * 64 + b" operator\n": "line 3 of",  # a name that is taken
+    b"carol " + b"a" * 64 + b" admin": "line 3 of",
+}
+
+
+@pytest.mark.parametrize("line", WRONG_LINES)
+def test_a_wrong_line_concerns_no_other_token(service: Service, file: Path, line: bytes) -> None:
+    alice = tokens.add(file, "alice", is_operator=False)
+    bob = tokens.add(file, "bob", is_operator=False)
+    with file.open("ab") as end:
+        end.write(line)
+    url = service.serve(tokens_file=str(file))
+    assert [ask(url, "/jobs", token) for token in (alice, bob, None)] == [200, 200, 401]
+    listed = cli(service, "token", "names", "--tokens-file", str(file))
+    assert listed.stdout == "alice\nbob\n"
+    doctor = cli(service, "doctor", "--tokens-file", str(file), check=False)
+    for shown in (service.read_log(), listed.stderr, doctor.stdout):
+        assert shown.count(f"{WRONG_LINES[line]} {file}") == 1
+        assert "secret" not in shown
+        assert "a" * 64 not in shown
+    assert "has 2, 0 of operators" in doctor.stdout
+
+    dora = tokens.add(file, "dora", is_operator=False)
+    tokens.revoke(file, "bob")
+    wait_until(lambda: ask(url, "/jobs", dora) == 200)
+    assert [ask(url, "/jobs", token) for token in (alice, bob)] == [200, 401]
+    assert line in file.read_bytes()
+
+
+def test_a_file_of_an_editor_that_marks_it_is_read(file: Path) -> None:
+    file.write_text(f"alice {'a' * 64}\r\nbob {'b' * 64}", encoding="utf-8-sig")
+    file.chmod(0o640)
+    tokens.add(file, "carol", is_operator=False)
+    assert [token.name for token in tokens.read(file)] == ["alice", "bob", "carol"]
+    tokens.revoke(file, "alice")
+    assert [token.name for token in tokens.read(file)] == ["bob", "carol"]
+
+
+def test_a_file_that_is_too_large_is_not_read_in_part(file: Path) -> None:
+    tokens.add(file, "alice", is_operator=False)
+    with file.open("a") as end:
+        end.write(f"#{' ' * 2**20}\n")
+    with pytest.raises(SettingsError, match="at most 1048576"):
+        tokens.read(file)
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o660, 0o604, 0o666])

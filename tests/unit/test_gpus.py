@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from i2ii_spool.errors import EngineBroken, SettingsError
+from i2ii_spool.errors import DriverError, EngineBroken, SettingsError
 from i2ii_spool.host import gpus
 from i2ii_spool.host.gpus import Device, Gpu, GpuMonitor, GpuUsage
 from i2ii_spool.spool.liveness import WORKER_NAME, worker_name
@@ -33,6 +35,9 @@ UUID = "8f3a1b2c-0000-1111-2222-333344445555"
         (f"GPU-{UUID},GPU-1234abcd", "1", Gpu("GPU-1234abcd", "gpu-1234abcd")),
         (f"GPU-{UUID}", f"GPU-{UUID}", Gpu(f"GPU-{UUID}", "gpu-8f3a1b2c")),
         (f"MIG-{UUID}", "0", Gpu(f"MIG-{UUID}", "mig-8f3a1b2c")),
+        ("3,3,5", "1", Gpu(5, "gpu5")),
+        ("GPU-8f3", f"GPU-{UUID}", Gpu(f"GPU-{UUID}", "gpu-8f3a1b2c")),
+        ("NoDevFiles", "0", Gpu(0, "gpu0")),
     ],
 )
 def test_an_index_counts_within_the_visible_gpus(
@@ -54,6 +59,8 @@ def test_an_index_counts_within_the_visible_gpus(
         (None, "-1", "'-1' is not a GPU"),
         (None, "GPU-../../etc", "is not a GPU"),
         (None, "", "'' is not a GPU"),
+        (None, "9" * 5000, "is not a GPU"),
+        ("3,first,5", "1", "GPU 1 not found: CUDA_VISIBLE_DEVICES=3 has 1"),
     ],
 )
 def test_a_gpu_that_is_not_there_is_refused(
@@ -76,6 +83,14 @@ def test_a_gpu_that_is_not_there_is_refused(
         ("3,5", ["0", "1"]),
         ("3,-1,5", ["0"]),
         (f"MIG-{UUID}", ["0"]),
+        ("NoDevFiles", []),
+        ("none", []),
+        ("void", []),
+        ("0,-1,1", ["0"]),
+        ("0,all,1", ["0"]),
+        ("0,,1", ["0"]),
+        ("0,0, 1,0", ["0", "1"]),
+        (f"GPU-{UUID}, GPU-1", ["0", "1"]),
     ],
 )
 def test_the_environment_says_which_gpus_may_be_used(
@@ -120,7 +135,7 @@ def test_a_gpu_is_called_by_its_device_file(monkeypatch: pytest.MonkeyPatch) -> 
     install(monkeypatch, {"minor": 1, "uuid": A}, {"minor": 0, "uuid": B})
     assert gpus.list_ids() == ["1", "0"]
     chosen = gpus.set_visible(gpus.resolve("0"))
-    assert chosen == Device("NVIDIA Imaginary", B, 0)
+    assert chosen == Device("NVIDIA Imaginary", B, 0, index=1)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == B
     assert gpus.driver_versions() == ("570.86.15", "12.8")
 
@@ -175,14 +190,181 @@ def test_driver_without_devices_is_an_error(
     monkeypatch.setattr(gpus, "DRIVER", tmp_path / "version")
     with pytest.raises(SettingsError, match="GPU 0 not found: this process may use no GPU"):
         gpus.set_visible(gpus.resolve("0"))
+    assert gpus.set_visible(gpus.resolve("0"), optional=True) is None
+    monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "none")  # a container that shall have no GPU
+    assert gpus.set_visible(gpus.resolve("0")) is None
 
 
-def test_broken_driver_is_an_error(
+def test_a_container_that_gets_its_gpus_in_another_way_uses_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CDI sets `void` so that NVIDIA's runtime does not add the GPUs a second time."""
+    install(monkeypatch, {"minor": 0, "uuid": A})
+    monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", "void")
+    assert gpus.list_ids() == ["0"]
+    assert gpus.set_visible(gpus.resolve("0")) is not None
+
+
+def test_broken_driver_is_an_error_unless_the_engine_needs_no_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FAKE_GPUS", json.dumps({"error": DRIVER_MISMATCH}))
-    with pytest.raises(
-        EngineBroken,
-        match="the NVIDIA driver does not work: RM has detected an NVML/RM version mism",
-    ):
-        gpus.list_ids()
+    for call in (gpus.list_ids, lambda: gpus.set_visible(gpus.resolve("0"))):
+        with pytest.raises(
+            EngineBroken,
+            match="the NVIDIA driver does not work: RM has detected an NVML/RM version mism",
+        ):
+            call()
+    assert gpus.list_ids(optional=True) == []
+    assert gpus.set_visible(gpus.resolve("0"), optional=True) is None
+
+
+# --- a GPU that does not answer -------------------------------------------------------------------
+
+NOT_SUPPORTED, NO_PERMISSION, LOST, UNKNOWN = 3, 4, 15, 999
+HANDLE = "nvmlDeviceGetHandleByIndex"
+UUID_QUERY = "nvmlDeviceGetUUID"
+LISTING = (HANDLE, UUID_QUERY, "nvmlDeviceGetName", "nvmlDeviceGetMinorNumber",
+           "nvmlDeviceGetMaxMigDeviceCount")  # fmt: skip
+USE = ("nvmlDeviceGetHandleByUUID", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetUtilizationRates")
+ERRORS = (1, 2, NOT_SUPPORTED, NO_PERMISSION, 6, 10, 13, LOST, 16, 20, UNKNOWN)
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from((*LISTING, *USE)), st.sampled_from(ERRORS), max_size=3),
+        min_size=1,
+        max_size=4,
+    ),
+    st.permutations(range(4)),
+)
+def test_no_answer_of_one_gpu_concerns_another(
+    each_errors: list[dict[str, int]], minors: list[int]
+) -> None:
+    cards = [
+        {"minor": minors[index], "uuid": f"GPU-{index}aaa0000-1111", "errors": errors}
+        for index, errors in enumerate(each_errors)
+    ]
+    works = {
+        card["uuid"]
+        for card, errors in zip(cards, each_errors, strict=True)
+        if not errors.keys() & {HANDLE, UUID_QUERY}
+        and not {errors.get(query) for query in LISTING} & {LOST, 16}
+    }
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        install(monkeypatch, *cards)
+        found, sick = gpus.survey()
+        assert {device.uuid for device in found} == works
+        assert len(found) + len(sick) == len(cards)
+        if not found:
+            with pytest.raises(DriverError, match="GPU 0 does not answer"):
+                gpus.list_ids()
+            return
+        ids = gpus.list_ids()
+        assert len(set(ids)) == len(works)
+        for id in ids:
+            device = gpus.set_visible(gpus.resolve(id))
+            assert device is not None
+            works.remove(device.uuid)
+            GpuMonitor(device, optional=True).read()
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_a_gpu_that_does_not_answer_is_named_and_the_others_work(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(
+        monkeypatch,
+        {"minor": 0, "uuid": A},
+        {"minor": 1, "uuid": B, "errors": {HANDLE: LOST}},
+    )
+    assert gpus.list_ids() == ["0"]
+    assert "GPU 1 does not answer: GPU is lost; there is no worker for it" in caplog.text
+    for wanted in ("1", B):
+        with pytest.raises(DriverError, match="GPU 1 does not answer: GPU is lost"):
+            gpus.set_visible(gpus.resolve(wanted))
+    with pytest.raises(DriverError, match="GPU 1 does not answer: GPU is lost"):
+        gpus.set_visible(gpus.resolve("1"), optional=True)
+    assert gpus.set_visible(gpus.resolve("0")) is not None
+
+
+def test_visible_gpus_that_do_not_answer_get_no_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(monkeypatch, {"minor": 0, "uuid": A, "errors": {HANDLE: LOST}}, {"minor": 1, "uuid": B})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"0,1,{A},7")
+    assert gpus.list_ids() == ["1"]
+    logged = [record.message for record in caplog.records if "no worker" in record.message]
+    assert [line.partition(" not ")[0] for line in logged] == [
+        "GPU 0 does",
+        f"GPU {A}",
+        "GPU 7",
+    ]
+    assert gpus.set_visible(gpus.resolve("1")) is not None
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == B
+
+
+def test_the_cards_of_other_units_are_no_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(
+        monkeypatch,
+        {"minor": 0, "uuid": A, "errors": {HANDLE: NO_PERMISSION}},
+        {"minor": 1, "uuid": B},
+    )
+    assert gpus.set_visible(gpus.resolve("1")) is not None
+    assert "does not answer" not in caplog.text
+
+
+def test_a_number_that_the_driver_does_not_tell_is_the_index(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """WSL2 has no device files; one N is never two cards."""
+    no_minor = {"nvmlDeviceGetMinorNumber": NOT_SUPPORTED}
+    install(
+        monkeypatch,
+        {"minor": 7, "uuid": A, "errors": no_minor},
+        {"minor": 7, "uuid": B, "errors": no_minor},
+    )
+    assert gpus.list_ids() == ["0", "1"]
+    install(monkeypatch, {"minor": 7, "uuid": A, "errors": no_minor}, {"minor": 0, "uuid": B})
+    assert gpus.list_ids() == [A, "0"]
+
+
+def test_a_slice_that_does_not_answer_is_named_and_the_others_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = {SLICES[0]: {UUID_QUERY: UNKNOWN}}
+    install(monkeypatch, {"minor": 0, "uuid": A, "slices": SLICES, "errors": errors})
+    found, sick = gpus.survey()
+    assert [device.uuid for device in found] == SLICES[1:]
+    assert [str(each) for each in sick] == ["slice 0 of GPU 0 does not answer: Unknown Error"]
+    install(monkeypatch, {"minor": 0, "uuid": A, "slices": SLICES[:1], "errors": errors})
+    assert gpus.devices() == [], "a card in MIG mode cannot be used as a whole"
+
+
+def test_an_abbreviation_of_two_uuids_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, {"minor": 0, "uuid": "GPU-aa01"}, {"minor": 1, "uuid": "GPU-aa02"})
+    with pytest.raises(SettingsError, match=r"GPU GPU-aa not found: .* 1 \(GPU-aa02\)"):
+        gpus.set_visible(gpus.resolve("GPU-aa"))
+
+
+@pytest.mark.parametrize(("code", "fault"), [(NOT_SUPPORTED, ""), (UNKNOWN, "Unknown Error")])
+def test_what_the_driver_does_not_tell_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, code: int, fault: str
+) -> None:
+    install(monkeypatch, {"minor": 0, "uuid": A, "errors": {"nvmlDeviceGetMemoryInfo": code}})
+    monitor = GpuMonitor(gpus.devices()[0])
+    assert monitor.read() == GpuUsage(None, None, 97)
+    assert fault in monitor.fault
+    assert bool(fault) == bool(monitor.fault)
+
+
+def test_a_gpu_that_is_lost_ends_the_worker_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, {"minor": 0, "uuid": A, "errors": {"nvmlDeviceGetMemoryInfo": LOST}})
+    [device] = gpus.devices()
+    with pytest.raises(DriverError, match="GPU 0 does not answer: GPU is lost"):
+        GpuMonitor(device).read()
+    needless = GpuMonitor(device, optional=True)
+    assert needless.read() == GpuUsage(None, None, 97)
+    assert "GPU is lost" in needless.fault

@@ -45,12 +45,13 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _run(check: Check, settings: Settings) -> Iterator[Finding]:
-    """Run a check. A check that the operating system refuses is a finding too."""
+    """Run a check. A check that fails is a finding too, and ends no other."""
+    name = check.__name__.removeprefix("check_").replace("_", " ")
     try:
         yield from check(settings)
     except OSError as problem:
-        yield error(
-            check.__name__.removeprefix("check_").replace("_", " "),
-            f"cannot be checked: {problem}",
-            "run it as the user of the daemons, or as root",
-        )
+        cure = "run it as the user of the daemons, or as root"
+        yield error(name, f"cannot be checked: {problem}", cure)
+    except Exception as problem:
+        message = f"cannot be checked: {type(problem).__name__}: {problem}"
+        yield error(name, message, "mend what the message names; if it names nothing, report a bug")

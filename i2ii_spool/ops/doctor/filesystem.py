@@ -125,7 +125,7 @@ def check_writing(settings: Settings) -> Iterator[Finding]:
 
 def check_file_system(settings: Settings) -> Iterator[Finding]:
     """The type of the file system is one that a queue can rely on."""
-    mountinfo = Path("/proc/self/mountinfo").read_text()
+    mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     name = file_system_type(mountinfo, Spool(settings.spool).root.resolve())
     lease = settings.lease_seconds
     move_it = "move the spool (docs/operations.md), and set I2II_SPOOL"

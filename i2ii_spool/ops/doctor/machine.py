@@ -41,6 +41,8 @@ def check_workers(settings: Settings) -> Iterator[Finding]:
         elif state is WorkerState.DEGRADED:
             message = f"{name} is degraded: {note}"
             yield warning("workers", message, "i2ii ls failed, then i2ii show ID")
+        elif note:
+            yield warning("workers", f"{name}: {note}", "nvidia-smi, and look for `Xid` in dmesg")
     alive = [f"{each.status.worker} {each.status.state}" for each in workers if each.alive]
     if alive:
         yield ok("workers", ", ".join(alive))
@@ -92,6 +94,7 @@ def _systemctl(*arguments: str) -> str:
         ["systemctl", *arguments],
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=SYSTEMCTL_TIMEOUT_SECONDS,
         check=False,
     )
@@ -99,16 +102,21 @@ def _systemctl(*arguments: str) -> str:
 
 
 def check_gpus(settings: Settings) -> Iterator[Finding]:
-    """There is a GPU for the engine that is set."""
+    """Every GPU answers, and there is one for the engine that is set."""
     try:
-        devices, versions = gpus.devices(), gpus.driver_versions()
+        devices, sick = gpus.survey()
     except DriverError as problem:
         cure = "reboot after an upgrade of the driver; else look for `Xid` in dmesg"
         yield error("gpus", str(problem), cure)
         return
-    if devices and versions is not None:
-        names = ", ".join(f"{device.minor} {device.name} {device.uuid}" for device in devices)
-        yield ok("gpus", f"{names}; driver {versions[0]}, CUDA up to {versions[1]}")
+    for each in sick:
+        cure = "look for `Xid` in dmesg; nvidia-smi --gpu-reset, or a reboot"
+        yield error("gpus", str(each), cure)
+    if devices:
+        names = ", ".join(f"{device.number} {device.name} {device.uuid}" for device in devices)
+        yield ok("gpus", f"{names}; {_driver()}")
+    elif sick:
+        return
     elif settings.engine == "classic":
         yield ok("gpus", "none, and the classic engine needs none")
     else:
@@ -119,6 +127,16 @@ def check_gpus(settings: Settings) -> Iterator[Finding]:
         )
         cure = "install NVIDIA's driver, or set I2II_ENGINE=classic"
         yield warning("gpus", f"none: {result}", cure)
+
+
+def _driver() -> str:
+    try:
+        versions = gpus.driver_versions()
+    except DriverError:
+        versions = None
+    if versions is None:
+        return "the driver does not tell its version"
+    return f"driver {versions[0]}, CUDA up to {versions[1]}"
 
 
 def _needs_model(settings: Settings) -> bool:
@@ -141,6 +159,7 @@ def check_torch(settings: Settings) -> Iterator[Finding]:
         [sys.executable, "-c", ASK_TORCH],
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=TORCH_TIMEOUT_SECONDS,
         check=False,
     )
@@ -209,10 +228,12 @@ def check_access(settings: Settings) -> Iterator[Finding]:
     file, host = settings.tokens_file, settings.host
     if file is not None:
         try:
-            valid = tokens.read(file)
+            valid, faults = tokens.parse(file)
         except SettingsError as problem:
             yield error("access", str(problem), f"mend it: i2ii token names --tokens-file {file}")
             return
+        for fault in faults:
+            yield error("access", str(fault), f"mend it: i2ii token names --tokens-file {file}")
         if valid:
             operators = sum(token.is_operator for token in valid)
             message = f"a token is required; {file} has {len(valid)}, {operators} of operators"

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from i2ii_spool.client import AsyncClient
 from i2ii_spool.errors import BadResult, I2iiError, NoWorker
-from i2ii_spool.jobs.request import EditRequest
+from i2ii_spool.jobs.request import EditRequest, parse
 from i2ii_spool.ops.loadtest.photo import SIZES, photograph
 from i2ii_spool.ops.loadtest.report import Outcome, Report
 from i2ii_spool.spool.status import JobStatus
@@ -32,7 +32,7 @@ class LoadTest:
     def __init__(self, client: AsyncClient, display: "Display", *, prompt: str) -> None:
         self._client = client
         self._display = display
-        self._request = EditRequest(prompt=prompt)
+        self._request = parse(EditRequest, {"prompt": prompt})
         self._pictures = [photograph(*size, seed=seed) for seed, size in enumerate(SIZES)]
         self.outcomes: list[Outcome] = []
         self.ready: set[str] = set()

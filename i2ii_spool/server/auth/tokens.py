@@ -9,11 +9,13 @@ token that may see and do everything.
 
 No file holds the tokens themselves: `i2ii token add alice` prints one, once. A token has 256 random
 bits, too many to guess even against a fast hash. A file that other users may read or change is
-refused.
+refused. A line that is wrong gives access to nobody, and takes it from nobody else.
 """
 
+import fcntl
 import grp
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -26,6 +28,8 @@ from pathlib import Path
 from i2ii_spool.errors import InvalidRequest, NotFound, SettingsError
 from i2ii_spool.jobs.folder import open_regular
 
+log = logging.getLogger(__name__)
+
 TOKEN_PREFIX = "i2ii_"
 OPERATOR_WORD = "operator"
 TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -37,6 +41,7 @@ SERVICE_GROUP = "i2ii"
 """Group of the server's unit, which must be able to read a file that root created."""
 NOT_ALLOWED = stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO
 MAX_TOKENS_FILE = 2**20
+BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass(frozen=True)
@@ -58,19 +63,50 @@ def digest_of(token: str) -> str:
 
 
 def read(path: Path) -> list[Token]:
-    """Return the tokens in a file. Raises `SettingsError` if it is invalid or open to others."""
-    lines = [line.partition("#")[0].strip() for line in _text(path).splitlines()]
-    tokens = [_parse(path, number, line) for number, line in enumerate(lines, start=1) if line]
-    names = [token.name for token in tokens]
-    for name in names:
-        if names.count(name) > 1:
-            raise SettingsError(
-                f"{path} names {name} twice; each name has one token", field="tokens_file"
-            )
+    """Return the valid tokens in a file, and log each line that is wrong.
+
+    Raises `SettingsError` if the file is open to others, or has wrong lines alone.
+    """
+    tokens, faults = parse(path)
+    if faults and not tokens:
+        raise faults[0]
+    for fault in faults:
+        log.error("%s; the other tokens are in force", fault)
     return tokens
 
 
-def _text(path: Path) -> str:
+def parse(path: Path) -> tuple[list[Token], list[SettingsError]]:
+    """Return the valid tokens in a file, and what is wrong with the other lines.
+
+    Raises `SettingsError` if the file cannot be read or is open to others.
+    """
+    tokens: dict[str, Token] = {}
+    faults = []
+    for number, line in enumerate(_lines(path), start=1):
+        entry = _entry(line)
+        match = TOKEN_LINE.fullmatch(entry)
+        if match is not None and match[1] not in tokens:
+            tokens[match[1]] = Token(match[1], match[2], is_operator=match[3] is not None)
+        elif match is not None:
+            wrong = f"names {match[1]} again; each name has one token"
+            faults.append(_fault(path, number, wrong))
+        elif entry:  # do not quote the line: it may hold a token by mistake
+            wrong = f"is not `NAME SHA256`, or `NAME SHA256 {OPERATOR_WORD}`"
+            faults.append(_fault(path, number, f"{wrong}; i2ii token add makes one"))
+    return list(tokens.values()), faults
+
+
+def _fault(path: Path, number: int, wrong: str) -> SettingsError:
+    return SettingsError(f"line {number} of {path} {wrong}", field="tokens_file")
+
+
+def _entry(line: str) -> str:
+    """Return what a line holds besides its comment, and besides the mark that some editors set."""
+    return line.removeprefix(BYTE_ORDER_MARK).partition("#")[0].strip()
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file with their ends; a comment may be in any encoding."""
     try:
         with open_regular(path) as file:
             status = os.fstat(file.fileno())
@@ -83,22 +119,19 @@ def _text(path: Path) -> str:
                 raise SettingsError(
                     f"{path} belongs to another user, who can change it: chown root {path}"
                 )
-            return file.read(MAX_TOKENS_FILE).decode()
-    except (OSError, InvalidRequest, UnicodeDecodeError) as error:
+            if status.st_size > MAX_TOKENS_FILE:
+                raise SettingsError(
+                    f"{path} has {status.st_size} bytes; a tokens file has at most "
+                    f"{MAX_TOKENS_FILE}",
+                    field="tokens_file",
+                )
+            data = file.read(MAX_TOKENS_FILE)
+    except (OSError, InvalidRequest) as error:
         raise SettingsError(
             f"the tokens in {path} cannot be read: {error}", field="tokens_file"
         ) from error
-
-
-def _parse(path: Path, number: int, line: str) -> Token:
-    match = TOKEN_LINE.fullmatch(line)
-    if match is None:  # do not quote the line: it may hold a token by mistake
-        raise SettingsError(
-            f"line {number} of {path} is not `NAME SHA256`, or `NAME SHA256 {OPERATOR_WORD}`; "
-            "i2ii token add makes one",
-            field="tokens_file",
-        )
-    return Token(match[1], match[2], is_operator=match[3] is not None)
+    lines = data.splitlines(keepends=True)
+    return [line.decode(errors="surrogateescape") for line in lines]
 
 
 # --- i2ii token -----------------------------------------------------------------------------------
@@ -113,36 +146,60 @@ def add(path: Path, name: str, *, is_operator: bool) -> str:
         raise InvalidRequest(
             f"{name!r} is not a name for a token; use letters, digits, dots, dashes", field="name"
         )
-    before = read(path) if path.exists() else []
-    if any(token.name == name for token in before):
-        raise InvalidRequest(
-            f"{path} has a token called {name}; revoke it first, or take another name",
-            field="name",
-        )
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     with _replacing(path) as lines:
+        before = parse(path)[0] if path.exists() else []
+        if any(each.name == name for each in before):
+            raise InvalidRequest(
+                f"{path} has a token called {name}; revoke it first, or take another name",
+                field="name",
+            )
+        if lines and not lines[-1].endswith("\n"):
+            lines[-1] += "\n"
         lines.append(Token(name, digest_of(token), is_operator=is_operator).to_line())
     return token
 
 
 def revoke(path: Path, name: str) -> None:
     """Remove a token from a file. A running server refuses it within 2 s. Raises `NotFound`."""
-    if all(token.name != name for token in read(path)):
-        raise NotFound(f"{path} has no token called {name}")
     with _replacing(path) as lines:
-        lines[:] = [line for line in lines if line.split()[:1] != [name]]
+        kept = [line for line in lines if _entry(line).split()[:1] != [name]]
+        if kept == lines:
+            raise NotFound(f"{path} has no token called {name}")
+        lines[:] = kept
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[list[str]]:
     """Yield the lines of a file to change them; then replace the file, atomically, and keep its
-    owner and group."""
-    lines = _text(path).splitlines(keepends=True) if path.exists() else []
-    yield lines
+    owner and group. Two commands at once do this one after the other."""
+    with _folder_locked(path.parent) as folder:
+        lines = _lines(path) if path.exists() else []
+        yield lines
+        _replace(path, lines)
+        os.fsync(folder)
+
+
+@contextmanager
+def _folder_locked(folder: Path) -> Iterator[int]:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise SettingsError(
+            f"the tokens in {folder} cannot be written: {error}", field="tokens_file"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, lines: list[str]) -> None:
     temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(
-            os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, TOKENS_FILE_MODE), "w"
+            os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, TOKENS_FILE_MODE), "wb"
         ) as file:
             if path.exists():
                 before = path.stat()
@@ -150,7 +207,7 @@ def _replacing(path: Path) -> Iterator[list[str]]:
             elif os.geteuid() == 0:
                 with suppress(KeyError):  # the group does not exist without the server's unit
                     os.fchown(file.fileno(), 0, grp.getgrnam(SERVICE_GROUP).gr_gid)
-            file.writelines(lines)
+            file.write("".join(lines).encode(errors="surrogateescape"))
             file.flush()
             os.fsync(file.fileno())
         temp.rename(path)

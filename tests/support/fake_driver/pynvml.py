@@ -1,15 +1,18 @@
 """NVIDIA's library as it would be on a machine with the cards that `FAKE_GPUS` lists.
 
 `FAKE_GPUS` is a JSON list of cards; a card is {"minor", "uuid"} and may have "slices", a list of
-UUIDs. Without it, there is no driver; `{"error": N}` is a driver that answers with this error. As
-the real one does in a unit that may use one card alone, it shows none that `FAKE_FENCE`, a minor
-number, keeps out.
+UUIDs, and "errors", the error of each query that it does not answer: {"nvmlDeviceGetUUID": 15}.
+Without it, there is no driver; `{"error": N}` is a driver that answers with this error. As the real
+one does in a unit that may use one card alone, it shows none that `FAKE_FENCE`, a minor number,
+keeps out.
 """
 
+import functools
 import importlib.util
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,8 +31,16 @@ _spec.loader.exec_module(_real)
 NVMLError = _real.NVMLError
 NVMLError_LibraryNotFound = _real.NVMLError_LibraryNotFound
 NVMLError_DriverNotLoaded = _real.NVMLError_DriverNotLoaded
-NVMLError_NotFound = _real.NVMLError_NotFound
-NVMLError_NotSupported = _real.NVMLError_NotSupported
+
+
+def _answers(query: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a query of a card answer with the error that the card has for it."""
+
+    @functools.wraps(query)
+    def ask(card: Any, *rest: Any) -> Any:
+        return query(_handle(card, query.__name__), *rest)
+
+    return ask
 
 
 def _cards() -> list[Any]:
@@ -55,48 +66,67 @@ def nvmlDeviceGetCount() -> int:
 
 
 def nvmlDeviceGetHandleByIndex(index: int) -> Any:
-    return _cards()[index]
+    return _handle(_cards()[index], "nvmlDeviceGetHandleByIndex")
 
 
 def nvmlDeviceGetHandleByUUID(uuid: str) -> Any:
-    parts = [part for card in _cards() for part in (card, *map(_slice, card.get("slices", ())))]
-    return next(part for part in parts if part["uuid"] == uuid)
+    parts = [part for card in _cards() for part in (card, *_slices(card))]
+    part = next(part for part in parts if part["uuid"] == uuid)
+    return _handle(part, "nvmlDeviceGetHandleByUUID")
 
 
+def _handle(part: Any, query: str) -> Any:
+    error = part.get("errors", {}).get(query)
+    if error is not None:
+        raise NVMLError(error)
+    return part
+
+
+@_answers
 def nvmlDeviceGetName(_card: Any) -> str:
     return "NVIDIA Imaginary"
 
 
+@_answers
 def nvmlDeviceGetUUID(part: Any) -> str:
     uuid: str = part["uuid"]
     return uuid
 
 
+@_answers
 def nvmlDeviceGetMinorNumber(card: Any) -> int:
     minor: int = card["minor"]
     return minor
 
 
+@_answers
 def nvmlDeviceGetMaxMigDeviceCount(card: Any) -> int:
     if "slices" not in card:
         raise NVMLError(_real.NVML_ERROR_NOT_SUPPORTED)
     return 7
 
 
+@_answers
 def nvmlDeviceGetMigDeviceHandleByIndex(card: Any, index: int) -> Any:
     if index >= len(card["slices"]):
         raise NVMLError(_real.NVML_ERROR_NOT_FOUND)
-    return _slice(card["slices"][index])
+    return _slices(card)[index]
 
 
-def _slice(uuid: str) -> Any:
-    return {"uuid": uuid, "is_slice": True}
+def _slices(card: Any) -> list[Any]:
+    errors = card.get("errors", {})
+    return [
+        {"uuid": uuid, "is_slice": True, "errors": errors.get(uuid, {})}
+        for uuid in card.get("slices", ())
+    ]
 
 
+@_answers
 def nvmlDeviceGetMemoryInfo(_part: Any) -> Any:
     return SimpleNamespace(used=30 * 2**30, total=80 * 2**30)
 
 
+@_answers
 def nvmlDeviceGetUtilizationRates(part: Any) -> Any:
     if "is_slice" in part:
         raise NVMLError(_real.NVML_ERROR_NOT_SUPPORTED)
