@@ -1,36 +1,60 @@
 """Read a picture upright in sRGB for an engine, and encode a result."""
 
 import io
+from io import BufferedReader
 from pathlib import Path
 
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from i2ii_spool.images.probe import decoder_errors, open_image
+from i2ii_spool.images import cicp, trns
+from i2ii_spool.images.decoders import check_samples
+from i2ii_spool.images.exif import orientation
+from i2ii_spool.images.formats import check_encodable
+from i2ii_spool.images.probe import Opened, decoder_errors, open_image
 from i2ii_spool.jobs.folder import open_regular
 
 _SRGB = ImageCms.createProfile("sRGB")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture of each orientation upright."""
+_PROFILED = {"RGB": ("L", "RGB"), "GRAY": ("L",), "CMYK": ("CMYK",)}
+"""The modes of a picture that a profile of each colour space can belong to."""
 
 
 def read(path: Path, *, max_pixels: int) -> Image.Image:
     """Return the picture upright, in sRGB, as RGB, or as RGBA if it has transparency.
 
-    Of a file with several frames this is the first. Raises the errors of `probe.inspect`: the file
-    may have been replaced since it was inspected.
+    Of a file with several frames this is the first. docs/inputs.md says what becomes of each kind.
+    Raises the errors of `probe.inspect`: the file may have been replaced since it was inspected.
     """
     with open_regular(path) as file:
-        image = open_image(file, max_pixels, path.name)
-        profile = image.info.get("icc_profile")
-        with decoder_errors(path.name):
-            image.load()
-        upright = _to_srgb(_to_8_bit(_upright(image)), profile)
-        return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+        opened = open_image(file, max_pixels, path.name)
+        with decoder_errors(opened.name, path.name):
+            opened.image.load()
+            check_samples(opened.image)
+            colour, alpha = _split(opened, file)
+    image = _to_srgb(colour, _profile(opened))
+    if alpha is not None:
+        image.putalpha(alpha)
+    method = _UPRIGHT.get(_orientation(opened))
+    return image if method is None else image.transpose(method)
 
 
 def encode(image: Image.Image, output_format: str) -> bytes:
-    """Return `image` as a `png`, `jpeg` or `webp` file.
+    """Return `image` as a `png`, `jpeg` or `webp` file, without metadata.
 
-    JPEG has no transparency: transparent pixels are laid on white.
+    JPEG has no transparency: transparent pixels are laid on white. Raises `InvalidRequest` if the
+    sides of the picture are too long for the format.
     """
+    check_encodable(*image.size, output_format)
     buffer = io.BytesIO()
     match output_format:
         case "png":
@@ -54,27 +78,70 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF gives no orientation
-        return image
+def _orientation(opened: Opened) -> int:
+    if opened.parts is not None:
+        return orientation(opened.parts.exif)
+    # Pillow turns a TIFF itself, and the decoder of HEIC a HEIC; of AVIF it reports `irot` and
+    # `imir` as an orientation.
+    return orientation(opened.image.info.get("exif", b"")) if opened.name in ("WEBP", "AVIF") else 1
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Return 16-bit grey scaled to 8 bits; Pillow's own conversion would clip it to white."""
-    if not image.mode.startswith("I"):
-        return image
-    return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+def _profile(opened: Opened) -> bytes | None:
+    """Return the ICC profile of the picture's numbers; None if they are sRGB already."""
+    if opened.parts is None:
+        return opened.image.info.get("icc_profile")
+    chunks = opened.parts.chunks
+    if len(code := chunks.get(b"cICP", b"")) == 4:
+        return cicp.coded_profile(code[0], code[1])
+    if opened.parts.profile is not None or b"sRGB" in chunks or b"gAMA" not in chunks:
+        return opened.parts.profile
+    return cicp.gamma_profile(chunks[b"gAMA"], chunks.get(b"cHRM", b""))
+
+
+# --- colours and transparency ---------------------------------------------------------------------
+
+
+def _split(opened: Opened, file: BufferedReader) -> tuple[Image.Image, Image.Image | None]:
+    """Return the colours (L, RGB or CMYK) and the transparency (L) of a decoded picture."""
+    image: Image.Image = opened.image
+    parts = opened.parts
+    if parts is not None and b"tRNS" in parts.chunks:
+        alpha = trns.transparency(image, parts, file)
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    else:
+        alpha = None
+    if image.mode.startswith("I;16"):
+        image = _to_8_bit(opened.image)
+    elif image.mode == "F":
+        image = image.point(lambda value: value * 255 + 0.5).convert("L")
+    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB"), alpha
+
+
+def _to_8_bit(image: ImageFile.ImageFile) -> Image.Image:
+    """Return grey of up to 16 bits scaled to 8; Pillow's own conversion clips it to white."""
+    depth, is_inverted = 16, False
+    if isinstance(image, TiffImageFile):
+        (depth,) = image.tag_v2.get(BITSPERSAMPLE, (16,))
+        is_inverted = image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0  # 0 is white
+    scale = 1 / 2 ** (depth - 8)
+    grey = image.convert("I").point(lambda value: value * scale).convert("L")
+    return ImageChops.invert(grey) if is_inverted else grey
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert the colours to sRGB, which engines and browsers expect; phones write Display P3."""
-    if profile is None or image.mode not in ("RGB", "CMYK"):
-        return image
+    """Return the colours in sRGB, which engines and browsers expect; phones write Display P3."""
+    if profile is None:
+        return image.convert("RGB")
     try:
-        converted = ImageCms.profileToProfile(image, io.BytesIO(profile), _SRGB, outputMode="RGB")
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        if image.mode not in _PROFILED.get(space, ()):
+            return image.convert("RGB")
+        fitting = image.convert("RGB") if space == "RGB" else image
+        converted = ImageCms.profileToProfile(fitting, source, _SRGB, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return image  # an unreadable profile: take the values as sRGB
+        return image.convert("RGB")  # an unreadable profile: take the values as sRGB
     assert converted is not None  # profileToProfile returns None only for in-place conversion
     return converted

@@ -116,7 +116,7 @@ def unsupported(name: str | None, field: str) -> UnsupportedPicture:
         message = f"is {_NO_PICTURES[name]}; {wanted}"
     else:
         article = "an" if re.match("[AEIO]|SVG", name) else "a"
-        cure = _CURES.get(name, "convert it to JPEG or PNG")
+        cure = _CURES.get(name, wanted)
         message = f"is {article} {name} picture, which is not read here; {cure}"
     return UnsupportedPicture(f"{field} {message}", field=field)
 

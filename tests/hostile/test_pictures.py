@@ -93,9 +93,10 @@ def test_no_truncated_picture_is_taken(tmp_path: Path, kind: str) -> None:
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
         (
-            "print('WEBP', 64, 48, flush=True); import os; os.kill(os.getpid(), 9)",
+            "print(64, 48, flush=True); import os; os.kill(os.getpid(), 9)",
             "died of SIGKILL",
         ),
+        ("print('64x48')", "damaged"),
         ("import sys; sys.exit('it takes too much memory')", "too much memory"),
         ("while True: pass", "too long"),
     ],
@@ -104,11 +105,11 @@ def test_crash_of_a_decoder_refuses_only_its_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: str, said: str
 ) -> None:
     (tmp_path / "deadly.py").write_text(death)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(probe, "PACKAGES", str(tmp_path))
     monkeypatch.setattr(probe, "DECODING_SECONDS", 1)
     (tmp_path / "a.webp").write_bytes(saved(gradient(), "WEBP"))
     deadly = ModuleType("deadly")
-    deadly.UNKNOWN = 2  # type: ignore[attr-defined]
+    deadly.UNKNOWN, deadly.NOT_READ = 2, 3  # type: ignore[attr-defined]
     with mock.patch.object(probe, "sandbox", deadly), pytest.raises(UnsupportedPicture, match=said):
         inspect(tmp_path / "a.webp", max_pixels=MANY)
 

@@ -158,8 +158,7 @@ def nothing() -> bytes:
 
 REFUSED: dict[Bomb, tuple[int, str]] = {
     png_of_60_000_squared: (413, "60000x60000 pixels"),
-    png_with_a_text_of_100_megabytes: (400, "damaged"),
-    png_with_a_profile_of_100_megabytes: (400, "damaged"),
+    png_with_a_profile_of_100_megabytes: (400, "a colour profile of more than 4194304 bytes"),
     webp_of_16_383_squared: (413, "16383x16383 pixels"),
     gif_of_65_535_squared: (413, "65535x65535 pixels"),
     tiff_of_65_535_squared: (413, "65535x65535 pixels"),
@@ -167,8 +166,8 @@ REFUSED: dict[Bomb, tuple[int, str]] = {
     jpeg_of_65_500_squared: (413, "65500x65500 pixels"),
     jpeg_of_ten_thousand_scans: (400, "scans"),
     avif_of_a_million_squared: (400, "send PNG, JPEG"),
-    icon: (400, "send PNG, JPEG"),
-    page_that_is_no_picture: (400, "send PNG, JPEG"),
+    icon: (400, "ICO picture, which is not read here; send PNG, JPEG"),
+    page_that_is_no_picture: (400, "SVG picture, which is not read here; send PNG, JPEG"),
     noise: (400, "send PNG, JPEG"),
     nothing: (400, "empty"),
 }
@@ -180,4 +179,5 @@ TAKEN: list[Bomb] = [
     tiff_whose_strip_is_all_there_is,
     tiff_that_points_to_itself,
     png_that_ends_early_within,
+    png_with_a_text_of_100_megabytes,
 ]
