@@ -29,7 +29,7 @@ _BRADFORD: Matrix = (
 )
 
 
-def check_sdr(transfer: int = 0) -> None:
+def check_sdr(transfer: int) -> None:
     """Raise `NotRead` for HDR, which would come out washed-out."""
     if transfer in _HDR:
         raise NotRead(f"HDR colours ({_HDR[transfer]}); export it in standard range (SDR)")

@@ -7,9 +7,9 @@ from pathlib import Path
 from PIL import Image, ImageChops, ImageCms, ImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from i2ii_spool.images import cicp, trns
+from i2ii_spool.images import trns
 from i2ii_spool.images.decoders import check_samples
-from i2ii_spool.images.exif import orientation
+from i2ii_spool.images.exif import NORMAL, orientation
 from i2ii_spool.images.formats import check_encodable
 from i2ii_spool.images.probe import Opened, decoder_errors, open_image
 from i2ii_spool.jobs.folder import open_regular
@@ -79,23 +79,16 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def _orientation(opened: Opened) -> int:
-    if opened.parts is not None:
-        return orientation(opened.parts.exif)
-    # Pillow turns a TIFF itself, and the decoder of HEIC a HEIC; of AVIF it reports `irot` and
-    # `imir` as an orientation.
-    return orientation(opened.image.info.get("exif", b"")) if opened.name in ("WEBP", "AVIF") else 1
+    # The decoder of HEIC turns it; Pillow reports `irot` and `imir` of an AVIF as an orientation.
+    if opened.name in ("WEBP", "AVIF"):
+        return orientation(opened.image.info.get("exif", b""))
+    return opened.parts.orientation if opened.parts else NORMAL
 
 
 def _profile(opened: Opened) -> bytes | None:
-    """Return the ICC profile of the picture's numbers; None if they are sRGB already."""
-    if opened.parts is None:
-        return opened.image.info.get("icc_profile")
-    chunks = opened.parts.chunks
-    if len(code := chunks.get(b"cICP", b"")) == 4:
-        return cicp.coded_profile(code[0], code[1])
-    if opened.parts.profile is not None or b"sRGB" in chunks or b"gAMA" not in chunks:
-        return opened.parts.profile
-    return cicp.gamma_profile(chunks[b"gAMA"], chunks.get(b"cHRM", b""))
+    """Return the ICC profile of the picture's numbers; None for sRGB."""
+    embedded: bytes | None = opened.image.info.get("icc_profile")
+    return embedded or (opened.parts.profile if opened.parts else None)
 
 
 # --- colours and transparency ---------------------------------------------------------------------
@@ -105,7 +98,7 @@ def _split(opened: Opened, file: BufferedReader) -> tuple[Image.Image, Image.Ima
     """Return the colours (L, RGB or CMYK) and the transparency (L) of a decoded picture."""
     image: Image.Image = opened.image
     parts = opened.parts
-    if parts is not None and b"tRNS" in parts.chunks:
+    if parts is not None and parts.transparency:
         alpha = trns.transparency(image, parts, file)
     elif image.has_transparency_data:
         image = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""Hand a picture to the decoder of its format, and of a PNG or JPEG only what pixels depend on."""
+"""Hand a picture to the decoder of its format, and of some only what pixels depend on."""
 
 from collections.abc import Sequence
 from io import BufferedReader
@@ -6,7 +6,7 @@ from typing import cast
 
 from PIL import Image, ImageFile
 
-from i2ii_spool.images import jpeg, png
+from i2ii_spool.images import bmff, jpeg, png, tiff
 from i2ii_spool.images.excerpt import Excerpt, NotRead, Parts, Piece
 
 # The callers check the size themselves. Pillow's limit is another number, and only warns.
@@ -14,13 +14,14 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def walk(file: BufferedReader, name: str) -> Parts | None:
-    """Return the parts of a PNG or JPEG; None for the formats that only their decoders can read.
+    """Return the parts of a picture; None for WebP and GIF, which only their decoders read.
 
     `name` is the format as `formats.identify` returns it. Raises `Damaged`, `NotRead`.
     """
     if name == "PNG":
         return png.walk(file)
-    return jpeg.walk(file.fileno()) if name == "JPEG" else None
+    walkers = {"JPEG": jpeg.walk, "TIFF": tiff.walk, "AVIF": bmff.walk, "HEIC": bmff.walk}
+    return walkers[name](file.fileno()) if name in walkers else None
 
 
 def open_decoder(

@@ -4,7 +4,7 @@ import io
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ Piece = tuple[int, int] | bytes
 MAX_PROFILE = 2**22
 """Bytes of a colour profile. The largest in use, of printers, have two million."""
 MAX_PARTS = 100_000
-"""Chunks or segments of a picture. Each costs a microsecond or two."""
+"""Chunks of a PNG, or segments of a JPEG. Each costs a microsecond or two."""
 
 
 class Damaged(ValueError):
@@ -30,25 +30,25 @@ class NotRead(ValueError):
 
 @dataclass(frozen=True)
 class Parts:
-    """What a walk over the chunks of a PNG, or the segments of a JPEG, has found."""
+    """What a walk over a picture has found, without decoding it."""
 
     width: int
-    """In pixels, as stored, like `height`."""
+    """In pixels, as stored, like `height`; 0 where only a decoder can tell."""
     height: int
     pieces: Sequence[Piece]
     """All that the pixels depend on. A decoder needs nothing else."""
     is_whole: bool
     """Whether its end is there; else only a decoder can tell whether all pixels are."""
-    exif: bytes = b""
-    """The beginning of its EXIF."""
+    orientation: int = 1
+    """Of its EXIF (`exif.orientation`), or of a TIFF itself."""
     profile: bytes | None = None
-    """Its ICC profile."""
+    """The ICC profile of its numbers; None for sRGB."""
     depth: int = 8
     """Bits of a sample."""
     colour_type: int | None = None
     """Of a PNG (IHDR)."""
-    chunks: dict[bytes, bytes] = field(default_factory=dict)
-    """The small chunks of a PNG that say what its numbers mean: `tRNS`, `gAMA`..."""
+    transparency: bytes | None = None
+    """The `tRNS` chunk of a PNG."""
 
 
 class Excerpt(io.RawIOBase):

@@ -7,7 +7,7 @@ import struct
 
 NORMAL = 1
 _ORIENTATION = 0x0112
-_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
+INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 """BYTE, SHORT, LONG and the signed ones, as `struct` writes them."""
 
 
@@ -27,7 +27,7 @@ def orientation(exif: bytes) -> int:
     (count,) = struct.unpack_from(f"{order}H", data, start)
     for at in range(start + 2, min(start + 2 + 12 * count, len(data) - 11), 12):
         tag, kind, values = struct.unpack_from(f"{order}HHI", data, at)
-        if tag == _ORIENTATION and kind in _INTEGERS and values > 0:
-            (value,) = struct.unpack_from(f"{order}{_INTEGERS[kind]}", data, at + 8)
+        if tag == _ORIENTATION and kind in INTEGERS and values > 0:
+            (value,) = struct.unpack_from(f"{order}{INTEGERS[kind]}", data, at + 8)
             return value if 1 <= value <= 8 else NORMAL
     return NORMAL

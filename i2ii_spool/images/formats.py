@@ -6,7 +6,7 @@ Nothing is decoded here, and no decoder is loaded.
 import codecs
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
 from PIL import features
@@ -115,10 +115,23 @@ def unsupported(name: str | None, field: str) -> UnsupportedPicture:
     elif name in _NO_PICTURES:
         message = f"is {_NO_PICTURES[name]}; {wanted}"
     else:
-        article = "an" if re.match("[AEIO]|SVG", name) else "a"
         cure = _CURES.get(name, wanted)
-        message = f"is {article} {name} picture, which is not read here; {cure}"
+        message = f"is {with_article(name)} picture, which is not read here; {cure}"
     return UnsupportedPicture(f"{field} {message}", field=field)
+
+
+def with_article(name: str) -> str:
+    """Return `an AVIF`, `a JPEG`."""
+    return f"{'an' if re.match('[AEIO]|SVG', name) else 'a'} {name}"
+
+
+def is_camera_raw(tags: Mapping[int, int]) -> bool:
+    """Whether the first directory of a TIFF has the `tags` of a camera's raw data.
+
+    What it shows is a thumbnail. `tags` has the first value of each.
+    """
+    is_thumbnail = tags.get(_SUBFILE_TYPE) == 1 and _SUB_IFDS in tags
+    return _DNG_VERSION in tags or is_thumbnail or tags.get(_COMPRESSION) in _RAW_COMPRESSIONS
 
 
 def check_encodable(width: int, height: int, output_format: str) -> None:
@@ -136,13 +149,10 @@ def check_encodable(width: int, height: int, output_format: str) -> None:
 
 
 def _tiff_kind(head: bytes) -> str:
-    """Tell a TIFF from the raw data of a camera, whose first picture is a thumbnail."""
     tags = dict(_first_tags(head))
     if _DNG_VERSION in tags:
         return "DNG"
-    is_thumbnail = tags.get(_SUBFILE_TYPE) == 1 and _SUB_IFDS in tags
-    is_raw = is_thumbnail or tags.get(_COMPRESSION) in _RAW_COMPRESSIONS
-    return "camera raw" if is_raw else "TIFF"
+    return "camera raw" if is_camera_raw(tags) else "TIFF"
 
 
 def _first_tags(head: bytes) -> Iterator[tuple[int, int]]:

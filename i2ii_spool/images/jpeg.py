@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from i2ii_spool.images.excerpt import MAX_PARTS, MAX_PROFILE, Damaged, NotRead, Parts, Piece
+from i2ii_spool.images.exif import orientation
 
 MAX_SCANS = 100
 """A progressive JPEG has about ten scans. It can have hundreds of thousands, and decoding each
@@ -108,7 +109,7 @@ def walk(descriptor: int) -> Parts:
             *([] if end else [_EOI]),
         ],
         is_whole=end is not None,
-        exif=header.exif,
+        orientation=orientation(header.exif),
         profile=header.whole_profile(),
     )
 

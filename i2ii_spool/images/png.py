@@ -8,8 +8,9 @@ import struct
 import zlib
 from typing import BinaryIO
 
-from i2ii_spool.images.cicp import check_sdr
+from i2ii_spool.images.cicp import check_sdr, coded_profile, gamma_profile
 from i2ii_spool.images.excerpt import MAX_PARTS, MAX_PROFILE, Damaged, NotRead, Parts, Piece
+from i2ii_spool.images.exif import orientation
 
 _BLOCK = 2**20
 _PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"}
@@ -96,21 +97,32 @@ def _parts(chunks: dict[bytes, bytes], pieces: list[Piece], *, is_whole: bool) -
     width, height, depth, colour_type = struct.unpack_from(">IIBB", header)
     if depth not in _DEPTHS.get(colour_type, ()):
         raise Damaged(f"there is no colour type {colour_type} of {depth} bits")
-    check_sdr(*chunks.get(b"cICP", b"")[1:2])
     return Parts(
         width,
         height,
         pieces,
         is_whole,
-        exif=chunks.get(b"eXIf", b""),
-        profile=_profile(chunks.get(b"iCCP", b"")),
+        orientation=orientation(chunks.get(b"eXIf", b"")),
+        profile=_profile(chunks),
         depth=depth,
         colour_type=colour_type,
-        chunks=chunks,
+        transparency=chunks.get(b"tRNS"),
     )
 
 
-def _profile(chunk: bytes) -> bytes | None:
+def _profile(chunks: dict[bytes, bytes]) -> bytes | None:
+    """Return the profile of the colours: of the four ways to state one, the first that is there."""
+    if len(code := chunks.get(b"cICP", b"")) == 4:
+        check_sdr(code[1])
+        return coded_profile(code[0], code[1])
+    if profile := _inflated(chunks.get(b"iCCP", b"")):
+        return profile
+    if b"sRGB" in chunks or b"gAMA" not in chunks:
+        return None
+    return gamma_profile(chunks[b"gAMA"], chunks.get(b"cHRM", b""))
+
+
+def _inflated(chunk: bytes) -> bytes | None:
     """Return the profile of an `iCCP` chunk; None if it cannot be inflated."""
     compressed = chunk.partition(b"\0")[2][1:]
     try:

@@ -19,7 +19,14 @@ from i2ii_spool.errors import I2iiError, InvalidRequest, TooLarge, UnsupportedPi
 from i2ii_spool.images import sandbox
 from i2ii_spool.images.decoders import open_decoder, walk
 from i2ii_spool.images.excerpt import NotRead, Parts
-from i2ii_spool.images.formats import EXTENSIONS, HEAD_BYTES, identify, is_read, unsupported
+from i2ii_spool.images.formats import (
+    EXTENSIONS,
+    HEAD_BYTES,
+    identify,
+    is_read,
+    unsupported,
+    with_article,
+)
 from i2ii_spool.jobs.folder import open_regular
 
 IMAGE_SUFFIXES = {f".{extension}" for extension in EXTENSIONS.values()} | {".jpeg", ".tiff"}
@@ -57,7 +64,7 @@ class Opened:
     """Of its format (`formats.EXTENSIONS`)."""
     image: ImageFile.ImageFile
     parts: Parts | None
-    """Of a PNG or JPEG, of which `image` shows the pixels alone."""
+    """None for WebP and GIF. Of the others `image` shows the pixels alone."""
 
 
 def inspect(path: Path, *, max_pixels: int, field: str = "image") -> Header:
@@ -111,7 +118,7 @@ def decoder_errors(name: str, field: str) -> Iterator[None]:
 
 
 def _take_apart(file: BufferedReader, max_pixels: int, field: str) -> tuple[str, Parts | None]:
-    """Return the format, and the parts of a PNG or JPEG, whose sides are checked."""
+    """Return the format and the parts, whose sides are checked."""
     head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
     if not head:
         raise UnsupportedPicture(f"{field} is empty; send the picture's bytes", field=field)
@@ -120,7 +127,7 @@ def _take_apart(file: BufferedReader, max_pixels: int, field: str) -> tuple[str,
         raise unsupported(name, field)
     with decoder_errors(name, field):
         parts = walk(file, name)
-    if parts is not None:
+    if parts is not None and parts.width:
         _check_sides(parts.width, parts.height, max_pixels, field)
     return name, parts
 
@@ -168,14 +175,14 @@ def _decode_in_sandbox(
 
 def _unidentified(name: str, field: str) -> UnsupportedPicture:
     return UnsupportedPicture(
-        f"{field} begins like a {name}, but is damaged, or of a kind that is not read here; "
+        f"{field} begins like {with_article(name)}, but is damaged, or of a kind that is not read here; "
         "send PNG, JPEG or WEBP",
         field=field,
     )
 
 
 def _not_read(name: str, field: str, what: object) -> UnsupportedPicture:
-    return UnsupportedPicture(f"{field} is a {name} with {what}", field=field)
+    return UnsupportedPicture(f"{field} is {with_article(name)} with {what}", field=field)
 
 
 def _damaged(field: str, reason: object) -> UnsupportedPicture:

@@ -16,7 +16,7 @@ _GREY, _RGB, _PALETTE = 0, 2, 3  # colour types
 
 def transparency(image: Image.Image, parts: Parts, file: BufferedReader) -> Image.Image | None:
     """Return the transparency (L) of the decoded `image`; None if its `tRNS` chunk does not fit."""
-    chunk = parts.chunks[b"tRNS"]
+    chunk = parts.transparency or b""
     if parts.colour_type == _PALETTE:
         return image.point(list(chunk.ljust(256, b"\xff")), "L")
     if parts.colour_type == _GREY and len(chunk) >= 2:
