@@ -122,8 +122,11 @@ def continuations(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     """
     for seed in range(3):
         noise = random.Random(seed).randbytes(2**14).replace(b"\xff", b"")
-        # A decoder that waits for a restart marker passes over all else.
-        runs = [noise[at * 64 :][:64] + bytes([0xFF, 0xD0 + at % 8]) for at in range(64)]
+        # A decoder that waits for a restart marker passes over all else, but takes the pixels before
+        # it for lost where it finds one of the next two. Of three beginnings one is neither.
+        runs = [
+            noise[at * 64 :][:64] + bytes([0xFF, 0xD0 + (at + 3 * seed) % 8]) for at in range(64)
+        ]
         yield [*pieces[:-1], noise, *runs, _EOI]
 
 
@@ -164,7 +167,7 @@ def _end(descriptor: int, scan: _Segment, segments: Iterator[_Segment], frame: b
     Raises `NotRead` for too many scans, and `Damaged` if its last are missing.
     """
     size = os.fstat(descriptor).st_size
-    headers = [os.pread(descriptor, scan.size, scan.at)]
+    headers = [_scan_header(descriptor, scan)]
     has_one_scan = frame[0] in (_BASELINE, _EXTENDED) and headers[0][0] == frame[6]
     if has_one_scan and os.pread(descriptor, 2, size - 2) == _EOI:
         return size
@@ -172,7 +175,7 @@ def _end(descriptor: int, scan: _Segment, segments: Iterator[_Segment], frame: b
         if segment.marker == _END:
             return segment.at
         if segment.marker == _SOS:
-            headers.append(os.pread(descriptor, segment.size, segment.at))
+            headers.append(_scan_header(descriptor, segment))
         if len(headers) > MAX_SCANS:
             raise NotRead(f"more than {MAX_SCANS} scans; save it again")
     if not _are_all_scans(headers, frame):
@@ -180,12 +183,19 @@ def _end(descriptor: int, scan: _Segment, segments: Iterator[_Segment], frame: b
     return None
 
 
+def _scan_header(descriptor: int, segment: _Segment) -> bytes:
+    header = os.pread(descriptor, segment.size, segment.at)
+    if not header or len(header) < 4 + 2 * header[0]:
+        raise Damaged("it ends within the header of a scan")
+    return header
+
+
 def _are_all_scans(headers: list[bytes], frame: bytes) -> bool:
     """Whether every coefficient of every component is there to its last bit."""
     known: set[tuple[int, int]] = set()
     for header in headers:
         names = header[1 : 1 + 2 * header[0] : 2]
-        first, last, precision = header[1 + 2 * header[0] :][:3].ljust(3, b"\xff")
+        first, last, precision = header[1 + 2 * header[0] :][:3]
         if precision & 0x0F == 0:
             known.update((name, index) for name in names for index in range(first, last + 1))
     return all((name, index) in known for name in frame[7::3] for index in range(64))

@@ -175,8 +175,8 @@ def _decode_in_sandbox(
 
 def _unidentified(name: str, field: str) -> UnsupportedPicture:
     return UnsupportedPicture(
-        f"{field} begins like {with_article(name)}, but is damaged, or of a kind that is not read here; "
-        "send PNG, JPEG or WEBP",
+        f"{field} begins like {with_article(name)}, but is damaged, or of a kind that is not read "
+        "here; send PNG, JPEG or WEBP",
         field=field,
     )
 
