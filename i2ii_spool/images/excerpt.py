@@ -4,9 +4,8 @@ import io
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -28,8 +27,7 @@ class NotRead(ValueError):
     """The picture uses something that is not read here. The message completes "image has..."."""
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """What a walk over a picture has found, without decoding it."""
 
     width: int

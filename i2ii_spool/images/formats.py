@@ -6,12 +6,13 @@ Nothing is decoded here, and no decoder is loaded.
 import codecs
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 from PIL import features
 
 from i2ii_spool.errors import InvalidRequest, UnsupportedPicture
+from i2ii_spool.images.tiff import DNG_VERSION, is_camera_raw
 
 HEAD_BYTES = 1024
 """Of a file, `identify` needs this many bytes, or all there are."""
@@ -83,9 +84,6 @@ _CURES = {
     "camera raw": "develop it and send a JPEG",
 }
 
-_DNG_VERSION, _SUBFILE_TYPE, _COMPRESSION, _SUB_IFDS = 0xC612, 0xFE, 0x103, 0x14A
-_RAW_COMPRESSIONS = {32_767, 34_713, 65_535}  # of Sony, Nikon and Pentax
-
 
 def identify(head: bytes) -> str | None:
     """Return the format that the first `HEAD_BYTES` of a file show; None if it is not known.
@@ -125,15 +123,6 @@ def with_article(name: str) -> str:
     return f"{'an' if re.match('[AEIO]|SVG', name) else 'a'} {name}"
 
 
-def is_camera_raw(tags: Mapping[int, int]) -> bool:
-    """Whether the first directory of a TIFF has the `tags` of a camera's raw data.
-
-    What it shows is a thumbnail. `tags` has the first value of each.
-    """
-    is_thumbnail = tags.get(_SUBFILE_TYPE) == 1 and _SUB_IFDS in tags
-    return _DNG_VERSION in tags or is_thumbnail or tags.get(_COMPRESSION) in _RAW_COMPRESSIONS
-
-
 def check_encodable(width: int, height: int, output_format: str) -> None:
     """Raise `InvalidRequest` if a result of `width` x `height` pixels has no such format.
 
@@ -150,7 +139,7 @@ def check_encodable(width: int, height: int, output_format: str) -> None:
 
 def _tiff_kind(head: bytes) -> str:
     tags = dict(_first_tags(head))
-    if _DNG_VERSION in tags:
+    if DNG_VERSION in tags:
         return "DNG"
     return "camera raw" if is_camera_raw(tags) else "TIFF"
 

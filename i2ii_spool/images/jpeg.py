@@ -4,11 +4,9 @@ ITU-T T.81, annex B. What lies behind the end of the picture, such as a film, is
 """
 
 import os
-import random
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from i2ii_spool.images.excerpt import MAX_PARTS, MAX_PROFILE, Damaged, NotRead, Parts, Piece
@@ -38,29 +36,29 @@ class _Segment(NamedTuple):
     """Bytes of its data."""
 
 
-@dataclass
 class _Header:
     """What comes before the coded pixels."""
 
-    descriptor: int
-    pieces: list[Piece] = field(default_factory=lambda: [_SOI])
-    frame: bytes = b""
-    exif: bytes = b""
-    profile: dict[int, bytes] = field(default_factory=dict)
-    _seen: set[int] = field(default_factory=set)
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._seen: set[int] = set()
+        self._profile: dict[int, bytes] = {}
+        self.pieces: list[Piece] = [_SOI]
+        self.frame = b""
+        self.exif = b""
 
     def add(self, segment: _Segment) -> None:
         """Keep what pixels depend on, the first EXIF, and the profile."""
         marker, at, size = segment
-        head = os.pread(self.descriptor, min(size, 32), at)
+        head = os.pread(self._descriptor, min(size, 32), at)
         if marker in _FRAMES | _TABLES or self._says_what_colours_are(marker, head):
             self.pieces.append((at - 4, 4 + size))
         if marker in _FRAMES and not self.frame:
-            self.frame = bytes([marker]) + os.pread(self.descriptor, size, at)
+            self.frame = bytes([marker]) + os.pread(self._descriptor, size, at)
         elif marker == _APP1 and head.startswith(b"Exif\0\0") and not self.exif:
-            self.exif = os.pread(self.descriptor, size, at)
+            self.exif = os.pread(self._descriptor, size, at)
         elif marker == _APP2 and head.startswith(b"ICC_PROFILE\0") and len(head) > 14:
-            self.profile.setdefault(head[12], os.pread(self.descriptor, size, at)[13:])
+            self._profile.setdefault(head[12], os.pread(self._descriptor, size, at)[13:])
 
     def _says_what_colours_are(self, marker: int, head: bytes) -> bool:
         start = {_APP0: b"JFIF\0", _APP14: b"Adobe"}.get(marker)
@@ -71,7 +69,7 @@ class _Header:
 
     def whole_profile(self) -> bytes | None:
         """Return the profile, whose parts may stand in any order; None if one is missing."""
-        parts = [self.profile.get(number, b"") for number in range(1, len(self.profile) + 1)]
+        parts = [self._profile.get(number, b"") for number in range(1, len(self._profile) + 1)]
         if not parts or any(part[:1] != bytes([len(parts)]) for part in parts):
             return None
         if sum(map(len, parts)) > MAX_PROFILE:
@@ -120,10 +118,12 @@ def continuations(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     libjpeg takes missing pixels for grey and only warns. Pixels that are all there are the same
     whatever follows them; missing ones are what follows.
     """
+    from random import Random  # costs the start of each sandbox, and few need it
+
     for seed in range(3):
-        noise = random.Random(seed).randbytes(2**14).replace(b"\xff", b"")
-        # A decoder that waits for a restart marker passes over all else, but takes the pixels before
-        # it for lost where it finds one of the next two. Of three beginnings one is neither.
+        noise = Random(seed).randbytes(2**14).replace(b"\xff", b"")
+        # A decoder that waits for a restart marker passes over all else, but takes pixels for lost
+        # where it finds one of the next two. Of three beginnings one is neither.
         runs = [
             noise[at * 64 :][:64] + bytes([0xFF, 0xD0 + (at + 3 * seed) % 8]) for at in range(64)
         ]

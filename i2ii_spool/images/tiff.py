@@ -6,11 +6,11 @@ fails on an entry of an unusual type, also where no pixel depends on it.
 
 import os
 import struct
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from i2ii_spool.images.excerpt import MAX_PROFILE, Damaged, NotRead, Parts
 from i2ii_spool.images.exif import INTEGERS, NORMAL
-from i2ii_spool.images.formats import is_camera_raw
 
 _WIDTH, _HEIGHT, _ORIENTATION, _PROFILE = 256, 257, 274, 34_675
 _PIXELS = {
@@ -29,6 +29,9 @@ _PIXELS = {
 }
 """The entries that pixels depend on."""
 _MAX_ENTRIES = 4096
+
+DNG_VERSION, _SUBFILE_TYPE, _COMPRESSION, _SUB_IFDS = 0xC612, 0xFE, 0x103, 0x14A
+_RAW_COMPRESSIONS = {32_767, 34_713, 65_535}  # of Sony, Nikon and Pentax
 
 
 class _Entry(NamedTuple):
@@ -71,6 +74,15 @@ def walk(descriptor: int) -> Parts:
         orientation=_orientation(entries.get(_ORIENTATION)),
         profile=_profile(descriptor, entries.get(_PROFILE)),
     )
+
+
+def is_camera_raw(tags: Mapping[int, int]) -> bool:
+    """Whether the first directory of a TIFF has the `tags` of a camera's raw data.
+
+    What it shows is a thumbnail. `tags` has the first value of each.
+    """
+    is_thumbnail = tags.get(_SUBFILE_TYPE) == 1 and _SUB_IFDS in tags
+    return DNG_VERSION in tags or is_thumbnail or tags.get(_COMPRESSION) in _RAW_COMPRESSIONS
 
 
 def _header(descriptor: int) -> tuple[_Layout, int]:
