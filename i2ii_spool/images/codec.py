@@ -11,6 +11,7 @@ from i2ii_spool.images import trns
 from i2ii_spool.images.decoders import check_samples
 from i2ii_spool.images.exif import NORMAL, orientation
 from i2ii_spool.images.formats import check_encodable
+from i2ii_spool.images.png import GREY_AND_ALPHA
 from i2ii_spool.images.probe import Opened, decoder_errors, open_image
 from i2ii_spool.jobs.folder import open_regular
 
@@ -25,8 +26,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture of each orientation upright."""
-_PROFILED = {"RGB": ("L", "RGB"), "GRAY": ("L",), "CMYK": ("CMYK",)}
-"""The modes of a picture that a profile of each colour space can belong to."""
+_PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+"""The mode of the pictures that a profile of each colour space belongs to."""
 
 
 def read(path: Path, *, max_pixels: int) -> Image.Image:
@@ -101,8 +102,9 @@ def _split(opened: Opened, file: BufferedReader) -> tuple[Image.Image, Image.Ima
     if parts is not None and parts.transparency:
         alpha = trns.transparency(image, parts, file)
     elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
+        is_grey = image.mode in ("LA", "La") or (parts and parts.colour_type == GREY_AND_ALPHA)
+        alpha = image.convert("RGBA").getchannel("A")
+        image = image.convert("RGBA").getchannel(0) if is_grey else image
     else:
         alpha = None
     if image.mode.startswith("I;16"):
@@ -129,11 +131,9 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         return image.convert("RGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = source.profile.xcolor_space.strip()
-        if image.mode not in _PROFILED.get(space, ()):
+        if image.mode != _PROFILED.get(source.profile.xcolor_space.strip()):
             return image.convert("RGB")
-        fitting = image.convert("RGB") if space == "RGB" else image
-        converted = ImageCms.profileToProfile(fitting, source, _SRGB, outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
         return image.convert("RGB")  # an unreadable profile: take the values as sRGB
     assert converted is not None  # profileToProfile returns None only for in-place conversion

@@ -26,6 +26,8 @@ _READ = {
     b"cHRM": 32,
 }
 """The chunks that are read, and how many bytes of each."""
+GREY_AND_ALPHA = 4
+"""The colour type that Pillow decodes to RGBA if it has 16 bits."""
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 
 
