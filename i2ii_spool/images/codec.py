@@ -43,6 +43,7 @@ def read(path: Path, *, max_pixels: int) -> Image.Image:
             check_samples(opened.image)
             colour, alpha = _split(opened, file)
     image = _to_srgb(colour, _profile(opened))
+    image.info.clear()
     if alpha is not None:
         image.putalpha(alpha)
     method = _UPRIGHT.get(_orientation(opened))
@@ -56,6 +57,8 @@ def encode(image: Image.Image, output_format: str) -> bytes:
     sides of the picture are too long for the format.
     """
     check_encodable(*image.size, output_format)
+    image = image.copy()
+    image.info.clear()  # Pillow writes a comment, a profile or a transparent colour from there
     buffer = io.BytesIO()
     match output_format:
         case "png":
