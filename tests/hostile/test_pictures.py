@@ -3,6 +3,8 @@ for either."""
 
 import http.client
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -86,6 +88,36 @@ def test_no_truncated_picture_is_taken(tmp_path: Path, kind: str) -> None:
         (tmp_path / "cut").write_bytes(whole[: len(whole) * tenth // 10 + 1])
         with pytest.raises(UnsupportedPicture):
             inspect(tmp_path / "cut", max_pixels=MANY)
+
+
+@pytest.mark.parametrize("bomb", bombs.METADATA, ids=lambda bomb: bomb.__name__)
+def test_metadata_costs_no_memory(tmp_path: Path, bomb: Bomb) -> None:
+    """Many at once would be many times that. A process of its own has no peak of others."""
+    (tmp_path / "a").write_bytes(bomb())
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from i2ii_spool.images.probe import inspect\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "inspect(Path(sys.argv[1]), max_pixels=10**6)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "a")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 8 * 1024  # KiB
+
+
+def test_decoder_gets_neither_secrets_nor_modules_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "resource.py").write_text("raise SystemExit('run from the working directory')")
+    (tmp_path / "a.webp").write_bytes(saved(gradient(), "WEBP"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("I2II_TOKEN", "secret")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with mock.patch.object(probe.subprocess, "run", wraps=probe.subprocess.run) as run:
+        inspect(tmp_path / "a.webp", max_pixels=MANY)
+    assert "I2II_TOKEN" not in run.call_args.kwargs["env"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Hostile pictures: small files that decode to something large, slow or strange.
 
 `REFUSED` has the status and a word of the error for each that the server refuses. `TAKEN` lists
-those that it accepts.
+those that it accepts, `METADATA` those of them whose metadata is what is large.
 """
 
 import random
@@ -52,6 +52,30 @@ def png_with_a_profile_of_100_megabytes() -> bytes:
     return png(
         64, 64, chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(10**8), 9)), rows=bytes(9 * 64)
     )
+
+
+def png_with_64_texts_of_a_megabyte() -> bytes:
+    """A file of 64 KiB."""
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**20 - 1), 9))
+    return png(64, 64, *[text] * 64, rows=bytes(9 * 64))
+
+
+def png_with_45_megabytes_of_exif() -> bytes:
+    return png(64, 64, chunk(b"eXIf", b"MM\0*" + bytes(45 * 10**6)), rows=bytes(9 * 64))
+
+
+def _jpeg_with_700(marker: int, head: bytes) -> bytes:
+    small = saved(gradient(), "JPEG")
+    segment = bytes([0xFF, marker]) + struct.pack(">H", 65_535) + head.ljust(65_533, b"\0")
+    return small[:2] + segment * 700 + small[2:]
+
+
+def jpeg_with_700_exif_segments() -> bytes:
+    return _jpeg_with_700(0xE1, b"Exif\0\0MM\0*")
+
+
+def jpeg_with_700_profile_segments() -> bytes:
+    return _jpeg_with_700(0xE2, b"ICC_PROFILE\0\1\1")
 
 
 def png_that_ends_early_within() -> bytes:
@@ -172,6 +196,13 @@ REFUSED: dict[Bomb, tuple[int, str]] = {
     nothing: (400, "empty"),
 }
 
+METADATA: list[Bomb] = [
+    png_with_a_text_of_100_megabytes,
+    png_with_64_texts_of_a_megabyte,
+    png_with_45_megabytes_of_exif,
+    jpeg_with_700_exif_segments,
+    jpeg_with_700_profile_segments,
+]
 TAKEN: list[Bomb] = [
     png_of_all_the_pixels_there_may_be,
     webp_of_all_the_pixels_there_may_be,
@@ -179,5 +210,5 @@ TAKEN: list[Bomb] = [
     tiff_whose_strip_is_all_there_is,
     tiff_that_points_to_itself,
     png_that_ends_early_within,
-    png_with_a_text_of_100_megabytes,
+    *METADATA,
 ]

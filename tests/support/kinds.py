@@ -7,6 +7,7 @@ where Pillow cannot write it.
 import random
 import struct
 import zlib
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -22,6 +23,9 @@ _CHANNELS |= {"grey and alpha": 2, "RGB and alpha": 4}
 _PHOTOMETRIC = {"grey, 0 is white": 0, "grey": 1, "RGB": 2, "palette": 3, "CMYK": 5}
 _MODES = {"grey": "L", "RGB": "RGB", "CMYK": "CMYK", "RGB and alpha": "RGBA", "palette": "P"}
 SHORT, LONG, UNDEFINED = 3, 4, 7
+
+Entry = tuple[int, int, bytes]
+"""Of EXIF or a TIFF: its tag, its type, and a value, or an offset, of up to four bytes."""
 
 
 def make(kind: Kind, bits: int, *, profile: str, transparent: bool, orientation: int) -> bytes:
@@ -51,13 +55,16 @@ def make(kind: Kind, bits: int, *, profile: str, transparent: bool, orientation:
     return saved(_image(kind.colours), name, **options)
 
 
-def exif(orientation: int, *more: tuple[int, int, bytes], order: str = ">") -> bytes:
-    """EXIF with an orientation and more entries: tag, type and data of up to four bytes."""
+def packed_entry(entry: Entry, order: str) -> bytes:
+    """An entry of a directory."""
+    tag, kind, data = entry
+    return struct.pack(f"{order}HHI", tag, kind, 1) + data.ljust(4, b"\0")
+
+
+def exif(orientation: int, *more: Entry, order: str = ">") -> bytes:
+    """EXIF with an orientation and more entries."""
     entries = [(0x0112, SHORT, struct.pack(f"{order}HH", orientation, 0)), *more]
-    packed = b"".join(
-        struct.pack(f"{order}HHI", tag, kind, 1) + data.ljust(4, b"\0")
-        for tag, kind, data in sorted(entries)
-    )
+    packed = b"".join(packed_entry(entry, order) for entry in sorted(entries))
     head = b"II*\0" if order == "<" else b"MM\0*"
     return head + struct.pack(f"{order}IH", 8, len(entries)) + packed + bytes(4)
 
@@ -81,8 +88,15 @@ def png(colours: str, bits: int, icc: bytes, orientation: int, *, transparent: b
     )
 
 
-def tiff(colours: str, bits: int, icc: bytes, orientation: int, order: str = "<") -> bytes:
-    """A TIFF of one strip."""
+def tiff(
+    colours: str,
+    bits: int,
+    icc: bytes = b"",
+    orientation: int = 1,
+    order: str = "<",
+    more: Sequence[Entry] = (),
+) -> bytes:
+    """A TIFF of one strip, and `more` entries in its directory."""
     channels = _CHANNELS[colours]
     data = b"".join(_packed(row, bits, order) for row in _rows(colours, bits))
     photometric = _PHOTOMETRIC[colours.removesuffix(" and alpha")]
@@ -97,9 +111,10 @@ def tiff(colours: str, bits: int, icc: bytes, orientation: int, order: str = "<"
         tags[338] = (SHORT, [2])
     if icc:
         tags[34_675] = (UNDEFINED, list(icc))
-    start = 8 + len(data)
-    tail, entries = start + 2 + 12 * len(tags) + 4, b""
-    values = b""
+    extra = [entry for entry in more if entry[0] not in tags]
+    start, count = 8 + len(data), len(tags) + len(extra)
+    tail, values = start + 2 + 12 * count + 4, b""
+    entries = {entry[0]: packed_entry(entry, order) for entry in extra}
     for tag, (kind, numbers) in sorted(tags.items()):
         code = {SHORT: "H", LONG: "I", UNDEFINED: "B"}[kind]
         packed = struct.pack(f"{order}{len(numbers)}{code}", *numbers)
@@ -108,9 +123,10 @@ def tiff(colours: str, bits: int, icc: bytes, orientation: int, order: str = "<"
             values += packed + b"\0" * (len(packed) % 2)
         else:
             where = packed.ljust(4, b"\0")
-        entries += struct.pack(f"{order}HHI", tag, kind, len(numbers)) + where
+        entries[tag] = struct.pack(f"{order}HHI", tag, kind, len(numbers)) + where
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
-    return head + data + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + values
+    directory = b"".join(entry for _, entry in sorted(entries.items()))
+    return head + data + struct.pack(f"{order}H", count) + directory + bytes(4) + values
 
 
 def _rows(colours: str, bits: int) -> list[list[int]]:
