@@ -22,7 +22,7 @@ _END, _SOS = 0xD9, 0xDA
 _APP0, _APP1, _APP2, _APP14 = 0xE0, 0xE1, 0xE2, 0xEE
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOFn
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
-_TABLES = {0xC4, 0xCC, 0xDB, 0xDC, 0xDD}  # DHT, DAC, DQT, DNL, DRI
+_PIXELS = {*_FRAMES, 0xC4, 0xCC, 0xDB, 0xDC, 0xDD}  # SOFn, DHT, DAC, DQT, DNL, DRI
 _WITHOUT_DATA = {0x01, 0xD8}  # TEM, SOI
 # Restart markers are among the coded pixels.
 _MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
@@ -50,11 +50,12 @@ class _Header:
     def add(self, segment: _Segment) -> None:
         """Keep what pixels depend on, the first EXIF, and the profile."""
         marker, at, size = segment
-        head = os.pread(self._descriptor, min(size, 32), at)
-        if marker in _FRAMES | _TABLES or self._says_what_colours_are(marker, head):
-            self.pieces.append((at - 4, 4 + size))
         if marker in _FRAMES and not self.frame:
             self.frame = bytes([marker]) + os.pread(self._descriptor, size, at)
+        is_named = marker in (_APP0, _APP1, _APP2, _APP14)
+        head = os.pread(self._descriptor, min(size, 32), at) if is_named else b""
+        if marker in _PIXELS or self._says_what_colours_are(marker, head):
+            self.pieces.append((at - 4, 4 + size))
         elif marker == _APP1 and head.startswith(b"Exif\0\0") and not self.exif:
             self.exif = os.pread(self._descriptor, size, at)
         elif marker == _APP2 and head.startswith(b"ICC_PROFILE\0") and len(head) > 14:
