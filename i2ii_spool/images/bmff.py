@@ -78,29 +78,29 @@ def _colours(meta: bytes, boxes: dict[bytes, _Box]) -> tuple[int, int]:
     at = boxes[b"pitm"].at
     primary = _number(meta, at + 4, 4 if meta[at] else 2)
     inner = [*_boxes(meta, boxes[b"iprp"].at, boxes[b"iprp"].end)]
-    container = next(box for box in inner if box.kind == b"ipco")
+    container = {box.kind: box for box in inner}[b"ipco"]
     properties = [*_boxes(meta, container.at, container.end)]
     for box in inner:
         if box.kind == b"ipma":
-            for index in _associated(meta, box, primary):
+            for index in _associated(meta[box.at : box.end], primary):
                 found = properties[index - 1] if 0 < index <= len(properties) else None
                 if found and found.kind == b"colr" and meta[found.at :][:4] == b"nclx":
                     return struct.unpack_from(">HH", meta, found.at + 4)
     return 2, 2
 
 
-def _associated(meta: bytes, box: _Box, item: int) -> Iterator[int]:
-    """Yield the numbers of the properties of an item."""
-    id_size = 4 if meta[box.at] else 2
-    index_size = 2 if meta[box.at + 3] & 1 else 1
-    at = box.at + 8
-    for _ in range(_number(meta, box.at + 4, 4)):
-        found, count = _number(meta, at, id_size), meta[at + id_size]
+def _associated(box: bytes, item: int) -> Iterator[int]:
+    """Yield the numbers of the properties of an item, from the data of a box `ipma`."""
+    id_size = 4 if box[0] else 2
+    index_size = 2 if box[3] & 1 else 1
+    top = 1 << (8 * index_size - 1)  # says that the property is essential
+    at = 8
+    for _ in range(_number(box, 4, 4)):
+        found, count = _number(box, at, id_size), _number(box, at + id_size, 1)
         at += id_size + 1
         if found == item:
-            top = 1 << (8 * index_size - 1)  # says that the property is essential
             yield from (
-                _number(meta, at + each * index_size, index_size) % top for each in range(count)
+                _number(box, at + each * index_size, index_size) % top for each in range(count)
             )
         at += count * index_size
 

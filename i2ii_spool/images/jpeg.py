@@ -59,7 +59,7 @@ class _Header:
         elif marker == _APP1 and head.startswith(b"Exif\0\0") and not self.exif:
             self.exif = os.pread(self._descriptor, size, at)
         elif marker == _APP2 and head.startswith(b"ICC_PROFILE\0") and len(head) > 14:
-            self._profile.setdefault(head[12], os.pread(self._descriptor, size, at)[13:])
+            self._add_profile(head[12], os.pread(self._descriptor, size, at)[13:])
 
     def _says_what_colours_are(self, marker: int, head: bytes) -> bool:
         start = {_APP0: b"JFIF\0", _APP14: b"Adobe"}.get(marker)
@@ -68,13 +68,16 @@ class _Header:
         self._seen.add(marker)
         return True
 
+    def _add_profile(self, number: int, data: bytes) -> None:
+        self._profile.setdefault(number, data)
+        if sum(map(len, self._profile.values())) > MAX_PROFILE:
+            raise NotRead(f"a colour profile of more than {MAX_PROFILE} bytes; remove it")
+
     def whole_profile(self) -> bytes | None:
         """Return the profile, whose parts may stand in any order; None if one is missing."""
         parts = [self._profile.get(number, b"") for number in range(1, len(self._profile) + 1)]
         if not parts or any(part[:1] != bytes([len(parts)]) for part in parts):
             return None
-        if sum(map(len, parts)) > MAX_PROFILE:
-            raise NotRead(f"a colour profile of more than {MAX_PROFILE} bytes; remove it")
         return b"".join(part[1:] for part in parts)
 
 
@@ -158,7 +161,7 @@ def _next_marker(descriptor: int, at: int) -> tuple[int, int] | None:
         if found := _MARKER.search(block):
             return block[found.end() - 1], at + found.end()
         at += max(1, len(block) - 1)  # a marker may lie across the edge
-        size = _BLOCK
+        size = min(4 * size, _BLOCK)
     return None
 
 
