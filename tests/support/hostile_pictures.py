@@ -78,6 +78,28 @@ def jpeg_with_700_profile_segments() -> bytes:
     return _jpeg_with_700(0xE2, b"ICC_PROFILE\0\1\1")
 
 
+def png_of_a_million_chunks() -> bytes:
+    return png(64, 64, chunk(b"teXt", b"") * 10**6, rows=bytes(9 * 64))
+
+
+def jpeg_of_a_million_segments() -> bytes:
+    small = saved(gradient(), "JPEG", progressive=True)
+    return small[:-2] + b"\xff\xe5\0\2" * 10**6 + small[-2:]
+
+
+def avif_of_many_property_tables() -> bytes:
+    """Each claims four billion entries, and the first has those of all others."""
+    table = _box(b"ipma", bytes(4) + b"\xff" * 4 + bytes(2))
+    properties = _box(b"iprp", _box(b"ipco", b"") + table * 50_000)
+    primary = _box(b"pitm", bytes(5) + b"\1")
+    small = saved(gradient(), "AVIF")
+    return small[: small.index(b"meta") - 4] + _box(b"meta", bytes(4) + primary + properties)
+
+
+def _box(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(data), kind) + data
+
+
 def png_that_ends_early_within() -> bytes:
     """All its chunks are whole, and half its rows are missing."""
     return png(64, 64, rows=bytes(9 * 32))
@@ -189,6 +211,9 @@ REFUSED: dict[Bomb, tuple[int, str]] = {
     tiff_whose_strip_lies_elsewhere: (400, "damaged"),
     jpeg_of_65_500_squared: (413, "65500x65500 pixels"),
     jpeg_of_ten_thousand_scans: (400, "scans"),
+    png_of_a_million_chunks: (400, "more than 100000 chunks"),
+    jpeg_of_a_million_segments: (400, "more than 100000 segments"),
+    avif_of_many_property_tables: (400, "damaged"),
     avif_of_a_million_squared: (400, "send PNG, JPEG"),
     icon: (400, "ICO picture, which is not read here; send PNG, JPEG"),
     page_that_is_no_picture: (400, "SVG picture, which is not read here; send PNG, JPEG"),
