@@ -105,9 +105,11 @@ def _split(opened: Opened, file: BufferedReader) -> tuple[Image.Image, Image.Ima
     if parts is not None and parts.transparency:
         alpha = trns.transparency(image, parts, file)
     elif image.has_transparency_data:
+        # Pillow makes RGBA of a PNG of grey and alpha of 16 bits.
         is_grey = image.mode in ("LA", "La") or (parts and parts.colour_type == GREY_AND_ALPHA)
-        alpha = image.convert("RGBA").getchannel("A")
-        image = image.convert("RGBA").getchannel(0) if is_grey else image
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.getchannel("R") if is_grey else image
     else:
         alpha = None
     if image.mode.startswith("I;16"):

@@ -26,9 +26,10 @@ _READ = {
     b"cHRM": 32,
 }
 """The chunks that are read, and how many bytes of each."""
-GREY_AND_ALPHA = 4
-"""The colour type that Pillow decodes to RGBA if it has 16 bits."""
-_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+GREY, RGB, PALETTE, GREY_AND_ALPHA, RGB_AND_ALPHA = 0, 2, 3, 4, 6
+"""The colour types."""
+_DEPTHS = {GREY: (1, 2, 4, 8, 16), PALETTE: (1, 2, 4, 8)}
+_DEPTHS |= dict.fromkeys((RGB, GREY_AND_ALPHA, RGB_AND_ALPHA), (8, 16))
 
 
 def walk(file: BinaryIO) -> Parts:
@@ -96,6 +97,8 @@ def _parts(chunks: dict[bytes, bytes], pieces: list[Piece], *, is_whole: bool) -
     header = chunks.get(b"IHDR", b"")
     if len(header) < 13 or b"IDAT" not in chunks:
         raise Damaged("it has no pixels")
+    if header[9] == PALETTE and b"PLTE" not in chunks:
+        raise Damaged("it has no palette")
     width, height, depth, colour_type = struct.unpack_from(">IIBB", header)
     if depth not in _DEPTHS.get(colour_type, ()):
         raise Damaged(f"there is no colour type {colour_type} of {depth} bits")

@@ -10,19 +10,18 @@ from PIL import Image, ImageChops
 
 from i2ii_spool.images.decoders import open_decoder
 from i2ii_spool.images.excerpt import Parts
-
-_GREY, _RGB, _PALETTE = 0, 2, 3  # colour types
+from i2ii_spool.images.png import GREY, PALETTE, RGB
 
 
 def transparency(image: Image.Image, parts: Parts, file: BufferedReader) -> Image.Image | None:
     """Return the transparency (L) of the decoded `image`; None if its `tRNS` chunk does not fit."""
     chunk = parts.transparency or b""
-    if parts.colour_type == _PALETTE:
+    if parts.colour_type == PALETTE:
         return image.point(list(chunk.ljust(256, b"\xff")), "L")
-    if parts.colour_type == _GREY and len(chunk) >= 2:
+    if parts.colour_type == GREY and len(chunk) >= 2:
         (key,) = struct.unpack_from(">H", chunk)
         return _opaque_but_grey(image, key, parts.depth)
-    if parts.colour_type == _RGB and len(chunk) >= 6:
+    if parts.colour_type == RGB and len(chunk) >= 6:
         keys = struct.unpack_from(">3H", chunk)
         lower = _opaque_but(_lower_bytes(image, parts, file), [key & 0xFF for key in keys])
         if parts.depth == 8:

@@ -124,6 +124,14 @@ def test_wrong_checksum_counts_where_pixels_depend_on_the_chunk(tmp_path: Path, 
         assert image.size == ((64, 48) if kind == b"eXIf" else (48, 64))
 
 
+def test_palette_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(
+        PNG_HEAD + b"".join(each for each in png_chunks() if each[4:8] != b"PLTE")
+    )
+    with pytest.raises(UnsupportedPicture, match="it has no palette"):
+        inspect(tmp_path / "a", max_pixels=MANY)
+
+
 def test_chunk_of_a_dialect_is_named(tmp_path: Path) -> None:
     """Xcode writes it, and a PNG that only Apple's programs read."""
     whole = saved(gradient(), "PNG")
