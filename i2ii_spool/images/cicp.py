@@ -35,15 +35,20 @@ def check_sdr(transfer: int) -> None:
         raise NotRead(f"HDR colours ({_HDR[transfer]}); export it in standard range (SDR)")
 
 
-def coded_profile(primaries: int, transfer: int) -> bytes | None:
+def is_known(primaries: int, transfer: int) -> bool:
+    """Whether the colour space of these code points is known."""
+    return primaries in _PRIMARIES and transfer in _CURVES
+
+
+def coded_profile(primaries: int, transfer: int, *, is_grey: bool = False) -> bytes | None:
     """Return the profile of code points; None for sRGB, and for those that are not known."""
-    space = _PRIMARIES.get(primaries), _CURVES.get(transfer)
-    if space[0] is None or space[1] is None or space == _SRGB:
+    if not is_known(primaries, transfer):
         return None
-    return _profile(space[0], space[1])
+    space = (_PRIMARIES[primaries], _CURVES[transfer])
+    return None if space == _SRGB else _profile(*space, is_grey=is_grey)
 
 
-def gamma_profile(gamma: bytes, chromaticities: bytes) -> bytes | None:
+def gamma_profile(gamma: bytes, chromaticities: bytes, *, is_grey: bool) -> bytes | None:
     """Return the profile of the chunks `gAMA` and `cHRM` of a PNG; None for what sRGB has too."""
     exponent = int.from_bytes(gamma, "big") / 100_000
     points = _PRIMARIES[1]
@@ -54,30 +59,41 @@ def gamma_profile(gamma: bytes, chromaticities: bytes) -> bytes | None:
     if is_srgb or not 0.01 < exponent < 10:
         return None
     try:
-        return _profile(points, (1 / exponent,))
+        return _profile(points, (1 / exponent,), is_grey=is_grey)
     except (ZeroDivisionError, struct.error):
         return None  # points that span no colours
 
 
-def _profile(points: tuple[float, ...], curve: tuple[float, ...]) -> bytes:
-    """Return an ICC profile of primaries and one curve (ICC.1, 8.3.3 and 10.18)."""
-    xyz = [_xyz(*points[at : at + 2]) for at in range(0, 8, 2)]
-    primaries = _transposed(xyz[1:])
-    scales = _times(_inverse(primaries), xyz[0])
-    scaled = tuple(tuple(v * s for v, s in zip(row, scales, strict=True)) for row in primaries)
-    columns = [_adapted(column, xyz[0]) for column in _transposed(scaled)]
+def _profile(points: tuple[float, ...], curve: tuple[float, ...], *, is_grey: bool) -> bytes:
+    """Return an ICC profile of one curve, and of primaries unless `is_grey` (ICC.1, 8.3 and 10.18).
+
+    `points` are x and y of white, red, green and blue.
+    """
     tone = b"para" + struct.pack(">IHH", 0, 0 if len(curve) == 1 else 3, 0) + _fixed(*curve)
     tags = {b"wtpt": b"XYZ \0\0\0\0" + _fixed(*_D50)}
-    for name, column in zip((b"r", b"g", b"b"), columns, strict=True):
-        tags[name + b"XYZ"] = b"XYZ \0\0\0\0" + _fixed(*column)
-        tags[name + b"TRC"] = tone
+    if is_grey:
+        tags[b"kTRC"] = tone
+    else:
+        for name, column in zip((b"r", b"g", b"b"), _columns(points), strict=True):
+            tags[name + b"XYZ"] = b"XYZ \0\0\0\0" + _fixed(*column)
+            tags[name + b"TRC"] = tone
     at, table, data = 132 + 12 * len(tags), b"", b""
     for name, value in tags.items():
         table += struct.pack(">4sII", name, at + len(data), len(value))
         data += value.ljust(-(-len(value) // 4) * 4, b"\0")
-    header = struct.pack(">I4xI4s4s4s", at + len(data), 0x04400000, b"mntr", b"RGB ", b"XYZ ")
+    space = b"GRAY" if is_grey else b"RGB "
+    header = struct.pack(">I4xI4s4s4s", at + len(data), 0x04400000, b"mntr", space, b"XYZ ")
     header += bytes(12) + b"acsp" + bytes(28) + _fixed(*_D50)
     return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + data
+
+
+def _columns(points: tuple[float, ...]) -> list[tuple[float, ...]]:
+    """Return XYZ of red, green and blue, which add up to white, adapted to D50."""
+    white, *primaries = (_xyz(*points[at : at + 2]) for at in range(0, 8, 2))
+    rows = _transposed(primaries)
+    scales = _times(_inverse(rows), white)
+    scaled = tuple(tuple(v * s for v, s in zip(row, scales, strict=True)) for row in rows)
+    return [_adapted(column, white) for column in _transposed(scaled)]
 
 
 def _fixed(*values: float) -> bytes:

@@ -8,7 +8,7 @@ import struct
 import zlib
 from typing import BinaryIO
 
-from i2ii_spool.images.cicp import check_sdr, coded_profile, gamma_profile
+from i2ii_spool.images.cicp import check_sdr, coded_profile, gamma_profile, is_known
 from i2ii_spool.images.excerpt import MAX_PARTS, MAX_PROFILE, Damaged, NotRead, Parts, Piece
 from i2ii_spool.images.exif import orientation
 
@@ -108,23 +108,24 @@ def _parts(chunks: dict[bytes, bytes], pieces: list[Piece], *, is_whole: bool) -
         pieces,
         is_whole,
         orientation=orientation(chunks.get(b"eXIf", b"")),
-        profile=_profile(chunks),
+        profile=_profile(chunks, is_grey=colour_type in (GREY, GREY_AND_ALPHA)),
         depth=depth,
         colour_type=colour_type,
         transparency=chunks.get(b"tRNS"),
     )
 
 
-def _profile(chunks: dict[bytes, bytes]) -> bytes | None:
+def _profile(chunks: dict[bytes, bytes], *, is_grey: bool) -> bytes | None:
     """Return the profile of the colours: of the four ways to state one, the first that is there."""
-    if len(code := chunks.get(b"cICP", b"")) == 4:
-        check_sdr(code[1])
-        return coded_profile(code[0], code[1])
+    primaries, transfer = chunks.get(b"cICP", b"").ljust(2, b"\2")[:2]  # 2: not specified
+    check_sdr(transfer)
+    if is_known(primaries, transfer):
+        return coded_profile(primaries, transfer, is_grey=is_grey)
     if profile := _inflated(chunks.get(b"iCCP", b"")):
         return profile
     if b"sRGB" in chunks or b"gAMA" not in chunks:
         return None
-    return gamma_profile(chunks[b"gAMA"], chunks.get(b"cHRM", b""))
+    return gamma_profile(chunks[b"gAMA"], chunks.get(b"cHRM", b""), is_grey=is_grey)
 
 
 def _inflated(chunk: bytes) -> bytes | None:

@@ -54,6 +54,10 @@ STATED = {
         (chunk(b"cICP", bytes([1, 13, 0, 1])), iccp(display_p3())),
         BROWN,
     ),
+    "iCCP where cICP says nothing": (
+        (chunk(b"cICP", bytes([2, 2, 0, 1])), iccp(display_p3())),
+        BROWN_OF_P3,
+    ),
     "iCCP over sRGB": ((iccp(display_p3()), SRGB), BROWN_OF_P3),
     "sRGB over gAMA": ((SRGB, LINEAR), BROWN),
     "gAMA and cHRM of sRGB": ((GAMMA, chrm(*SRGB_POINTS)), BROWN),
@@ -68,6 +72,14 @@ STATED = {
 def test_png_states_its_colours(tmp_path: Path, stated: str) -> None:
     chunks, expected = STATED[stated]
     assert first_pixel(tmp_path / "a.png", plain(*chunks)) == pytest.approx(expected, abs=2)
+
+
+@pytest.mark.parametrize("stated", [LINEAR, chunk(b"cICP", bytes([1, 8, 0, 1]))])
+@pytest.mark.parametrize("mode", ["1", "L", "LA"])
+def test_grey_png_states_its_shades(tmp_path: Path, mode: str, stated: bytes) -> None:
+    whole = saved(Image.new("L", (16, 16), 128).convert(mode, dither=Image.Dither.NONE), "PNG")
+    pixel = first_pixel(tmp_path / "a.png", whole[:33] + stated + whole[33:])
+    assert pixel[:3] == ((255, 255, 255) if mode == "1" else (188, 188, 188))
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ FOUND = {
     b'{"error": "not found"}': "is JSON text, not a picture",
     b"iVBORw0KGgoAAAANSUhEUg": "is a picture as base64 text; decode it first",
     b"hello": "is plain text, not a picture",
+    b"The wide river": "is plain text, not a picture",
+    b"P1 is the first": "is plain text, not a picture",
     b"\0\0\0\x14ftypqt  ": "is a QuickTime film",
     b"\0\0\0\x14ftypisom": "is an MP4 film",
     b"\0\0\0\x14ftypcrx ": "is a camera raw picture, which is not read here; develop it",
