@@ -57,7 +57,7 @@ _SIGNATURES = {
     "Radiance": rb"#\?RADIANCE|#\?RGBE",
     "QOI": rb"qoif",
     "DICOM": rb".{128}DICM",
-    "ZIP": rb"PK\x03\x04",
+    "archive": rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!",
     "AppleDouble": rb"\0\x05\x16[\x00\x07]",
     "base64": rb"data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD",
     "SVG": _TEXT + rb"<(?:svg|(?:\?xml|!--|!DOCTYPE svg).*<svg)\b",
@@ -74,7 +74,7 @@ _NO_PICTURES = {
     "PDF": "a PDF document",
     "QuickTime": "a QuickTime film",
     "WebM": "a WebM or Matroska film",
-    "ZIP": "a ZIP archive",
+    "archive": "an archive; take the picture out of it",
     "base64": "a picture as base64 text; decode it first",
     "text": "plain text, not a picture",
 }

@@ -150,6 +150,7 @@ def _decode_in_sandbox(
                 stdin=file,
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=DECODING_SECONDS,
                 cwd="/",
                 env={**kept, "PYTHONPATH": PACKAGES},

@@ -129,6 +129,7 @@ def test_decoder_gets_neither_secrets_nor_modules_of_the_working_directory(
             "died of SIGKILL",
         ),
         ("print('64x48')", "damaged"),
+        ("import os, sys; os.write(2, b'\\xff'); sys.exit(1)", "damaged"),
         ("import sys; sys.exit('it takes too much memory')", "too much memory"),
         ("while True: pass", "too long"),
     ],

@@ -40,6 +40,7 @@ FOUND = {
     b"hello": "is plain text, not a picture",
     b"The wide river": "is plain text, not a picture",
     b"P1 is the first": "is plain text, not a picture",
+    b"PK\3\4": "is an archive; take the picture out of it",
     b"\0\0\0\x14ftypqt  ": "is a QuickTime film",
     b"\0\0\0\x14ftypisom": "is an MP4 film",
     b"\0\0\0\x14ftypcrx ": "is a camera raw picture, which is not read here; develop it",
