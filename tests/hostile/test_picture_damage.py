@@ -72,6 +72,16 @@ def test_tiff_is_read_beside_any_other_entry(
     assert read(tmp_path / "a", max_pixels=MANY).size == (HEIGHT, WIDTH)
 
 
+def test_avif_is_read_beside_exif_that_cannot_be_written_back(tmp_path: Path) -> None:
+    original = Image.Exif()
+    original[0x0112], original[0x011A] = TURNED, 72.0
+    data = saved(LYING, "AVIF", exif=original)
+    entry = data.index(b"\x01\x1a\0\5")  # XResolution, RATIONAL
+    (tmp_path / "a").write_bytes(data[: entry + 3] + b"\2" + data[entry + 4 :])  # ASCII
+    inspect(tmp_path / "a", max_pixels=MANY)
+    assert read(tmp_path / "a", max_pixels=MANY).size == UPRIGHT.size
+
+
 INTEGERS = {
     "BYTE": (1, b"\6", True),
     "SHORT": (3, b"\0\6", True),
