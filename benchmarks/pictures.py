@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -27,6 +28,11 @@ from i2ii_spool.ops.loadtest.photo import photograph
 
 LEVELS = (0, 1, 3, 6, 9)
 SIDE = 1024
+INPUTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("JPEG", "JPEG", {"quality": 92}),
+    ("progressive JPEG", "JPEG", {"quality": 92, "progressive": True}),
+    ("PNG", "PNG", {"compress_level": 1}),
+)
 
 
 def png_levels(options: Options) -> Iterator[Figure]:
@@ -48,10 +54,16 @@ def formats(options: Options) -> Iterator[Figure]:
 def reading(options: Options) -> Iterator[Figure]:
     """Time to inspect an input at submit, and to decode it for the engine."""
     spool = new_spool(options.folder)
-    path = spool.root / "photo.jpg"
-    path.write_bytes(photograph(SIDE, SIDE, seed=1))
-    yield _timed(options, "inspect a JPEG", lambda: inspect(path, max_pixels=SIDE * SIDE))
-    yield _timed(options, "read a JPEG for the engine", lambda: read(path, max_pixels=SIDE * SIDE))
+    path = spool.root / "photo"
+    for size in ((SIDE, SIDE), (4 * SIDE, 3 * SIDE)):  # 1 and 12 million pixels
+        if options.quick and size[0] > SIDE:
+            continue
+        for name, kind, saving in INPUTS:
+            _picture().resize(size).save(path, kind, **saving)
+            yield _timed(
+                options, f"inspect a {name}", partial(inspect, path, max_pixels=10**8), size
+            )
+            yield _timed(options, f"read a {name}", partial(read, path, max_pixels=10**8), size)
 
 
 def decoding(options: Options) -> Iterator[Figure]:
@@ -94,13 +106,15 @@ def _png(picture: Image.Image, level: int) -> bytes:
     return buffer.getvalue()
 
 
-def _timed(options: Options, name: str, call: Callable[[], object]) -> Figure:
+def _timed(
+    options: Options, name: str, call: Callable[[], object], size: tuple[int, int] = (SIDE, SIDE)
+) -> Figure:
     seconds = []
     for _ in range(1 if options.quick else 9):
         started = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - started)
-    return Figure(f"{name}, {SIDE}x{SIDE}", 1000 * statistics.median(seconds), "ms")
+    return Figure(f"{name}, {size[0]}x{size[1]}", 1000 * statistics.median(seconds), "ms")
 
 
 if __name__ == "__main__":

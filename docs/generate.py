@@ -1,4 +1,4 @@
-"""Write settings.md, cli.md and errors.md from the code.
+"""Write settings.md, cli.md and errors.md, and the tables of inputs.md, from the code.
 
 python docs/generate.py             # write them
 python docs/generate.py --check     # only say which are not current; exit 1 if any
@@ -16,10 +16,13 @@ from i2ii_spool import errors
 from i2ii_spool.cli import options
 from i2ii_spool.cli.main import COMMANDS, main
 from i2ii_spool.cli.progress import EX_INTERRUPTED
+from i2ii_spool.images.kinds import COLOURS, KINDS, ORIENTATION
 from i2ii_spool.settings import Process, Settings, about, groups, variable
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py: change the code, then run `python docs/generate.py`. -->"
+TABLES_NOTE = "<!-- Written by docs/generate.py from i2ii_spool/images/kinds.py. -->"
+END_NOTE = "<!-- Until here. -->"
 
 READERS = {
     Process.SERVER: "server",
@@ -199,6 +202,23 @@ def errors_page() -> Iterator[str]:
         yield row(f"`{code}`", status, str(kind.exit_code), ", ".join(where), meaning)
 
 
+def kinds_tables() -> Iterator[str]:
+    """The kinds of pictures, and what states their colours and orientation."""
+    yield from table_head("format", "numbers", "bits", "transparency", "ICC profile", "becomes")
+    for kind in KINDS:
+        yield row(
+            kind.format,
+            kind.colours,
+            ", ".join(map(str, kind.bits)),
+            kind.transparency,
+            ", ".join(kind.profiles),
+            {"": "RGB", "alpha": "RGBA"}.get(kind.transparency, "RGB, or RGBA if it has that"),
+        )
+    yield ""
+    yield from table_head("format", "its colours are stated by", "it is turned as stated by")
+    yield from (row(name, COLOURS[name], turned) for name, turned in ORIENTATION.items())
+
+
 def bases(kind: type[errors.I2iiError]) -> Iterator[type[errors.I2iiError]]:
     """A class and its bases; of them `I2iiError` only for itself, as it says nothing of others."""
     for base in kind.__mro__:
@@ -233,6 +253,8 @@ def without_path(heading: str) -> str:
     return re.sub(r" \(docs/.*\)$", "", heading)
 
 
+TABLES = {"inputs.md": kinds_tables}
+"""What stands in a page between two comments."""
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "settings.md": settings_page,
     "cli.md": cli_page,
@@ -243,6 +265,10 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
 def outdated() -> dict[str, str]:
     """The pages that are not current, by name, with the text that they should have."""
     texts = {name: "\n".join([NOTE, "", *page()]).rstrip() + "\n" for name, page in PAGES.items()}
+    for name, tables in TABLES.items():
+        head, _, rest = (DOCS / name).read_text().partition(TABLES_NOTE)
+        tail = rest.partition(END_NOTE)[2]
+        texts[name] = "\n".join([f"{head}{TABLES_NOTE}", "", *tables(), "", f"{END_NOTE}{tail}"])
     return {
         name: text
         for name, text in texts.items()
@@ -253,7 +279,7 @@ def outdated() -> dict[str, str]:
 @click.command()
 @click.option("--check", is_flag=True, help="write nothing; exit 1 if a page is not current")
 def generate(check: bool) -> None:
-    """Write settings.md, cli.md and errors.md from the code."""
+    """Write settings.md, cli.md and errors.md, and the tables of inputs.md, from the code."""
     changed = outdated()
     for name, text in changed.items():
         click.echo(f"docs/{name} is not current" if check else f"docs/{name} written")

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from PIL import features
 
 from i2ii_spool.errors import InvalidRequest, UnsupportedPicture
+from i2ii_spool.images.tiff import DNG_VERSION, is_camera_raw
 
 HEAD_BYTES = 1024
 """Of a file, `identify` needs this many bytes, or all there are."""
@@ -42,7 +43,7 @@ _SIGNATURES = {
     "HEIF": rb"....ftyp(?:mif1|msf1|miaf)",
     "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n",
     "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n",
-    "QuickTime": rb"....ftypqt  |....(?:moov|mdat|wide|free|skip|pnot)",
+    "QuickTime": rb"....ftypqt  |[\0-\x08]...(?:moov|mdat|wide|free|skip|pnot)",
     "MP4": rb"....ftyp",
     "AVI": rb"RIFF....AVI ",
     "WebM": rb"\x1a\x45\xdf\xa3",
@@ -51,12 +52,12 @@ _SIGNATURES = {
     "PSD": rb"8BP[SB]",
     "PDF": rb"\s*%PDF-",
     "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6",
-    "Netpbm": rb"P[1-7Ff]\s",
+    "Netpbm": rb"P[1-7Ff]\s+[#\d]",
     "OpenEXR": rb"v/1\x01",
     "Radiance": rb"#\?RADIANCE|#\?RGBE",
     "QOI": rb"qoif",
     "DICOM": rb".{128}DICM",
-    "ZIP": rb"PK\x03\x04",
+    "archive": rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!",
     "AppleDouble": rb"\0\x05\x16[\x00\x07]",
     "base64": rb"data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD",
     "SVG": _TEXT + rb"<(?:svg|(?:\?xml|!--|!DOCTYPE svg).*<svg)\b",
@@ -73,7 +74,7 @@ _NO_PICTURES = {
     "PDF": "a PDF document",
     "QuickTime": "a QuickTime film",
     "WebM": "a WebM or Matroska film",
-    "ZIP": "a ZIP archive",
+    "archive": "an archive; take the picture out of it",
     "base64": "a picture as base64 text; decode it first",
     "text": "plain text, not a picture",
 }
@@ -82,9 +83,6 @@ _CURES = {
     "DNG": "develop it and send a JPEG",
     "camera raw": "develop it and send a JPEG",
 }
-
-_DNG_VERSION, _SUBFILE_TYPE, _COMPRESSION, _SUB_IFDS = 0xC612, 0xFE, 0x103, 0x14A
-_RAW_COMPRESSIONS = {32_767, 34_713, 65_535}  # of Sony, Nikon and Pentax
 
 
 def identify(head: bytes) -> str | None:
@@ -120,10 +118,14 @@ def unsupported(name: str | None, field: str) -> UnsupportedPicture:
     elif name in _NO_PICTURES:
         message = f"is {_NO_PICTURES[name]}; {wanted}"
     else:
-        article = "an" if re.match("[AEIO]|SVG", name) else "a"
-        cure = _CURES.get(name, "convert it to JPEG or PNG")
-        message = f"is {article} {name} picture, which is not read here; {cure}"
+        cure = _CURES.get(name, wanted)
+        message = f"is {with_article(name)} picture, which is not read here; {cure}"
     return UnsupportedPicture(f"{field} {message}", field=field)
+
+
+def with_article(name: str) -> str:
+    """Return `an AVIF`, `a JPEG`."""
+    return f"{'an' if re.match('[AEIO]|SVG', name) else 'a'} {name}"
 
 
 def check_encodable(width: int, height: int, output_format: str) -> None:
@@ -141,13 +143,10 @@ def check_encodable(width: int, height: int, output_format: str) -> None:
 
 
 def _tiff_kind(head: bytes) -> str:
-    """Tell a TIFF from the raw data of a camera, whose first picture is a thumbnail."""
     tags = dict(_first_tags(head))
-    if _DNG_VERSION in tags:
+    if DNG_VERSION in tags:
         return "DNG"
-    is_thumbnail = tags.get(_SUBFILE_TYPE) == 1 and _SUB_IFDS in tags
-    is_raw = is_thumbnail or tags.get(_COMPRESSION) in _RAW_COMPRESSIONS
-    return "camera raw" if is_raw else "TIFF"
+    return "camera raw" if is_camera_raw(tags) else "TIFF"
 
 
 def _first_tags(head: bytes) -> Iterator[tuple[int, int]]:

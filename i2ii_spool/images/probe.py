@@ -10,48 +10,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, cast
 
-from PIL import (
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    UnidentifiedImageError,
-    features,
-)
+import PIL
+from PIL import ImageFile, UnidentifiedImageError
 
-from i2ii_spool.errors import InvalidRequest, TooLarge, UnsupportedPicture
+import i2ii_spool
+from i2ii_spool.errors import I2iiError, InvalidRequest, TooLarge, UnsupportedPicture
 from i2ii_spool.images import sandbox
+from i2ii_spool.images.decoders import open_decoder, walk
+from i2ii_spool.images.excerpt import NotRead, Parts
+from i2ii_spool.images.formats import (
+    EXTENSIONS,
+    HEAD_BYTES,
+    identify,
+    is_read,
+    unsupported,
+    with_article,
+)
 from i2ii_spool.jobs.folder import open_regular
-
-# `open_image` checks the size itself, by the header. Pillow's limit is another number, and only
-# warns.
-Image.MAX_IMAGE_PIXELS = None
-
-EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "TIFF": "tif"}
-"""File extensions by Pillow's names of the formats that are accepted."""
-if features.check("avif"):
-    EXTENSIONS["AVIF"] = "avif"
-# Pillow calls a JPEG that holds several pictures MPO.
-EXTENSION_OF = {**EXTENSIONS, "MPO": EXTENSIONS["JPEG"]}
-IMAGE_SUFFIXES = {f".{extension}" for extension in EXTENSIONS.values()} | {".jpeg", ".tiff"}
 
 # Diffusion models cut a picture into patches. Beyond this aspect ratio one side would have none.
 MAX_ASPECT = 16
 MIN_SIDE = 8
 
-PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-JPEG_END = b"\xff\xd9"
-JPEG_SCAN = b"\xff\xda"
-# A progressive JPEG has about ten scans. It can have hundreds of thousands, and decoding each costs
-# as much as decoding the picture.
-MAX_SCANS = 100
-CHUNK_BYTES = 2**20
-
 # A decoded picture can take a hundred times the memory of its file: decode at most two at a time.
 _decoding = threading.Semaphore(2)
 DECODING_SECONDS = 60
+# The decoder of a stranger's picture gets no token, and no module of the working directory.
+_KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONHOME")
+PACKAGES = os.pathsep.join(
+    dict.fromkeys(str(Path(str(package.__file__)).parents[1]) for package in (i2ii_spool, PIL))
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +52,17 @@ class Header:
     width: int
     """In pixels, like `height`."""
     height: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture whose header has been checked, and of which no pixel has been decoded."""
+
+    name: str
+    """Of its format (`formats.EXTENSIONS`)."""
+    image: ImageFile.ImageFile
+    parts: Parts | None
+    """None for WebP and GIF. Of the others `image` shows the pixels alone."""
 
 
 def inspect(path: Path, *, max_pixels: int, field: str = "image") -> Header:
@@ -78,84 +78,118 @@ def inspect(path: Path, *, max_pixels: int, field: str = "image") -> Header:
 
 def inspect_file(file: BufferedReader, *, max_pixels: int, field: str = "image") -> Header:
     """Like `inspect`, for an open file."""
-    if not file.peek(len(PNG_MAGIC)).startswith((PNG_MAGIC, JPEG_MAGIC)):
-        return _inspect_in_sandbox(file, max_pixels, field)
-    image = open_image(file, max_pixels, field)
-    if isinstance(image, JpegImagePlugin.JpegImageFile):
-        # The end-of-image marker cannot occur in coded pixels. To decode a JPEG that ends with it
-        # would detect nothing more: libjpeg only warns of damage. A file with data behind the
-        # marker (phones append thumbnails and videos) is decoded instead.
-        size = os.fstat(file.fileno()).st_size
-        if os.pread(file.fileno(), 2, size - 2) != JPEG_END:
-            return _inspect_in_sandbox(file, max_pixels, field)
-    if isinstance(image, PngImagePlugin.PngImageFile):
-        with decoder_errors(field):
-            image.verify()  # the checksum of every chunk, without decoding a pixel
-    return Header(EXTENSION_OF[str(image.format)], *image.size)
+    name, parts = _take_apart(file, max_pixels, field)
+    if parts is not None and parts.is_whole:
+        return Header(EXTENSIONS[name], parts.width, parts.height)
+    return Header(EXTENSIONS[name], *_decode_in_sandbox(file, name, max_pixels, field))
 
 
-def open_image(file: BinaryIO, max_pixels: int, field: str) -> ImageFile.ImageFile:
+def open_image(file: BufferedReader, max_pixels: int, field: str) -> Opened:
     """Open a picture and check its header. Raises the errors of `inspect`."""
-    with decoder_errors(field):
-        image = Image.open(file, formats=list(EXTENSIONS))
+    name, parts = _take_apart(file, max_pixels, field)
+    if name == "JPEG" and parts is not None and not parts.is_whole:
+        _decode_in_sandbox(file, name, max_pixels, field)  # libjpeg itself only warns
+    with decoder_errors(name, field):
+        image = open_decoder(file, name, parts.pieces if parts else None)
     _check_sides(*image.size, max_pixels, field)
-    _check_scans(image, field)
-    return image
+    return Opened(name, image, parts)
 
 
 @contextmanager
-def decoder_errors(field: str) -> Iterator[None]:
+def decoder_errors(name: str, field: str) -> Iterator[None]:
     """Raise `UnsupportedPicture` for every error of a decoder; let errors of the disk through.
 
     Decoders raise OSError, SyntaxError, ValueError, struct.error and others.
     """
     try:
         yield
+    except I2iiError:
+        raise
+    except NotRead as error:
+        raise _not_read(name, field, error) from None
     except UnidentifiedImageError:
-        raise _unknown_format(field) from None
+        raise _unidentified(name, field) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # from the disk: the OSError of a decoder has no number
         raise _damaged(field, error) from error
 
 
-def _inspect_in_sandbox(file: BinaryIO, max_pixels: int, field: str) -> Header:
+def _take_apart(file: BufferedReader, max_pixels: int, field: str) -> tuple[str, Parts | None]:
+    """Return the format and the parts, whose sides are checked."""
+    head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
+    if not head:
+        raise UnsupportedPicture(f"{field} is empty; send the picture's bytes", field=field)
+    name = identify(head)
+    if name is None or not is_read(name):
+        raise unsupported(name, field)
+    with decoder_errors(name, field):
+        parts = walk(file, name)
+    if parts is not None and parts.width:
+        _check_sides(parts.width, parts.height, max_pixels, field)
+    return name, parts
+
+
+def _decode_in_sandbox(
+    file: BufferedReader, name: str, max_pixels: int, field: str
+) -> tuple[int, int]:
     """Have the picture decoded by a process with limits on memory and time (`sandbox`).
 
-    The formats that come here must be read to their end before their header is complete.
+    The formats that come here must be read to their end before their header is complete. Returns
+    width and height.
     """
-    command = [sys.executable, "-m", sandbox.__name__, str(max_pixels), *EXTENSIONS]
+    command = [sys.executable, "-P", "-m", sandbox.__name__, str(max_pixels), name]
+    kept = {key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ}
     with _decoding:
         file.seek(0)
         try:
             ran = subprocess.run(
-                command, stdin=file, capture_output=True, text=True, timeout=DECODING_SECONDS
+                command,
+                stdin=file,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=DECODING_SECONDS,
+                cwd="/",
+                env={**kept, "PYTHONPATH": PACKAGES},
             )
         except subprocess.TimeoutExpired:
             raise UnsupportedPicture(
                 f"{field} takes too long to decode: save it again", field=field
             ) from None
     if ran.returncode == sandbox.UNKNOWN:
-        raise _unknown_format(field)
-    kind, *sides = ran.stdout.split() or ("", 0, 0)
-    width, height = map(int, sides)
-    if kind:
+        raise _unidentified(name, field)
+    with decoder_errors(name, field):  # a decoder that has been taken over prints anything
+        width, height = map(int, ran.stdout.split() or (0, 0))
+    if ran.stdout:
         _check_sides(width, height, max_pixels, field)
+    if ran.returncode == sandbox.NOT_READ:
+        raise _not_read(name, field, _last_line(ran.stderr))
     if ran.returncode < 0:
         raise _damaged(field, f"its decoder died of {signal.Signals(-ran.returncode).name}")
     if ran.returncode != 0:
-        raise _damaged(field, ran.stderr.strip().rpartition("\n")[2])
-    return Header(EXTENSION_OF[kind], width, height)
+        raise _damaged(field, _last_line(ran.stderr))
+    return width, height
 
 
-def _unknown_format(field: str) -> UnsupportedPicture:
+def _unidentified(name: str, field: str) -> UnsupportedPicture:
     return UnsupportedPicture(
-        f"{field} is not a picture in a supported format; send {', '.join(EXTENSIONS)}", field=field
+        f"{field} begins like {with_article(name)}, but is damaged, or of a kind that is not read "
+        "here; send PNG, JPEG or WEBP",
+        field=field,
     )
+
+
+def _not_read(name: str, field: str, what: object) -> UnsupportedPicture:
+    return UnsupportedPicture(f"{field} is {with_article(name)} with {what}", field=field)
 
 
 def _damaged(field: str, reason: object) -> UnsupportedPicture:
     return UnsupportedPicture(f"{field} is truncated or damaged: {reason}", field=field)
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]
 
 
 def _check_sides(width: int, height: int, max_pixels: int, field: str) -> None:
@@ -169,20 +203,5 @@ def _check_sides(width: int, height: int, max_pixels: int, field: str) -> None:
         raise InvalidRequest(
             f"{field} is {width}x{height} pixels; both sides must be at least {MIN_SIDE}, "
             f"and the longer at most {MAX_ASPECT} times the shorter",
-            field=field,
-        )
-
-
-def _check_scans(image: ImageFile.ImageFile, field: str) -> None:
-    """Count the scans of a JPEG. No byte pair in its coded pixels looks like the start of one."""
-    if not image.info.get("progressive"):
-        return
-    descriptor, at, scans = cast(BinaryIO, image.fp).fileno(), 0, 0
-    while chunk := os.pread(descriptor, CHUNK_BYTES, at):
-        scans += chunk.count(JPEG_SCAN)
-        at += len(chunk)
-    if scans > MAX_SCANS:
-        raise UnsupportedPicture(
-            f"{field} is a JPEG of {scans} scans; at most {MAX_SCANS} are allowed: save it again",
             field=field,
         )

@@ -3,6 +3,8 @@ for either."""
 
 import http.client
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -88,14 +90,46 @@ def test_no_truncated_picture_is_taken(tmp_path: Path, kind: str) -> None:
             inspect(tmp_path / "cut", max_pixels=MANY)
 
 
+@pytest.mark.parametrize("bomb", bombs.METADATA, ids=lambda bomb: bomb.__name__)
+def test_metadata_costs_no_memory(tmp_path: Path, bomb: Bomb) -> None:
+    """Many at once would be many times that. A process of its own has no peak of others."""
+    (tmp_path / "a").write_bytes(bomb())
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from i2ii_spool.images.probe import inspect\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "inspect(Path(sys.argv[1]), max_pixels=10**6)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "a")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 8 * 1024  # KiB
+
+
+def test_decoder_gets_neither_secrets_nor_modules_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "resource.py").write_text("raise SystemExit('run from the working directory')")
+    (tmp_path / "a.webp").write_bytes(saved(gradient(), "WEBP"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("I2II_TOKEN", "secret")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with mock.patch.object(probe.subprocess, "run", wraps=probe.subprocess.run) as run:
+        inspect(tmp_path / "a.webp", max_pixels=MANY)
+    assert "I2II_TOKEN" not in run.call_args.kwargs["env"]
+
+
 @pytest.mark.parametrize(
     ("death", "said"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
         (
-            "print('WEBP', 64, 48, flush=True); import os; os.kill(os.getpid(), 9)",
+            "print(64, 48, flush=True); import os; os.kill(os.getpid(), 9)",
             "died of SIGKILL",
         ),
+        ("print('64x48')", "damaged"),
+        ("import os, sys; os.write(2, b'\\xff'); sys.exit(1)", "damaged"),
         ("import sys; sys.exit('it takes too much memory')", "too much memory"),
         ("while True: pass", "too long"),
     ],
@@ -104,11 +138,11 @@ def test_crash_of_a_decoder_refuses_only_its_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: str, said: str
 ) -> None:
     (tmp_path / "deadly.py").write_text(death)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(probe, "PACKAGES", str(tmp_path))
     monkeypatch.setattr(probe, "DECODING_SECONDS", 1)
     (tmp_path / "a.webp").write_bytes(saved(gradient(), "WEBP"))
     deadly = ModuleType("deadly")
-    deadly.UNKNOWN = 2  # type: ignore[attr-defined]
+    deadly.UNKNOWN, deadly.NOT_READ = 2, 3  # type: ignore[attr-defined]
     with mock.patch.object(probe, "sandbox", deadly), pytest.raises(UnsupportedPicture, match=said):
         inspect(tmp_path / "a.webp", max_pixels=MANY)
 

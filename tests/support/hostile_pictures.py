@@ -1,7 +1,7 @@
 """Hostile pictures: small files that decode to something large, slow or strange.
 
 `REFUSED` has the status and a word of the error for each that the server refuses. `TAKEN` lists
-those that it accepts.
+those that it accepts, `METADATA` those of them whose metadata is what is large.
 """
 
 import random
@@ -52,6 +52,52 @@ def png_with_a_profile_of_100_megabytes() -> bytes:
     return png(
         64, 64, chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(10**8), 9)), rows=bytes(9 * 64)
     )
+
+
+def png_with_64_texts_of_a_megabyte() -> bytes:
+    """A file of 64 KiB."""
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**20 - 1), 9))
+    return png(64, 64, *[text] * 64, rows=bytes(9 * 64))
+
+
+def png_with_45_megabytes_of_exif() -> bytes:
+    return png(64, 64, chunk(b"eXIf", b"MM\0*" + bytes(45 * 10**6)), rows=bytes(9 * 64))
+
+
+def _jpeg_with_700(marker: int, head: bytes) -> bytes:
+    small = saved(gradient(), "JPEG")
+    segment = bytes([0xFF, marker]) + struct.pack(">H", 65_535) + head.ljust(65_533, b"\0")
+    return small[:2] + segment * 700 + small[2:]
+
+
+def jpeg_with_700_exif_segments() -> bytes:
+    return _jpeg_with_700(0xE1, b"Exif\0\0MM\0*")
+
+
+def jpeg_with_700_profile_segments() -> bytes:
+    return _jpeg_with_700(0xE2, b"ICC_PROFILE\0\1\1")
+
+
+def png_of_a_million_chunks() -> bytes:
+    return png(64, 64, chunk(b"teXt", b"") * 10**6, rows=bytes(9 * 64))
+
+
+def jpeg_of_a_million_segments() -> bytes:
+    small = saved(gradient(), "JPEG", progressive=True)
+    return small[:-2] + b"\xff\xe5\0\2" * 10**6 + small[-2:]
+
+
+def avif_of_many_property_tables() -> bytes:
+    """Each claims four billion entries, and the first has those of all others."""
+    table = _box(b"ipma", bytes(4) + b"\xff" * 4 + bytes(2))
+    properties = _box(b"iprp", _box(b"ipco", b"") + table * 50_000)
+    primary = _box(b"pitm", bytes(5) + b"\1")
+    small = saved(gradient(), "AVIF")
+    return small[: small.index(b"meta") - 4] + _box(b"meta", bytes(4) + primary + properties)
+
+
+def _box(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(data), kind) + data
 
 
 def png_that_ends_early_within() -> bytes:
@@ -158,21 +204,30 @@ def nothing() -> bytes:
 
 REFUSED: dict[Bomb, tuple[int, str]] = {
     png_of_60_000_squared: (413, "60000x60000 pixels"),
-    png_with_a_text_of_100_megabytes: (400, "damaged"),
-    png_with_a_profile_of_100_megabytes: (400, "damaged"),
+    png_with_a_profile_of_100_megabytes: (400, "a colour profile of more than 4194304 bytes"),
     webp_of_16_383_squared: (413, "16383x16383 pixels"),
     gif_of_65_535_squared: (413, "65535x65535 pixels"),
     tiff_of_65_535_squared: (413, "65535x65535 pixels"),
     tiff_whose_strip_lies_elsewhere: (400, "damaged"),
     jpeg_of_65_500_squared: (413, "65500x65500 pixels"),
     jpeg_of_ten_thousand_scans: (400, "scans"),
+    png_of_a_million_chunks: (400, "more than 100000 chunks"),
+    jpeg_of_a_million_segments: (400, "more than 100000 segments"),
+    avif_of_many_property_tables: (400, "damaged"),
     avif_of_a_million_squared: (400, "send PNG, JPEG"),
-    icon: (400, "send PNG, JPEG"),
-    page_that_is_no_picture: (400, "send PNG, JPEG"),
+    icon: (400, "ICO picture, which is not read here; send PNG, JPEG"),
+    page_that_is_no_picture: (400, "SVG picture, which is not read here; send PNG, JPEG"),
     noise: (400, "send PNG, JPEG"),
     nothing: (400, "empty"),
 }
 
+METADATA: list[Bomb] = [
+    png_with_a_text_of_100_megabytes,
+    png_with_64_texts_of_a_megabyte,
+    png_with_45_megabytes_of_exif,
+    jpeg_with_700_exif_segments,
+    jpeg_with_700_profile_segments,
+]
 TAKEN: list[Bomb] = [
     png_of_all_the_pixels_there_may_be,
     webp_of_all_the_pixels_there_may_be,
@@ -180,4 +235,5 @@ TAKEN: list[Bomb] = [
     tiff_whose_strip_is_all_there_is,
     tiff_that_points_to_itself,
     png_that_ends_early_within,
+    *METADATA,
 ]

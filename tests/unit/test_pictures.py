@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from i2ii_spool.errors import InvalidRequest, TooLarge, UnsupportedPicture
 from i2ii_spool.images.codec import encode, read
 from i2ii_spool.images.probe import inspect
-from tests.support.pictures import make_picture
+from tests.support.pictures import gradient, make_picture
 
 FORMATS = ["png", "jpg", "webp", "gif", "tif", "avif"]
 
@@ -143,3 +143,23 @@ def test_a_result_is_what_was_asked_for(output_format: str, pillow_format: str) 
         assert image.convert("RGBA").getpixel((5, 5)) == (
             (255, 255, 255, 255) if output_format == "jpeg" else (0, 0, 0, 0)
         )
+
+
+@pytest.mark.parametrize("saving", [{}, {"big_tiff": True}], ids=["", "BigTIFF"])
+@pytest.mark.parametrize("compression", ["raw", "packbits", "tiff_lzw", "tiff_deflate", "jpeg"])
+def test_tiff_is_read_however_it_is_compressed(
+    tmp_path: Path, compression: str, saving: dict[str, bool]
+) -> None:
+    path = make_picture(tmp_path / "a.tif", compression=compression, **saving)
+    inspect(path, max_pixels=10**6)
+    with Image.open(path) as image:
+        assert read(path, max_pixels=10**6).tobytes() == image.convert("RGB").tobytes()
+
+
+def test_of_several_pictures_in_a_jpeg_the_first_is_read(tmp_path: Path) -> None:
+    """Phones put a second one behind it: a gain map, or what the other eye sees."""
+    second = Image.new("RGB", (32, 24), "red")
+    gradient().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    header = inspect(tmp_path / "a.jpg", max_pixels=10**6)
+    assert (header.extension, header.width, header.height) == ("jpg", 64, 48)
+    assert read(tmp_path / "a.jpg", max_pixels=10**6).size == (64, 48)
