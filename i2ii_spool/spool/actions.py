@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 Outcome = TypeVar("Outcome")
 
 CANCELLED = Cancelled("cancelled before it ran")
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def cancel(spool: Spool, id: str) -> State:
@@ -106,19 +107,35 @@ def delete_trashed(trashed: Path) -> None:
 def delete_tree(folder: Path) -> None:
     """Remove a folder of `.trash/` with all that is in it.
 
-    A guest may be deeper than a path or a recursion can go: a folder inside is moved up, and
-    removed in its turn.
+    Every entry is reached through the descriptor of the folder that holds it, and no link is
+    followed: a folder that is swapped for a link meanwhile does not lead outside. A guest may be
+    deeper than a path or a recursion can go: a folder inside is moved up, and removed in its turn.
     """
-    pending = [folder]
-    while pending:
-        current = pending.pop()
-        for entry in list(os.scandir(current)):
+    trash = os.open(folder.parent, FOLDER_FLAGS)
+    try:
+        pending = [folder.name]
+        while pending:
+            name = pending.pop()
+            pending += _empty(name, trash)
+            os.rmdir(name, dir_fd=trash)
+    finally:
+        os.close(trash)
+
+
+def _empty(name: str, trash: int) -> list[str]:
+    """Remove the files of a folder of `.trash/`, and move its folders up; return their names."""
+    moved = []
+    folder = os.open(name, FOLDER_FLAGS, dir_fd=trash)
+    try:
+        for entry in list(os.scandir(folder)):
             if entry.is_dir(follow_symlinks=False):
-                pending.append(folder.with_name(f".{secrets.token_hex(8)}"))
-                os.rename(entry.path, pending[-1])
+                moved.append(f".{secrets.token_hex(8)}")
+                os.rename(entry.name, moved[-1], src_dir_fd=folder, dst_dir_fd=trash)
             else:
-                os.unlink(entry.path)
-        os.rmdir(current)
+                os.unlink(entry.name, dir_fd=folder)
+    finally:
+        os.close(folder)
+    return moved
 
 
 def _follow(spool: Spool, id: str, act: Callable[[Spool, JobLocation], Outcome]) -> Outcome:
