@@ -31,6 +31,18 @@ PROBE = re.compile(r"\.?(\.health|\.doctor-[0-9a-f]{8})(\.[0-9a-f]{8}\.tmp)?")
 """Files that the server and the doctor write to see whether they can."""
 
 
+CLOCK_OFFSET = time.time() - time.monotonic()
+
+
+def _now() -> float:
+    """The time of day by a clock that nothing sets while this process runs.
+
+    When the clock of the machine jumps forward (at boot, in a virtual machine that wakes), nothing
+    that was written before is older for it.
+    """
+    return CLOCK_OFFSET + time.monotonic()
+
+
 @dataclass(frozen=True)
 class RetentionPolicy:
     """How long ended jobs stay. None means no limit."""
@@ -47,7 +59,7 @@ def prune(spool: Spool, policy: RetentionPolicy) -> list[str]:
     """Delete the ended jobs that `policy` does not keep, oldest first; return their ids."""
     sweep(spool)
     ended = sorted(_ended(spool))
-    now = time.time()
+    now = _now()
     pruned: list[str] = []
     for index, (ended_at, id) in enumerate(ended):
         is_old = policy.age is not None and now - ended_at > policy.age
@@ -129,4 +141,4 @@ def _unlink_if_older(path: Path, seconds: float) -> None:
 
 def _age(path: Path) -> float:
     """Seconds since the entry last changed in any way."""
-    return time.time() - path.lstat().st_ctime
+    return _now() - path.lstat().st_ctime

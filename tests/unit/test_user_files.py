@@ -23,8 +23,8 @@ from tests.support.jobs import ME, SubmitJob, claim_next, finish, result_of
 
 @pytest.fixture
 def a_year_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 400 * 86400)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 400 * 86400)
 
 
 USERS = ("notes.txt", "photo.jpg", ".hidden", "beef", "ready.gone", ".health.txt")
