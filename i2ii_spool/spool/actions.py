@@ -104,33 +104,44 @@ def delete_trashed(trashed: Path) -> None:
     delete_tree(trashed)
 
 
+def discard_staged(folder: Path) -> None:
+    """Remove a folder of `.tmp/`.
+
+    First its name: a submit with the key of its job may publish it at this moment, and shall do so
+    whole or not at all.
+    """
+    discarded = folder.with_name(f".{secrets.token_hex(8)}")
+    os.rename(folder, discarded)
+    delete_tree(discarded)
+
+
 def delete_tree(folder: Path) -> None:
-    """Remove a folder of `.trash/` with all that is in it.
+    """Remove a folder of `.trash/` or `.tmp/` with all that is in it.
 
     Every entry is reached through the descriptor of the folder that holds it, and no link is
     followed: a folder that is swapped for a link meanwhile does not lead outside. A guest may be
     deeper than a path or a recursion can go: a folder inside is moved up, and removed in its turn.
     """
-    trash = os.open(folder.parent, FOLDER_FLAGS)
+    parent = os.open(folder.parent, FOLDER_FLAGS)
     try:
         pending = [folder.name]
         while pending:
             name = pending.pop()
-            pending += _empty(name, trash)
-            os.rmdir(name, dir_fd=trash)
+            pending += _empty(name, parent)
+            os.rmdir(name, dir_fd=parent)
     finally:
-        os.close(trash)
+        os.close(parent)
 
 
-def _empty(name: str, trash: int) -> list[str]:
-    """Remove the files of a folder of `.trash/`, and move its folders up; return their names."""
+def _empty(name: str, parent: int) -> list[str]:
+    """Remove the files of a folder, and move its folders up to `parent`; return their names."""
     moved = []
-    folder = os.open(name, FOLDER_FLAGS, dir_fd=trash)
+    folder = os.open(name, FOLDER_FLAGS, dir_fd=parent)
     try:
         for entry in list(os.scandir(folder)):
             if entry.is_dir(follow_symlinks=False):
                 moved.append(f".{secrets.token_hex(8)}")
-                os.rename(entry.name, moved[-1], src_dir_fd=folder, dst_dir_fd=trash)
+                os.rename(entry.name, moved[-1], src_dir_fd=folder, dst_dir_fd=parent)
             else:
                 os.unlink(entry.name, dir_fd=folder)
     finally:

@@ -65,7 +65,12 @@ def create_file(path: Path | str) -> int:
     Its group can read it whatever the umask of the process.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-    os.fchmod(descriptor, FILE_MODE)
+    try:
+        os.fchmod(descriptor, FILE_MODE)
+    except BaseException:
+        os.close(descriptor)
+        os.unlink(path)
+        raise
     return descriptor
 
 

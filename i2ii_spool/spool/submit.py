@@ -1,7 +1,6 @@
 """Submitting: a job is written whole in `.tmp/`, made durable, and appears by one rename."""
 
 import os
-import secrets
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from i2ii_spool.jobs.folder import JOB, input_name, open_regular
 from i2ii_spool.jobs.ids import new_id, with_name
 from i2ii_spool.jobs.request import MAX_IMAGES, EditRequest, Job
 from i2ii_spool.spool import idempotency
-from i2ii_spool.spool.actions import delete_tree
+from i2ii_spool.spool.actions import discard_staged
 from i2ii_spool.spool.capacity import check_disk
 from i2ii_spool.spool.durable_io import create_file, move, sync_folder, write_new
 from i2ii_spool.spool.job_request import check_result
@@ -116,11 +115,8 @@ class Submission:
         with self._lock:
             if self._is_published:
                 return
-            # By a rename: another submit with the same key may publish the folder at this moment.
-            trashed = self._spool.trash / f".{secrets.token_hex(8)}"
             with suppress(OSError):  # `sweep` removes what stays
-                os.rename(self._folder, trashed)
-                delete_tree(trashed)
+                discard_staged(Path(self._folder))
 
 
 def check_image_count(count: int) -> None:

@@ -52,6 +52,7 @@ def test_sweep_removes_what_its_own_writers_have_left(spool: Spool) -> None:
     (spool.trash / f"{id}.gone").touch()
     (spool.trash / ".0123456789abcdef").mkdir()
     (spool.staging / id).mkdir()
+    (spool.staging / ".0123456789abcdef").mkdir()
     (spool.staging / ".health").touch()
     (spool.staging / "..health.0123abcd.tmp").touch()
     for name in (digest, f".{digest}.0123abcd"):
