@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 Outcome = TypeVar("Outcome")
 
 CANCELLED = Cancelled("cancelled before it ran")
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def cancel(spool: Spool, id: str) -> State:
@@ -103,22 +104,49 @@ def delete_trashed(trashed: Path) -> None:
     delete_tree(trashed)
 
 
-def delete_tree(folder: Path) -> None:
-    """Remove a folder of `.trash/` with all that is in it.
+def discard_staged(folder: Path) -> None:
+    """Remove a folder of `.tmp/`.
 
-    A guest may be deeper than a path or a recursion can go: a folder inside is moved up, and
-    removed in its turn.
+    First its name: a submit with the key of its job may publish it at this moment, and shall do so
+    whole or not at all.
     """
-    pending = [folder]
-    while pending:
-        current = pending.pop()
-        for entry in list(os.scandir(current)):
+    discarded = folder.with_name(f".{secrets.token_hex(8)}")
+    os.rename(folder, discarded)
+    delete_tree(discarded)
+
+
+def delete_tree(folder: Path) -> None:
+    """Remove a folder of `.trash/` or `.tmp/` with all that is in it.
+
+    Every entry is reached through the descriptor of the folder that holds it, and no link is
+    followed: a folder that is swapped for a link meanwhile does not lead outside. A guest may be
+    deeper than a path or a recursion can go: a folder inside is moved up, and removed in its turn.
+    """
+    parent = os.open(folder.parent, FOLDER_FLAGS)
+    try:
+        pending = [folder.name]
+        while pending:
+            name = pending.pop()
+            pending += _empty(name, parent)
+            os.rmdir(name, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+def _empty(name: str, parent: int) -> list[str]:
+    """Remove the files of a folder, and move its folders up to `parent`; return their names."""
+    moved = []
+    folder = os.open(name, FOLDER_FLAGS, dir_fd=parent)
+    try:
+        for entry in list(os.scandir(folder)):
             if entry.is_dir(follow_symlinks=False):
-                pending.append(folder.with_name(f".{secrets.token_hex(8)}"))
-                os.rename(entry.path, pending[-1])
+                moved.append(f".{secrets.token_hex(8)}")
+                os.rename(entry.name, moved[-1], src_dir_fd=folder, dst_dir_fd=parent)
             else:
-                os.unlink(entry.path)
-        os.rmdir(current)
+                os.unlink(entry.name, dir_fd=folder)
+    finally:
+        os.close(folder)
+    return moved
 
 
 def _follow(spool: Spool, id: str, act: Callable[[Spool, JobLocation], Outcome]) -> Outcome:

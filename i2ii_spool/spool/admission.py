@@ -58,6 +58,8 @@ class Observation:
 
     fingerprint: Fingerprint
     since: float
+    error: I2iiError | None = None
+    """Why it is not admitted as it is now."""
 
 
 class Admission:
@@ -104,12 +106,15 @@ class Admission:
                 is_ready = os.path.lexists(JobFolder(guest).ready)
                 if quiet < self._settle and not is_ready:
                     return []
-                try:
-                    return [self._admit(path, guest)]
-                except I2iiError as error:
-                    if quiet >= self._patience or is_ready:
-                        self._refuse(path, guest, error)
-                    return []
+                seen = self._observed[path.name]
+                if seen.error is None:
+                    try:
+                        return [self._admit(path, guest)]
+                    except I2iiError as error:
+                        seen.error = error  # nothing is judged again until something changes
+                if quiet >= self._patience or is_ready:
+                    self._refuse(path, guest, seen.error)
+                return []
         except NotADirectoryError:
             if self._quiet_for(path.name, entry_fingerprint(path)) >= self._settle:
                 write_note(path, "it is not a folder")

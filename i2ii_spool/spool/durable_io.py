@@ -54,13 +54,24 @@ def write_new(path: str, data: bytes) -> None:
 
 def write_marker(path: Path) -> None:
     """Create an empty file, durably: its name is all that it says."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE))
+    with suppress(FileExistsError):
+        os.close(create_file(path))
     sync_folder(path.parent)
 
 
 def create_file(path: Path | str) -> int:
-    """Create a file that must not exist yet; return its descriptor, for writing."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    """Create a file that must not exist yet; return its descriptor, for writing.
+
+    Its group can read it whatever the umask of the process.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    try:
+        os.fchmod(descriptor, FILE_MODE)
+    except BaseException:
+        os.close(descriptor)
+        os.unlink(path)
+        raise
+    return descriptor
 
 
 def _write(descriptor: int, data: bytes, *, durable: bool) -> None:

@@ -12,6 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,7 +20,7 @@ from i2ii_spool.errors import InvalidRequest
 from i2ii_spool.jobs.folder import read_record
 from i2ii_spool.jobs.records import Record
 from i2ii_spool.jobs.request import parse_json
-from i2ii_spool.spool.durable_io import FILE_MODE, write_hint
+from i2ii_spool.spool.durable_io import create_file, write_hint
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import worker_folders
 
@@ -57,7 +58,9 @@ class WorkerLock:
     @classmethod
     def take(cls, spool: Spool, worker: str) -> "WorkerLock | None":
         """Return the lock, or None if another process holds it."""
-        descriptor = os.open(spool.locks / worker, os.O_RDWR | os.O_CREAT, FILE_MODE)
+        with suppress(FileExistsError):
+            os.close(create_file(spool.locks / worker))
+        descriptor = os.open(spool.locks / worker, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

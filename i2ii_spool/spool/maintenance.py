@@ -20,7 +20,10 @@ SWEEP_SECONDS = 60.0
 
 
 class Maintenance:
-    """Runs admission, the reaper and the sweep in a thread of its own, while it is entered."""
+    """Runs admission, the reaper and the sweep, each in a thread of its own, while it is entered.
+
+    A guest may take a minute to judge: the jobs of dead workers do not wait for it.
+    """
 
     def __init__(self, spool: Spool, settings: Settings) -> None:
         admission = Admission(
@@ -31,39 +34,35 @@ class Maintenance:
             max_pixels=settings.max_pixels,
         )
         reaper = Reaper(spool, max_attempts=settings.max_attempts, lease=settings.lease_seconds)
-        self._intervals: dict[Callable[[], object], float] = {
-            admission.run_once: ADMISSION_SECONDS,
-            reaper.run_once: REAPER_SECONDS,
-            partial(sweep, spool): SWEEP_SECONDS,
-        }
-        self._due = dict.fromkeys(self._intervals, 0.0)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._repeat, args=task, name=task[0], daemon=True)
+            for task in (
+                ("admission", admission.run_once, ADMISSION_SECONDS),
+                ("reaper", reaper.run_once, REAPER_SECONDS),
+                ("sweep", partial(sweep, spool), SWEEP_SECONDS),
+            )
+        ]
 
     def __enter__(self) -> "Maintenance":
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
+    def _repeat(self, name: str, task: Callable[[], object], interval: float) -> None:
         while not self._stop.is_set():
-            self.run_once()
-            self._stop.wait(max(0.05, min(self._due.values()) - time.monotonic()))
-
-    def run_once(self) -> None:
-        """Do what is due."""
-        for task, interval in self._intervals.items():
             started = time.monotonic()
-            if started < self._due[task]:
-                continue
             did_something: object = None
             try:
                 did_something = task()
             except Exception:  # no accepted job is at risk: it stays, and is tried again
-                log.exception("maintenance failed; trying again in %.0f s", interval)
+                log.exception("%s failed; trying again in %.0f s", name, interval)
             # If a scan is slow, wait 50 times its duration, but at most 10 times the interval.
-            cost = 0 if did_something else time.monotonic() - started
-            self._due[task] = started + max(interval, min(50 * cost, 10 * interval))
+            took = time.monotonic() - started
+            cost = 0 if did_something else took
+            self._stop.wait(max(0.05, max(interval, min(50 * cost, 10 * interval)) - took))

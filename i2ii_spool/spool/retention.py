@@ -2,7 +2,6 @@
 
 import logging
 import re
-import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from i2ii_spool.errors import NotFound, WrongState
 from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.ids import is_id
-from i2ii_spool.spool.actions import delete_job, delete_trashed, delete_tree
+from i2ii_spool.spool.actions import delete_job, delete_trashed, delete_tree, discard_staged
 from i2ii_spool.spool.capacity import free_bytes
 from i2ii_spool.spool.durable_io import is_folder
 from i2ii_spool.spool.layout import Spool
@@ -25,10 +24,22 @@ TOMBSTONE_SECONDS = 7 * 86400.0
 """For so long a deleted job answers 410, and then 404."""
 KEY_SECONDS = 86400.0
 
-TRASHED_SUBFOLDER = re.compile(r"\.[0-9a-f]{16}")
+DISCARDED = re.compile(r"\.[0-9a-f]{16}")
 KEY_FILE = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9a-f]{8}")
 PROBE = re.compile(r"\.?(\.health|\.doctor-[0-9a-f]{8})(\.[0-9a-f]{8}\.tmp)?")
 """Files that the server and the doctor write to see whether they can."""
+
+
+CLOCK_OFFSET = time.time() - time.monotonic()
+
+
+def _now() -> float:
+    """The time of day by a clock that nothing sets while this process runs.
+
+    When the clock of the machine jumps forward (at boot, in a virtual machine that wakes), nothing
+    that was written before is older for it.
+    """
+    return CLOCK_OFFSET + time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ def prune(spool: Spool, policy: RetentionPolicy) -> list[str]:
     """Delete the ended jobs that `policy` does not keep, oldest first; return their ids."""
     sweep(spool)
     ended = sorted(_ended(spool))
-    now = time.time()
+    now = _now()
     pruned: list[str] = []
     for index, (ended_at, id) in enumerate(ended):
         is_old = policy.age is not None and now - ended_at > policy.age
@@ -103,7 +114,7 @@ def _sweep_trash(path: Path) -> None:
         _unlink_if_older(path, TOMBSTONE_SECONDS)
     elif is_id(path.name):
         delete_trashed(path)
-    elif TRASHED_SUBFOLDER.fullmatch(path.name):
+    elif DISCARDED.fullmatch(path.name):
         delete_tree(path)
 
 
@@ -115,11 +126,13 @@ def _sweep_key(path: Path) -> None:
 def _sweep_staged(path: Path) -> None:
     if PROBE.fullmatch(path.name):
         _unlink_if_older(path, STALE_SUBMISSION_SECONDS)
+    elif DISCARDED.fullmatch(path.name):
+        delete_tree(path)
     elif not (is_id(path.name) and is_folder(path)):
         return
     elif min(_age(each) for each in (path, *path.iterdir())) > STALE_SUBMISSION_SECONDS:
         log.warning("removing .tmp/%s: nothing was written to it for an hour", path.name)
-        shutil.rmtree(path)
+        discard_staged(path)
 
 
 def _unlink_if_older(path: Path, seconds: float) -> None:
@@ -129,4 +142,4 @@ def _unlink_if_older(path: Path, seconds: float) -> None:
 
 def _age(path: Path) -> float:
     """Seconds since the entry last changed in any way."""
-    return time.time() - path.lstat().st_ctime
+    return _now() - path.lstat().st_ctime

@@ -1,8 +1,9 @@
 """Submitting: a job is written whole in `.tmp/`, made durable, and appears by one rename."""
 
 import os
-import shutil
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from i2ii_spool.jobs.folder import JOB, input_name, open_regular
 from i2ii_spool.jobs.ids import new_id, with_name
 from i2ii_spool.jobs.request import MAX_IMAGES, EditRequest, Job
 from i2ii_spool.spool import idempotency
+from i2ii_spool.spool.actions import discard_staged
 from i2ii_spool.spool.capacity import check_disk
 from i2ii_spool.spool.durable_io import create_file, move, sync_folder, write_new
 from i2ii_spool.spool.job_request import check_result
@@ -24,7 +26,8 @@ COPY_CHUNK = 2**30
 class Submission:
     """A job on its way in: `add_image` for each picture, then `publish`, or `discard`.
 
-    No other process reads it before `publish`.
+    No other process reads it before `publish`. `discard` may be called in another thread while
+    `publish` runs: it waits, and leaves a job that is published.
     """
 
     def __init__(self, spool: Spool, *, min_free: int | None = None) -> None:
@@ -33,6 +36,8 @@ class Submission:
             check_disk(spool, min_free=min_free)
         self._spool = spool
         self._images: list[str] = []
+        self._lock = threading.RLock()
+        self._is_published = False
         while True:
             self.id = new_id()
             self._folder = f"{spool.staging}/{self.id}"
@@ -59,6 +64,10 @@ class Submission:
         If the owner's `key` stands for an earlier job that asks for the same, the id of that job is
         returned, and this one is discarded. Raises `InvalidRequest` for a picture that is wrong.
         """
+        with self._lock:
+            return self._publish(request, max_pixels, key, owner)
+
+    def _publish(self, request: EditRequest, max_pixels: int, key: str | None, owner: str) -> str:
         check_image_count(len(self._images))
         inputs = []
         for index, image in enumerate(self._images):
@@ -99,10 +108,15 @@ class Submission:
             move(Path(self._folder), self._spool.incoming / self.id)
         except FileNotFoundError:
             find(self._spool, self.id)  # another submit with the same key has made the rename
+        self._is_published = True
 
     def discard(self) -> None:
-        """Remove what was written."""
-        shutil.rmtree(self._folder, ignore_errors=True)  # `sweep` removes what stays
+        """Remove what was written, unless it is published."""
+        with self._lock:
+            if self._is_published:
+                return
+            with suppress(OSError):  # `sweep` removes what stays
+                discard_staged(Path(self._folder))
 
 
 def check_image_count(count: int) -> None:

@@ -61,4 +61,5 @@ def is_of_the_disk(record: logging.LogRecord) -> bool:
 
 def is_left_to_the_sweep(ops: list[Op]) -> bool:
     """Whether all that was left to do was to clear away a submission that had been refused."""
-    return all(op.call in ("unlink", "rmdir") and op.path.startswith(".tmp/") for op in ops)
+    calls = ("rename", "unlink", "rmdir")
+    return all(op.call in calls and op.path.startswith(".tmp/") for op in ops)

@@ -45,7 +45,8 @@ CLIENTS = 6
 PAUSE = (0.1, 1.5)
 HEARTBEAT_TIMEOUT = 4.0
 """Seconds without a heartbeat, after which a worker is taken to hang."""
-MEMORY = 2**30
+MEMORY = 5 * 2**28
+"""Bytes of address space. Each of a server's twenty threads reserves 72 MiB."""
 
 SERVERS = {"server-a": SERVER, "server-b": SERVER}
 WORKERS = {

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,6 +160,29 @@ def test_a_named_job_that_was_deleted_does_not_stop_the_sweep(
     sweep(spool)
     with pytest.raises(Deleted):
         find(spool, id)
+
+
+def test_a_folder_that_is_swapped_for_a_link_does_not_lead_outside(
+    spool: Spool, submit_job: SubmitJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "album").mkdir(parents=True)
+    (outside / "album" / "photo.jpg").touch()
+    id = submit_job()
+    (spool.incoming / id / "more").mkdir()
+    (spool.incoming / id / "more" / "file").touch()
+    (spool.incoming / id).rename(spool.trash / id)
+    rename = os.rename
+
+    def rename_and_swap(source: Any, target: Any, **folders: int) -> None:
+        rename(source, target, **folders)
+        rename(spool.trash / target, spool.root / "swapped")
+        (spool.trash / target).symlink_to(outside)
+
+    monkeypatch.setattr(os, "rename", rename_and_swap)
+    with pytest.raises(OSError, match="Not a directory"):
+        actions.delete_tree(spool.trash / id)
+    assert (outside / "album" / "photo.jpg").exists()
 
 
 def test_a_deletion_cut_short_is_finished_by_the_sweep(spool: Spool, submit_job: SubmitJob) -> None:

@@ -80,10 +80,28 @@ def test_stale_submissions_are_swept_and_live_ones_kept(
     Path(submission.add_image()).touch()
     sweep(spool)
     assert names_in(spool.staging) == [submission.id]
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 3700)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3700)
     sweep(spool)
     assert names_in(spool.staging) == []
+
+
+def test_nothing_is_older_when_the_clock_jumps(
+    spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ended,) = ended_jobs(spool, submit_job, [0])
+    submission = Submission(spool)
+    Path(submission.add_image()).touch()
+    for folder, name in ((spool.keys, "ab" * 32), (spool.trash, f"{new_id()}.gone")):
+        (folder / name).touch()
+    before = [names_in(folder) for folder in (spool.staging, spool.keys, spool.trash)]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 400 * 86400)
+
+    assert prune(spool, RetentionPolicy(age=30 * 86400)) == []
+
+    assert [names_in(folder) for folder in (spool.staging, spool.keys, spool.trash)] == before
+    assert find(spool, ended).state is State.DONE
 
 
 @pytest.mark.parametrize("day", ["20260231", "20261301", "20260001", "00000000", "20260100"])

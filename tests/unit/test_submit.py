@@ -3,24 +3,29 @@
 import errno
 import json
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from i2ii_spool.errors import (
     DiskFull,
+    EngineError,
     InvalidRequest,
     QueueFull,
     SpoolUnusable,
     WrongState,
 )
 from i2ii_spool.jobs.request import EditRequest
+from i2ii_spool.spool import actions
 from i2ii_spool.spool.capacity import check_disk, check_queue
 from i2ii_spool.spool.layout import Spool
+from i2ii_spool.spool.liveness import WorkerLock
 from i2ii_spool.spool.lookup import queued_ids
 from i2ii_spool.spool.submit import Submission, submit
-from tests.support.jobs import SubmitJob, names_in
+from tests.support.jobs import ME, SubmitJob, claim_next, names_in
 from tests.support.seams import dying_before_publish
 
 
@@ -41,6 +46,69 @@ def test_job_folder_is_readable_by_its_group_only(spool: Spool, submit_job: Subm
     assert not any(
         path.stat().st_mode & 0o007 for path in [spool.root, *spool.root.rglob("job.json")]
     )
+
+
+def test_files_are_readable_by_their_group_whatever_the_umask(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    before = os.umask(0o077)
+    try:
+        id = submit_job()
+        claim = claim_next(spool)
+        claim.save("result.png", b"a picture")
+        actions.cancel(spool, id)
+        with WorkerLock.take(spool, ME) or pytest.fail("the lock is taken"):
+            claim.fail(EngineError("x"))
+    finally:
+        os.umask(before)
+    files = [path for path in spool.root.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o660}
+
+
+def test_a_job_that_is_being_published_is_not_discarded(
+    spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler of a stopping server is cancelled, and its thread goes on."""
+    submission = Submission(spool)
+    Path(submission.add_image()).write_bytes(picture.read_bytes())
+    is_publishing, may_publish = threading.Event(), threading.Event()
+    fsync = os.fsync
+
+    def slow_fsync(descriptor: int) -> None:
+        is_publishing.set()
+        may_publish.wait(10)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    with ThreadPoolExecutor(2) as pool:
+        published = pool.submit(submission.publish, EditRequest(prompt="a"), max_pixels=10**6)
+        assert is_publishing.wait(10)
+        discarded = pool.submit(submission.discard)
+        may_publish.set()
+        discarded.result(10)
+        id = published.result(10)
+    assert names_in(spool.incoming / id) == ["input.jpg", "job.json"]
+
+
+def test_a_job_that_another_publishes_is_not_discarded(
+    spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission = Submission(spool)
+    Path(submission.add_image()).write_bytes(picture.read_bytes())
+    with dying_before_publish(), pytest.raises(KeyboardInterrupt):
+        submission.publish(EditRequest(prompt="sepia", name="n"), max_pixels=10**6, key="a")
+    rename = os.rename
+
+    def rename_after_the_other(source: Any, target: Any, **folders: int) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        submit_with_key(spool, picture, "a")
+        rename(source, target, **folders)
+
+    monkeypatch.setattr(os, "rename", rename_after_the_other)
+    submission.discard()
+    (id,) = queued_ids(spool)
+    assert names_in(spool.incoming / id) == ["input.jpg", "job.json"]
 
 
 def test_a_refused_picture_leaves_nothing(spool: Spool, tmp_path: Path) -> None:

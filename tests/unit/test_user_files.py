@@ -23,8 +23,8 @@ from tests.support.jobs import ME, SubmitJob, claim_next, finish, result_of
 
 @pytest.fixture
 def a_year_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 400 * 86400)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 400 * 86400)
 
 
 USERS = ("notes.txt", "photo.jpg", ".hidden", "beef", "ready.gone", ".health.txt")
@@ -52,6 +52,7 @@ def test_sweep_removes_what_its_own_writers_have_left(spool: Spool) -> None:
     (spool.trash / f"{id}.gone").touch()
     (spool.trash / ".0123456789abcdef").mkdir()
     (spool.staging / id).mkdir()
+    (spool.staging / ".0123456789abcdef").mkdir()
     (spool.staging / ".health").touch()
     (spool.staging / "..health.0123abcd.tmp").touch()
     for name in (digest, f".{digest}.0123abcd"):
