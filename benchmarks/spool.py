@@ -118,6 +118,7 @@ class Copier:
     """An engine that returns its picture unchanged. It waits for `ready` before the first claim."""
 
     info = EngineInfo(engine="copier", model="none", revision="1")
+    compiling = False
 
     def __init__(self, ready: Barrier, starts: Path) -> None:
         self._ready = ready

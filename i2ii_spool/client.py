@@ -78,7 +78,7 @@ class AsyncClient:
         check_image_count(len(pictures))
         form = aiohttp.FormData()
         size = 0
-        for name, value in request.model_dump(exclude_unset=True).items():
+        for name, value in request.model_dump(exclude_unset=True, exclude_none=True).items():
             form.add_field(name, str(value))
         for picture in pictures:
             data = (

@@ -298,12 +298,15 @@ class EngineError(I2iiError):
     """The engine could not make this edit."""
 
     code = "engine_error"
+    suspects_worker: ClassVar[bool] = True
+    """Whether several in a row suggest that the worker is at fault, and not the jobs."""
 
 
 class Cancelled(EngineError):
     """A client or an operator cancelled the job."""
 
     code = "cancelled"
+    suspects_worker = False
 
 
 class Crashed(EngineError):

@@ -35,7 +35,7 @@ def submit(
     output: Path | None,
     **fields: str | None,
 ) -> None:
-    """Submit an edit of one to three IMAGES and print the id of the job."""
+    """Submit an edit of one or more IMAGES and print the id of the job."""
     from i2ii_spool.cli.progress import check_output, wait_and_write
     from i2ii_spool.client import Client, SpoolClient
     from i2ii_spool.jobs.request import EditRequest, parse

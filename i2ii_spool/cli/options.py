@@ -91,7 +91,7 @@ def _request_options() -> Iterator[HeadedOption]:
             spelt = ["-p", "--prompt"]
             yield HeadedOption(spelt, help=field.description, required=True, heading=heading)
         else:
-            default = f"  [default {field.default}]" if field.default != "" else ""
+            default = f"  [default {field.default}]" if field.default not in ("", None) else ""
             yield _option(name, field.annotation, f"{field.description}{default}", heading=heading)
 
 

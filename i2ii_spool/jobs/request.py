@@ -21,7 +21,8 @@ from pydantic_core import ErrorDetails
 from i2ii_spool.errors import InvalidRequest, validation_message
 from i2ii_spool.jobs.folder import JOB
 
-MAX_IMAGES = 3
+MAX_IMAGES = 10
+"""The most pictures that any model takes. `EngineInfo.max_images` is the limit of one model."""
 MAX_PROMPT = 4000
 MAX_SIDE = 4096
 MAX_SEED = 2**64 - 1
@@ -33,7 +34,7 @@ SHORT_FIELDS = (
 )
 """Numbers and choices: spaces around one mean nothing, and a blank one is not given."""
 PRESET_FIELDS = {"num_inference_steps", "true_cfg_scale"}
-"""A preset decides these where a request leaves them out."""
+"""Where a request leaves these out, its preset decides them, or else the model."""
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
@@ -56,18 +57,18 @@ class EditRequest(BaseModel):
             description="steps, guidance and LoRA together, by name: docs/engines/qwen.md",
         ),
     ] = ""
-    num_inference_steps: Annotated[int, Field(description="steps, 10-100; fewer with a preset")] = (
-        50
-    )
+    num_inference_steps: Annotated[
+        int | None, Field(description="steps, 10-100; fewer with a preset; default: the model's")
+    ] = None
     true_cfg_scale: Annotated[
-        float,
+        float | None,
         Field(
             ge=1.0,
             le=10.0,
             allow_inf_nan=False,
-            description="how closely the prompt is followed, 1-10",
+            description="how closely the prompt is followed, 1-10; default: the model's",
         ),
-    ] = 4.0
+    ] = None
     seed: Annotated[
         int,
         Field(
@@ -153,7 +154,9 @@ class EditRequest(BaseModel):
 
     @field_validator("num_inference_steps")
     @classmethod
-    def _is_in_range(cls, steps: int, info: ValidationInfo) -> int:
+    def _is_in_range(cls, steps: int | None, info: ValidationInfo) -> int | None:
+        if steps is None:
+            return None
         # Distilled models need as few as 4 steps. A preset selects them, with their other settings.
         least = 1 if info.data.get("preset") else 10
         if not least <= steps <= 100:
@@ -192,8 +195,8 @@ class Job(EditRequest):
 
     def to_json(self) -> bytes:
         """The contents of `job.json`, indented."""
-        of_preset = PRESET_FIELDS - self.model_fields_set if self.preset else set()
-        return (self.model_dump_json(indent=2, exclude=of_preset) + "\n").encode()
+        left_open = {name for name in PRESET_FIELDS if getattr(self, name) is None}
+        return (self.model_dump_json(indent=2, exclude=left_open) + "\n").encode()
 
 
 Model = TypeVar("Model", bound=BaseModel)

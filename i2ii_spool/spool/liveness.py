@@ -19,7 +19,7 @@ from enum import StrEnum
 from i2ii_spool.errors import InvalidRequest
 from i2ii_spool.jobs.folder import read_record
 from i2ii_spool.jobs.records import Record
-from i2ii_spool.jobs.request import parse_json
+from i2ii_spool.jobs.request import MAX_IMAGES, parse_json
 from i2ii_spool.spool.durable_io import create_file, write_hint
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.lookup import worker_folders
@@ -109,6 +109,8 @@ class WorkerStatus(Record):
     gpu_id: int | str | None
     engine: str
     model: str
+    max_images: int | None = None
+    """The most pictures that the model takes; None before it is loaded."""
     job: str | None = None
     step: int = 0
     steps: int = 0
@@ -160,6 +162,15 @@ def list_workers(spool: Spool, *, lease: float) -> list[WorkerView]:
         alive = _lock_is_held(spool, path.stem) if is_local(path.stem) else age < lease
         workers.append(WorkerView(status, age, alive))
     return workers
+
+
+def max_images(workers: Sequence[WorkerView]) -> int:
+    """Return the most pictures that the model of any live worker takes.
+
+    A worker that has not loaded its model may take as many as any model.
+    """
+    limits = [worker.status.max_images or MAX_IMAGES for worker in workers if worker.alive]
+    return max(limits, default=MAX_IMAGES)
 
 
 def seconds_between_completions(workers: Sequence[WorkerView]) -> float | None:

@@ -30,11 +30,14 @@ class Submission:
     `publish` runs: it waits, and leaves a job that is published.
     """
 
-    def __init__(self, spool: Spool, *, min_free: int | None = None) -> None:
+    def __init__(
+        self, spool: Spool, *, min_free: int | None = None, max_images: int = MAX_IMAGES
+    ) -> None:
         """Begin in `.tmp/`. Raises `DiskFull` if less than `min_free` bytes are free."""
         if min_free is not None:
             check_disk(spool, min_free=min_free)
         self._spool = spool
+        self._max_images = max_images
         self._images: list[str] = []
         self._lock = threading.RLock()
         self._is_published = False
@@ -52,7 +55,7 @@ class Submission:
 
         Raises `InvalidRequest` for one too many.
         """
-        check_image_count(len(self._images) + 1)
+        check_image_count(len(self._images) + 1, self._max_images)
         self._images.append(f"{self._folder}/upload-{len(self._images) + 1}.part")
         return self._images[-1]
 
@@ -119,14 +122,13 @@ class Submission:
                 discard_staged(Path(self._folder))
 
 
-def check_image_count(count: int) -> None:
-    """Raise `InvalidRequest` if a job cannot have so many pictures."""
-    if not 1 <= count <= MAX_IMAGES:
-        given = f"{count} were given"
-        raise InvalidRequest(
-            f"image is required, at least once and at most {MAX_IMAGES} times; {given}",
-            field="image",
-        )
+def check_image_count(count: int, most: int = MAX_IMAGES) -> None:
+    """Raise `InvalidRequest` if a job cannot have so many pictures: no model takes them, or none
+    that runs."""
+    if not 1 <= count <= most:
+        times = "exactly once" if most == 1 else f"at least once and at most {most} times"
+        why = " (the model that runs takes no more)" if most < MAX_IMAGES else ""
+        raise InvalidRequest(f"image is required, {times}{why}; {count} were given", field="image")
 
 
 def submit(spool: Spool, pictures: Sequence[Path], request: EditRequest, *, max_pixels: int) -> str:

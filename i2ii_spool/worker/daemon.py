@@ -26,13 +26,11 @@ from PIL.Image import Image
 from i2ii_spool import __version__
 from i2ii_spool.engines.base import Engine
 from i2ii_spool.errors import (
-    Cancelled,
     ClaimLost,
     DiskFull,
     EngineBroken,
     EngineError,
     I2iiError,
-    InvalidRequest,
 )
 from i2ii_spool.events import JobEvent, fields
 from i2ii_spool.host.gpus import Device, Gpu, GpuMonitor
@@ -141,14 +139,15 @@ class Worker:
         recover(self._spool, self.name, max_attempts=self._settings.max_attempts)
         self._claims = Claims(self._spool, self.name, max_attempts=self._settings.max_attempts)
         started = time.monotonic()
-        with self._heartbeat.loading():
+        with self._heartbeat.ticking_while("loading", lambda: True):
             self._engine.load()
+        info = self._engine.info
         stack.callback(self._engine.close)
         stack.enter_context(Maintenance(self._spool, self._settings))
         stack.enter_context(Watcher([self._spool.incoming], self._wakeups.put))
         self._saver = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="save"))
         self._saving: Future[None] | None = None
-        self._heartbeat.publish(state=WorkerState.READY)
+        self._heartbeat.publish(state=WorkerState.READY, max_images=info.max_images)
         sd_notify(READY=1)
         took = time.monotonic() - started
         log.info(
@@ -213,7 +212,8 @@ class Worker:
     def _edit(self, claim: Claim) -> None:
         run = JobRun(claim, self._on_step, max_pixels=self._settings.max_pixels)
         try:
-            edited = run.edit(self._engine, run.load())
+            with self._heartbeat.ticking_while("compiling", lambda: self._engine.compiling):
+                edited = run.edit(self._engine, run.load())
         except (ClaimLost, SpoolFailed):
             raise
         except StopDeadlinePassed:
@@ -274,7 +274,7 @@ class Worker:
             error = EngineError(f"{type(error).__name__}: {error}")
         claim.fail(error, trace)
         self._heartbeat.count_failed()
-        if not isinstance(error, InvalidRequest | Cancelled):
+        if isinstance(error, EngineError) and error.suspects_worker:
             self._count_failure(claim.id)
 
     def _count_failure(self, id: str) -> None:

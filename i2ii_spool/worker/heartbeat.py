@@ -1,7 +1,7 @@
 """The heartbeat: what a worker reports of itself, to the spool and to systemd.
 
-The main loop feeds it, and the engine's steps during an edit. A timer never does: it would go on
-while a GPU hangs.
+The main loop feeds it, and the engine's steps during an edit. A timer does so only while the engine
+loads or compiles: else it would go on while a GPU hangs.
 """
 
 import logging
@@ -9,7 +9,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -24,7 +24,7 @@ from i2ii_spool.spool.liveness import WorkerState, WorkerStatus, delete_status, 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
-LOADING_CHECK_SECONDS, LOADING_EXTEND_SECONDS = 5.0, 60.0
+CHECK_SECONDS, EXTEND_SECONDS = 5.0, 60.0
 MIN_WORK = 0.05
 """Processor seconds and pages read per check. A process that does less is waiting for something."""
 
@@ -59,15 +59,15 @@ class Heartbeat:
             self.publish()
 
     @contextmanager
-    def loading(self) -> Iterator[None]:
-        """Publish, and ask systemd for more time, while the engine loads and the process works.
+    def ticking_while(self, what: str, is_on: Callable[[], bool]) -> Iterator[None]:
+        """Publish, and ask systemd for more time, while `is_on()` and the process works.
 
-        Loading may take minutes. It is the one thing that a timer ticks for: it has no steps, and
-        no job waits for it yet.
+        `what` is "loading" or "compiling". Both may take minutes without a step, and both are work
+        of the processor. A timer ticks for nothing else.
         """
         done = threading.Event()
         timer = threading.Thread(
-            target=self._tick_while_loading, args=(done,), name="loading", daemon=True
+            target=self._tick_until, args=(done, what, is_on), name=what, daemon=True
         )
         timer.start()
         try:
@@ -76,14 +76,14 @@ class Heartbeat:
             done.set()
             timer.join()
 
-    def _tick_while_loading(self, done: threading.Event) -> None:
+    def _tick_until(self, done: threading.Event, what: str, is_on: Callable[[], bool]) -> None:
         started = time.monotonic()
         before = _work_done()
-        while not done.wait(LOADING_CHECK_SECONDS):
-            if (now := _work_done()) > before + MIN_WORK:
+        while not done.wait(CHECK_SECONDS):
+            if (now := _work_done()) > before + MIN_WORK and is_on():
                 self.publish()
-                status = f"loading for {time.monotonic() - started:.0f} s"
-                extend_timeout(LOADING_EXTEND_SECONDS, STATUS=status)
+                status = f"{what} for {time.monotonic() - started:.0f} s"
+                extend_timeout(EXTEND_SECONDS, STATUS=status)
             before = now
 
     def publish(self, **changes: Any) -> None:

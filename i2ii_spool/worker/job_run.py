@@ -1,6 +1,7 @@
 """One job: load its pictures, edit them, save the result."""
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from i2ii_spool.errors import Cancelled, InvalidRequest
 from i2ii_spool.images import codec
 from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.records import Progress, Result, Timings
+from i2ii_spool.jobs.request import RANDOM_SEED
 from i2ii_spool.spool.claim import Claim, claim_lost_if_missing
 from i2ii_spool.spool.job_request import find_inputs
 from i2ii_spool.spool.liveness import WorkerStatus
@@ -68,6 +70,9 @@ class JobRun:
         with _spool_errors(), claim_lost_if_missing(folder), _closed_files():
             self.claim.report(Progress(phase="loading", step=0, steps=0))
             self._job = self.claim.job()
+            if self._job.seed == RANDOM_SEED:
+                drawn = secrets.randbelow(2**32)  # exact in JavaScript, too
+                self._job = self._job.model_copy(update={"seed": drawn})
             self._inputs = self._job.inputs or find_inputs(
                 folder, set(os.listdir(folder)) - workers_pictures(JobFolder(folder))
             )

@@ -116,9 +116,9 @@ def test_submit_refuses_a_bad_picture(service: Service, tmp_path: Path, case: st
     assert names_in(service.spool.incoming) == names_in(service.spool.staging) == []
 
 
-def test_submit_refuses_a_fourth_picture(service: Service, picture: Path) -> None:
-    assert "at most 3" in the_error(
-        cli(service, "submit", *[str(picture)] * 4, "-p", "sepia", check=False)
+def test_submit_refuses_an_eleventh_picture(service: Service, picture: Path) -> None:
+    assert "at most 10" in the_error(
+        cli(service, "submit", *[str(picture)] * 11, "-p", "sepia", check=False)
     )
     assert names_in(service.spool.incoming) == names_in(service.spool.staging) == []
 

@@ -282,7 +282,7 @@ def test_bad_pictures_are_refused(idle: Service, client: AnyClient, tmp_path: Pa
 
 @clients_of("idle")
 def test_too_few_and_too_many_pictures_are_refused(client: AnyClient, picture: Path) -> None:
-    for pictures in ([], [picture] * 4):
+    for pictures in ([], [picture] * 11):
         refused = refusal(client.submit, pictures, EditRequest(prompt="sepia"))
         assert refused == Refusal("invalid_request", "image")
 

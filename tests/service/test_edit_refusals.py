@@ -88,11 +88,38 @@ async def test_a_missing_image_is_refused(connect: Connect, spool: Spool) -> Non
     assert is_empty(spool)
 
 
-async def test_a_fourth_image_is_refused(connect: Connect, spool: Spool) -> None:
+@pytest.mark.parametrize(
+    ("of_model", "most", "times"),
+    [
+        (1, 1, "exactly once (the model"),
+        (3, 3, "at most 3 times (the model"),
+        (10, 10, "at most 10 times;"),
+        (None, 10, "at most 10 times;"),
+    ],
+)
+async def test_more_images_than_the_model_takes_are_refused_at_once(
+    connect: Connect,
+    spool: Spool,
+    worker: HandWorker,
+    of_model: int | None,
+    most: int,
+    times: str,
+) -> None:
+    worker.show(WorkerState.READY, max_images=of_model)
     client = await connect()
-    response = await client.post("/edit", data=form(*[encoded()] * 4))
-    assert "3 times" in await check_error(response, 400, "invalid_request", "image")
+    response = await client.post("/edit", data=form(*[encoded()] * (most + 1)))
+    assert times in await check_error(response, 400, "invalid_request", "image")
     assert is_empty(spool)
+    assert (await client.post("/edit", data=form(*[encoded()] * most))).status == 202
+
+
+async def test_a_dead_worker_does_not_limit_the_images(
+    connect: Connect, worker: HandWorker
+) -> None:
+    worker.show(WorkerState.READY, max_images=1)
+    worker.die()
+    client = await connect()
+    assert (await client.post("/edit", data=form(encoded(), encoded()))).status == 202
 
 
 async def test_a_field_given_twice_is_refused(connect: Connect, spool: Spool) -> None:

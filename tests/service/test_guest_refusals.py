@@ -26,9 +26,9 @@ def with_no_picture(guest: Path) -> None:
     (guest / "photo.jpg").unlink()
 
 
-def with_four_pictures(guest: Path) -> None:
-    for name in ("b.jpg", "c.jpg", "d.jpg"):
-        make_picture(guest / name)
+def with_eleven_pictures(guest: Path) -> None:
+    for number in range(10):
+        make_picture(guest / f"{number}.jpg")
 
 
 def with_a_truncated_picture(guest: Path) -> None:
@@ -105,7 +105,7 @@ WRONG: dict[Callable[[Path], None], str] = {
     with_no_prompt: "invalid_request: there is neither a prompt.txt nor a job.json",
     with_an_empty_prompt: "invalid_request: prompt must not be empty",
     with_no_picture: "invalid_request: there is no picture in the folder",
-    with_four_pictures: "invalid_request: there are 4 pictures",
+    with_eleven_pictures: "invalid_request: there are 11 pictures",
     with_a_truncated_picture: "unsupported_picture: photo.jpg is truncated",
     with_a_wrong_job_json: "invalid_request: seed must be from -1",
     with_a_job_json_that_points_outside: "invalid_request: inputs names '../../../outside.jpg'",

@@ -123,6 +123,23 @@ def test_jobs_are_done_in_queue_order_with_a_full_record(
     wait_status(service, jobs_done=5, jobs_failed=0, state="ready", job=None)
 
 
+def test_random_seed_is_drawn_for_each_job_and_recorded(
+    service: Service, submit_job: SubmitJob
+) -> None:
+    service.environment["I2II_ENGINE"] = "classic"
+    ids = [submit_job(prompt="film grain", seed=-1, size="input") for _ in range(2)]
+    cli(service, "gpu", "0", "--burst")
+    one, other = (wait_done(service, id)["seed"] for id in ids)
+    assert one != other
+    assert 0 <= min(one, other) < 2**32
+    assert read(service.spool.done / ids[0] / "job.json")["seed"] == -1
+    again = submit_job(prompt="film grain", seed=one, size="input")
+    cli(service, "gpu", "0", "--burst")
+    wait_done(service, again)
+    made, same = ((service.spool.done / id / "result.png").read_bytes() for id in (ids[0], again))
+    assert made == same
+
+
 def test_several_pictures_come_in_the_format_asked_for(
     service: Service, submit_job: SubmitJob
 ) -> None:
@@ -246,6 +263,18 @@ def test_a_broken_job_json_fails_its_job_alone_and_says_why(
     assert (field or "job.json") in failure["message"]
     assert "Traceback" not in (service.spool.failed / id / "error.txt").read_text()
     wait_done(service, next_id)
+
+
+def test_a_picture_that_its_format_cannot_hold_is_the_client_s_failure(
+    service: Service, submit_job: SubmitJob
+) -> None:
+    ids = [submit_job() for _ in range(4)]
+    service.work(engine="unencodable")
+    for id in ids:
+        failure = wait_failed(service, id)
+        assert (failure["code"], failure["field"]) == ("invalid_request", "output_format")
+        assert "Traceback" not in (service.spool.failed / id / "error.txt").read_text()
+    assert wait_status(service, jobs_failed=4)["state"] == "ready"
 
 
 def test_worker_pauses_after_three_different_jobs_fail(
@@ -458,6 +487,19 @@ def test_systemd_hears_how_the_worker_is(
     hear("STOPPING=1")
     hear("STATUS=stopping, 1 done, 0 failed")
     assert worker.wait(20) == 0
+
+
+def test_worker_beats_while_it_compiles(
+    service: Service, submit_job: SubmitJob, manager: socket.socket
+) -> None:
+    id = submit_job(num_inference_steps=10)
+    service.start(sys.executable, STUB_ENGINES, "compiles", "0")
+    heard = ""
+    while heard.count("STATUS=compiling for") < 2:
+        heard += manager.recv(4096).decode() + "\n"
+    assert "WATCHDOG=1" in heard.partition("STATUS=compiling for")[2]
+    (service.spool.root.parent / "compiled").touch()
+    wait_done(service, id)
 
 
 # --- which GPU ------------------------------------------------------------------------------------

@@ -14,9 +14,10 @@ from PIL.Image import Image
 from i2ii_spool import settings
 from i2ii_spool.cli.options import errors_shown
 from i2ii_spool.engines.base import EngineInfo, OnStep
-from i2ii_spool.errors import EngineBroken
+from i2ii_spool.errors import EngineBroken, InvalidRequest
 from i2ii_spool.host import gpus
 from i2ii_spool.host.logging import configure_logging
+from i2ii_spool.images import codec
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool.liveness import worker_name
 from i2ii_spool.worker.daemon import Worker
@@ -26,15 +27,17 @@ class Slow:
     """Takes as many steps as it is asked for, 50 ms each, and returns the pictures as they are."""
 
     info = EngineInfo(engine="for tests", model="none", revision="0")
+    compiling = False
     step_seconds = 0.05
 
     def load(self) -> None:
         pass
 
     def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
-        for step in range(request.num_inference_steps):
+        steps = request.num_inference_steps or 50
+        for step in range(steps):
             time.sleep(self.step_seconds)
-            on_step(step + 1, request.num_inference_steps)
+            on_step(step + 1, steps)
         return [images[0]] * request.n
 
     def close(self) -> None:
@@ -110,6 +113,29 @@ class SlowPoisonable(Poisonable):
     step_seconds = 0.05
 
 
+class Compiles(Slow):
+    """Compiles before the first step, until the file `compiled` is beside the spool."""
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        self.compiling = True
+        while not settings.load().spool.with_name("compiled").exists():
+            sum(range(10**5))
+        self.compiling = False
+        return super().edit(images, request, on_step)
+
+
+class Unencodable(Slow):
+    """Makes pictures that their format cannot hold."""
+
+    step_seconds = 0.0
+
+    def load(self) -> None:
+        def encode(*_: object) -> bytes:
+            raise InvalidRequest("webp has at most 16383 pixels a side", field="output_format")
+
+        codec.encode = encode
+
+
 class BrokenAtLoad(Slow):
     """The card is defective."""
 
@@ -133,6 +159,8 @@ CASES = {
     "raises_in_edit": RaisesInEdit,
     "broken_in_edit": BrokenInEdit,
     "broken_at_load": BrokenAtLoad,
+    "compiles": Compiles,
+    "unencodable": Unencodable,
     "hangs": Hangs,
     "hungry": Hungry,
     "poisonable": Poisonable,

@@ -118,8 +118,8 @@ def test_a_refused_picture_leaves_nothing(spool: Spool, tmp_path: Path) -> None:
     assert names_in(spool.incoming) == names_in(spool.staging) == []
 
 
-@pytest.mark.parametrize("pictures", [0, 4])
-def test_a_job_has_one_to_three_pictures(spool: Spool, picture: Path, pictures: int) -> None:
+@pytest.mark.parametrize("pictures", [0, 11])
+def test_a_job_has_one_to_ten_pictures(spool: Spool, picture: Path, pictures: int) -> None:
     with pytest.raises(InvalidRequest) as refused:
         submit(spool, [picture] * pictures, EditRequest(prompt="a"), max_pixels=10**6)
     assert refused.value.field == "image"

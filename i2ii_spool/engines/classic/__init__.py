@@ -15,7 +15,7 @@ import PIL
 from PIL import Image, ImageOps
 
 from i2ii_spool import __version__
-from i2ii_spool.engines.base import EngineInfo, OnStep
+from i2ii_spool.engines.base import EngineInfo, OnStep, seed_of
 from i2ii_spool.engines.classic.geometry import MOVES
 from i2ii_spool.engines.classic.instructions import INSTRUCTIONS
 from i2ii_spool.engines.classic.language import RequestedEffect, understand
@@ -45,7 +45,9 @@ class ClassicEngine:
         model="classic",
         revision=__version__,
         versions={"pillow": PIL.__version__},
+        max_images=1,
     )
+    compiling = False
 
     def load(self) -> None:
         """Do nothing: there is nothing to load."""
@@ -54,11 +56,8 @@ class ClassicEngine:
         self, images: Sequence[Image.Image], request: EditRequest, on_step: OnStep
     ) -> list[Image.Image]:
         """See `Engine.edit`. Steps are the stages of all effects, over all pictures."""
+        self.info.check_count(len(images))
         requested = _parse(request)
-        if len(images) != 1:
-            raise InvalidRequest(
-                f"the classic engine edits one picture, {len(images)} were given", field="image"
-            )
         picture = images[0]
         sides = picture.size if request.size == "input" else request.sides()
         start = _resized(picture, sides)
@@ -69,7 +68,8 @@ class ClassicEngine:
             on_step(next(step), steps)
 
         edited = (
-            _edited(start, requested, Random(request.seed + i), on_stage) for i in range(request.n)
+            _edited(start, requested, Random(seed_of(request, i)), on_stage)
+            for i in range(request.n)
         )
         return [_resized(image, sides) for image in edited]  # again: a rotation changes the sides
 

@@ -15,6 +15,8 @@ from itertools import takewhile
 from typing import Literal
 
 from i2ii_spool.engines.classic.instructions import INSTRUCTIONS, Instruction
+from i2ii_spool.errors import InvalidRequest
+from i2ii_spool.jobs.request import MAX_PROMPT
 
 Kind = Literal["instruction", "subtle", "subtle_behind", "strong", "not", "join", "stop", "other"]
 
@@ -51,6 +53,8 @@ SPELLINGS = (
     (r"[\s_]+|-(?!\d)", " "),
     (r" +", " "),
 )
+MAX_NORMALISED = 2 * MAX_PROMPT
+"""One character, such as U+FDFA, may become 18, and reading takes a second for 10 000."""
 NUMBER = r"-?\d{1,4}(?:\.\d+)?(?!\d) ?(?:degrees?|deg|°|度)?"
 # "rotate the picture by 90 degrees to the left" is "rotate N° left" with these between.
 FILLERS = (
@@ -77,7 +81,10 @@ class Word:
 
 
 def understand(prompt: str) -> list[RequestedEffect]:
-    """Return what `prompt` asks for, in its order; an empty list if it has no known instruction."""
+    """Return what `prompt` asks for, in its order; an empty list if it has no known instruction.
+
+    Raises `InvalidRequest` if it is too long once it is normalised.
+    """
     requested: list[RequestedEffect] = []
     for clause in _split(_words(prompt), "stop"):
         before_negation = list(takewhile(lambda word: word.kind != "not", clause))
@@ -153,6 +160,12 @@ def _normalised(prompt: str) -> str:
     """Return `prompt` in lower case and British spelling, with single spaces for hyphens and line
     breaks."""
     text = unicodedata.normalize("NFKC", prompt).casefold()
+    if len(text) > MAX_NORMALISED:
+        raise InvalidRequest(
+            f"prompt has {len(text)} characters when its ligatures are spelt out; the classic "
+            f"engine reads at most {MAX_NORMALISED}",
+            field="prompt",
+        )
     for pattern, replacement in SPELLINGS:
         text = re.sub(pattern, replacement, text)
     return text

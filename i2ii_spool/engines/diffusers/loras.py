@@ -12,18 +12,23 @@ TRANSFORMER_PREFIX = "transformer."
 def load(pipeline: Any, name: str, file: Path) -> None:
     """Load the LoRA in `file` under `name`, and leave it inactive.
 
-    Raises `SettingsError` if it does not fit this transformer.
+    Raises `SettingsError` if it cannot be read or does not fit this transformer.
     """
     check_packages("peft")
     try:
         weights = pipeline.lora_state_dict(
             file.parent, weight_name=file.name, local_files_only=True
         )
-    except (OSError, ValueError) as error:
+        _check_fit(pipeline.transformer, weights, file)
+        pipeline.load_lora_weights(weights, adapter_name=name)
+    except SettingsError:
+        raise
+    except Exception as error:  # its type depends on the format of the file
+        if name in getattr(pipeline.transformer, "peft_config", {}):
+            pipeline.transformer.delete_adapters(name)
         raise SettingsError(f"{file} cannot be read as a LoRA: {error}", field="presets") from error
-    _check_fit(pipeline.transformer, weights, file)
-    pipeline.load_lora_weights(weights, adapter_name=name)
-    pipeline.disable_lora()
+    finally:
+        activate(pipeline, None)
 
 
 def _check_fit(transformer: Any, weights: dict[str, Any], file: Path) -> None:

@@ -78,13 +78,22 @@ def lightning_preset(lora: Path, version: Version) -> Preset:
     )
 
 
-def read_file(file: Path, version: Version) -> dict[str, Preset]:
-    """Return the presets of a TOML file, one per table. Raises `SettingsError` if it is invalid."""
+def read_file(file: Path, version: Version) -> tuple[dict[str, Preset], dict[str, str]]:
+    """Return the presets of a TOML file, one per table, and why each of the others is wrong.
+
+    Raises `SettingsError` if the file is not TOML.
+    """
     try:
         tables = tomllib.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise SettingsError(f"{file} cannot be read: {error}", field="presets") from error
-    return {name: _validate(file, name, table, version) for name, table in tables.items()}
+    valid, wrong = {}, {}
+    for name, table in tables.items():
+        try:
+            valid[name] = _validate(file, name, table, version)
+        except SettingsError as error:
+            wrong[name] = error.message
+    return valid, wrong
 
 
 def _validate(file: Path, name: str, table: Any, version: Version) -> Preset:

@@ -23,7 +23,7 @@ def result_size(first: Size, request: EditRequest, max_side: int) -> Size:
     """
     if request.size == "input":
         return first
-    return request.sides() or _fit(first, max_side, AUTO_MULTIPLE)
+    return request.sides() or fit(first, max_side)
 
 
 def compute_size(result: Size, max_side: int, multiple: int) -> Size:
@@ -33,11 +33,15 @@ def compute_size(result: Size, max_side: int, multiple: int) -> Size:
     """
     width, height = result
     if width * height > max_side**2:
-        return _fit(result, max_side, multiple)
+        return fit(result, max_side, multiple)
     return _to_multiple(width, multiple), _to_multiple(height, multiple)
 
 
-def _fit(size: Size, side: int, multiple: int) -> Size:
+def fit(size: Size, side: int, multiple: int = AUTO_MULTIPLE) -> Size:
+    """Return the sides of an area of `side` squared with the aspect ratio of `size`.
+
+    The pipelines scale their references like this.
+    """
     ratio = size[0] / size[1]
     width = math.sqrt(side**2 * ratio)
     return _to_multiple(width, multiple), _to_multiple(width / ratio, multiple)

@@ -32,7 +32,7 @@ from i2ii_spool.spool import actions
 from i2ii_spool.spool.capacity import check_queue
 from i2ii_spool.spool.idempotency import check_key
 from i2ii_spool.spool.layout import State, parse_state
-from i2ii_spool.spool.liveness import seconds_between_completions
+from i2ii_spool.spool.liveness import max_images, seconds_between_completions
 from i2ii_spool.spool.lookup import list_jobs
 from i2ii_spool.spool.status import status_of
 from i2ii_spool.spool.submit import Submission
@@ -93,7 +93,10 @@ async def _receive(
     Return the job's id, and whether the job is new: `key` may name an earlier one.
     """
     min_free, max_bytes, max_pixels = settings.min_free, settings.max_bytes, settings.max_pixels
-    submission = await asyncio.to_thread(Submission, request.app[SPOOL], min_free=min_free)
+    most = max_images(await request.app[WORKERS].get())
+    submission = await asyncio.to_thread(
+        Submission, request.app[SPOOL], min_free=min_free, max_images=most
+    )
     try:
         form = await read_form(request, submission, max_bytes)
         publish = partial(submission.publish, max_pixels=max_pixels, key=key, owner=owner)

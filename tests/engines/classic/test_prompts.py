@@ -183,18 +183,25 @@ def test_too_many_instructions_are_refused() -> None:
 
 @settings(deadline=None)
 @given(
-    st.text(min_size=1, max_size=4000)
+    st.text(min_size=1, max_size=440)  # one character may become 18
     | st.lists(st.sampled_from([p for p, _ in phrases()])).map(" not ".join)
 )
 def test_any_text_is_understood_or_passed_over(prompt: str) -> None:
     assert all(wish.strength == wish.strength for wish in understand(prompt))  # not even a NaN
 
 
+def test_prompt_that_explodes_when_it_is_normalised_is_refused() -> None:
+    understand("½" * 2000 + " sepia")
+    with pytest.raises(InvalidRequest, match=r"72000 characters .* at most 8000") as refusal:
+        edit("\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}" * 4000)
+    assert refusal.value.field == "prompt"
+
+
 def test_other_pictures_and_presets_are_refused() -> None:
     request = EditRequest(prompt="blur")
     for images in ([], [landscape(), landscape()]):
         with pytest.raises(
-            InvalidRequest, match=f"edits one picture, {len(images)} were given"
+            InvalidRequest, match=f"classic takes one picture, got {len(images)}"
         ) as refusal:
             ClassicEngine().edit(images, request, nothing)
         assert refusal.value.field == "image"

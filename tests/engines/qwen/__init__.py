@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from i2ii_spool.engines.diffusers.presets import Version
 
 SIDE = 128
+PROMPT = "turn this into a watercolour"
 KINDS: "tuple[Version, ...]" = ("1", "2509", "2511", "2.1")
 REASON = "the extra `qwen` is not installed: pip install -e '.[qwen,test]'"
 
@@ -26,9 +27,8 @@ def photo(width: int = 96, height: int = 64, *, at: float = -2.0) -> Image.Image
 
 
 def ask(**fields: Any) -> EditRequest:
-    return EditRequest(
-        **{"prompt": "turn this into a watercolour", "num_inference_steps": 10, "seed": 1} | fields
-    )
+    asked = {"prompt": PROMPT, "num_inference_steps": 10, "true_cfg_scale": 4.0, "seed": 1}
+    return EditRequest(**asked | fields)
 
 
 def edit(engine: "QwenEngine", *images: Image.Image, **fields: Any) -> list[Image.Image]:

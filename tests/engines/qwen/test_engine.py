@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 
 from tests.engines.qwen import (
     KINDS,
+    PROMPT,
     REASON,
     are_equal,
     ask,
@@ -77,6 +79,25 @@ def test_several_pictures_are_made_with_consecutive_seeds(engine: QwenEngine) ->
     assert are_equal(second, edit(engine, seed=6)[0])
 
 
+@pytest.mark.parametrize(
+    ("kind", "steps", "guidance"),
+    [("1", 50, 4.0), ("2509", 50, 4.0), ("2511", 50, 4.0), ("2.1", 40, 1.0)],
+)
+def test_steps_and_guidance_left_open_are_the_model_s_own(
+    engines: Callable[[str], QwenEngine], kind: str, steps: int, guidance: float
+) -> None:
+    engine, seen = engines(kind), []
+    engine.edit([photo()], EditRequest(prompt=PROMPT), lambda *step: seen.append(step))
+    assert seen[-1] == (steps, steps)
+    details = engine.info.details
+    assert (details["num_inference_steps"], details["true_cfg_scale"]) == (steps, guidance)
+
+
+def test_seeds_have_64_bits_and_wrap_around(engine: QwenEngine) -> None:
+    last = ask(seed=2**64 - 1).model_copy(update={"n": 2})
+    assert are_equal(engine.edit([photo()], last, ignore)[1], edit(engine, seed=0)[0])
+
+
 @pytest.mark.parametrize("kind", ["2509", "2511", "2.1"])
 def test_each_of_three_pictures_counts(engines: Callable[[str], QwenEngine], kind: str) -> None:
     engine, one, two, three = engines(kind), photo(), photo(at=-1.0), photo(at=-1.5)
@@ -89,12 +110,20 @@ def test_the_aspect_is_that_of_the_first_picture(engine: QwenEngine) -> None:
     assert edit(engine, photo(64, 96), photo(96, 64))[0].size == (96, 160)
 
 
-def test_the_first_model_says_that_it_takes_one_picture(
-    engines: Callable[[str], QwenEngine],
+@pytest.mark.parametrize(
+    ("kind", "most", "pictures"),
+    [("1", 1, "one picture"), ("2509", 3, "to 3 pictures"), ("2.1", 10, "to 10 pictures")],
+)
+def test_each_model_takes_as_many_pictures_as_it_is_published_for(
+    engines: Callable[[str], QwenEngine], kind: str, most: int, pictures: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match="edits one picture at a time, got 2") as raised:
-        edit(engines("1"), photo(), photo())
+    engine = engines(kind)
+    assert engine.info.max_images == most
+    edit(engine, *[photo()] * most)
+    with pytest.raises(InvalidRequest, match=f"{pictures}, got {most + 1}") as raised:
+        edit(engine, *[photo()] * (most + 1))
     assert raised.value.field == "image"
+    assert engine.info.model in raised.value.message
 
 
 def test_what_is_transparent_counts_as_white(engine: QwenEngine) -> None:
@@ -221,9 +250,29 @@ shift = 3.0
 """
 
 
+GOOD = """
+[good]
+num_inference_steps = 4
+true_cfg_scale = 1.0
+"""
+
+
+def check_unusable(
+    engine: QwenEngine, name: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Check that log and refusal name the preset, that the log says why, and that another preset
+    works."""
+    assert re.search(f"the preset {name} cannot be used: .*{words}", caplog.text)
+    with pytest.raises(InvalidRequest, match=f"'{name}' cannot be used: .* good") as raised:
+        engine.edit([photo()], unset(preset=name), ignore)
+    assert raised.value.field == "preset"
+    engine.edit([photo()], unset(preset="good"), ignore)
+    assert engine.info.details["num_inference_steps"] == 4
+
+
 def unset(**fields: Any) -> EditRequest:
     """A request that leaves steps and guidance to the preset."""
-    return EditRequest(prompt="turn this into a watercolour", seed=1, **fields)
+    return EditRequest(prompt=PROMPT, seed=1, **fields)
 
 
 def test_preset_sets_lora_schedule_steps_and_guidance_for_one_edit(
@@ -247,7 +296,7 @@ def test_preset_sets_lora_schedule_steps_and_guidance_for_one_edit(
 
 
 def test_what_a_request_says_itself_goes_before_its_preset(engine: QwenEngine) -> None:
-    edit(engine, preset="balanced", num_inference_steps=2)
+    engine.edit([photo()], unset(preset="balanced", num_inference_steps=2), ignore)
     assert engine.info.details["num_inference_steps"] == 2
     assert engine.info.details["true_cfg_scale"] == 4.0
 
@@ -260,10 +309,18 @@ def test_one_step_is_refused_for_a_schedule_that_needs_two(
     assert raised.value.field == "num_inference_steps"
 
 
+def test_a_presets_file_that_is_not_toml_is_one_line(
+    with_presets: Callable[[str], QwenEngine],
+) -> None:
+    with pytest.raises(SettingsError, match="cannot be read") as raised:
+        with_presets("[a")
+    assert raised.value.field == "presets"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[a", "cannot be read"),
+        ("a = 1", "a: .*a valid dictionary"),
         ("[a]\ntrue_cfg_scale = 1", "a.num_inference_steps: Field required"),
         ("[a]\nnum_inference_steps = 400\ntrue_cfg_scale = 1", "a.num_inference_steps: .* 100"),
         ("[a]\nsteps = 4\nnum_inference_steps = 4\ntrue_cfg_scale = 1", "a.steps: Extra inputs"),
@@ -276,21 +333,64 @@ def test_one_step_is_refused_for_a_schedule_that_needs_two(
         (DISTILLED.replace('lora_version = "2511"', ""), "set together"),
     ],
 )
-def test_a_wrong_presets_file_is_one_line_that_says_where(
-    with_presets: Callable[[str], QwenEngine], text: str, words: str
+def test_a_wrong_preset_is_named_and_the_others_work(
+    with_presets: Callable[[str], QwenEngine],
+    text: str,
+    words: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with pytest.raises(SettingsError, match=words) as raised:
-        with_presets(text)
-    assert raised.value.field == "presets"
+    engine = with_presets(text + GOOD)
+    check_unusable(engine, "a" if text.startswith(("a", "[a")) else "draft", words, caplog)
+
+
+def test_a_wrong_preset_does_not_give_way_to_the_one_that_it_replaces(
+    with_presets: Callable[[str], QwenEngine], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = with_presets("[quality]\ntrue_cfg_scale = 1" + GOOD)
+    check_unusable(engine, "quality", "Field required", caplog)
 
 
 @pytest.mark.parametrize("wrong", [{"features": 32}, {"layer": "transformer_blocks.9.attn.to_q"}])
 def test_a_lora_that_does_not_fit_the_model_is_refused(
-    with_presets: Callable[[str], QwenEngine], tmp_path: Path, wrong: dict[str, Any]
+    with_presets: Callable[[str], QwenEngine],
+    tmp_path: Path,
+    wrong: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     write_lora(tmp_path / "lora.safetensors", **wrong)
-    with pytest.raises(SettingsError, match="does not fit"):
-        with_presets(DISTILLED)
+    check_unusable(with_presets(DISTILLED + GOOD), "draft", "does not fit", caplog)
+
+
+def test_a_lora_that_cannot_be_read_is_refused_and_the_next_one_is_loaded(
+    with_presets: Callable[[str], QwenEngine], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = (tmp_path / "lora.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.safetensors").touch()
+    cut = DISTILLED.partition("[bare]")[0].replace("lora.safe", "cut.safe")
+    empty = cut.replace("draft", "none").replace("cut.safe", "empty.safe")
+    good = DISTILLED.replace("draft", "other").replace("bare", "plain")
+    engine = with_presets(cut + empty + good + GOOD)
+    check_unusable(engine, "draft", "cannot be read as a LoRA", caplog)
+    check_unusable(engine, "none", "cannot be read as a LoRA", caplog)
+    [with_lora] = engine.edit([photo()], unset(preset="other"), ignore)
+    assert not are_equal(with_lora, engine.edit([photo()], unset(preset="plain"), ignore)[0])
+
+
+def test_a_lora_that_fails_half_way_is_not_active_for_the_next_edit(
+    with_presets: Callable[[str], QwenEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = with_presets(DISTILLED)
+    before = edit(engine)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._pipeline, "enable_lora", raise_no_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.edit([photo()], unset(preset="draft"), ignore)
+    assert are_equal(edit(engine)[0], before)
+
+
+def raise_no_memory() -> None:
+    raise torch.OutOfMemoryError("no memory")
 
 
 def test_where_a_result_lies_in_its_picture_is_on_record(engine: QwenEngine) -> None:
@@ -347,7 +447,20 @@ def test_out_of_memory_twice_fails_one_job_with_advice(
         edit(engine)
     assert raised.value.code == "out_of_memory"
     assert not isinstance(raised.value, EngineBroken)
+    assert raised.value.suspects_worker, "an edit like this had enough memory at start"
     edit(engine)
+
+
+@pytest.mark.parametrize("larger", [{"pictures": 2}, {"prompt": "1" * 4000}])
+def test_an_edit_larger_than_the_one_at_start_does_not_blame_its_worker(
+    engine: QwenEngine, monkeypatch: pytest.MonkeyPatch, larger: dict[str, Any]
+) -> None:
+    failing(engine, monkeypatch, torch.OutOfMemoryError("no memory"), times=2)
+    pictures = [photo()] * larger.pop("pictures", 1)
+    with pytest.raises(EngineError) as raised:
+        edit(engine, *pictures, **larger)
+    assert raised.value.code == "out_of_memory"
+    assert not raised.value.suspects_worker
 
 
 def test_a_cuda_error_breaks_the_engine(
@@ -376,9 +489,16 @@ def _raise_illegal_access() -> None:
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
-@pytest.mark.parametrize(("value", "words"), [(float("nan"), "NaN"), (-1.0, "black picture")])
+@pytest.mark.parametrize(
+    ("value", "words", "suspects_worker"),
+    [(float("nan"), "NaN", True), (-1.0, "black picture", False)],
+)
 def test_what_is_no_picture_is_not_delivered(
-    engine: QwenEngine, monkeypatch: pytest.MonkeyPatch, value: float, words: str
+    engine: QwenEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    value: float,
+    words: str,
+    suspects_worker: bool,
 ) -> None:
     original = engine._pipeline.vae.decode
 
@@ -389,6 +509,7 @@ def test_what_is_no_picture_is_not_delivered(
     with pytest.raises(EngineError, match=words) as raised:
         edit(engine)
     assert raised.value.code == "bad_output"
+    assert raised.value.suspects_worker is suspects_worker, "a client may have asked for black"
 
 
 def test_too_little_memory_for_one_edit_is_reported_at_load(
@@ -404,6 +525,17 @@ def test_too_little_memory_for_one_edit_is_reported_at_load(
     ) as raised:
         QwenEngine(settings(models["2511"])).load()
     assert raised.value.field == "offload"
+
+
+def test_a_picture_that_leaves_no_positions_for_a_prompt_is_reported_at_load(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The published processor scales a picture of 2048x2048 to as many patches.
+    name = "transformers.models.qwen2_vl.Qwen2VLImageProcessor.get_number_of_image_patches"
+    monkeypatch.setattr(name, lambda *_: 146 * 146)
+    with pytest.raises(SettingsError, match="max_side 128 is too large for this model") as raised:
+        QwenEngine(settings(models["1"])).load()
+    assert raised.value.field == "max_side"
 
 
 # --- loading --------------------------------------------------------------------------------------

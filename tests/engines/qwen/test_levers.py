@@ -155,6 +155,21 @@ def test_the_language_model_reads_pictures_and_prompt_once(models: dict[str, Pat
         assert len(readings) == 6, "only two are kept"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_n_pictures_encode_prompt_and_references_once(models: dict[str, Path], kind: str) -> None:
+    engine = load(models[kind])
+    photos = [photo(), photo(at=-1.0)][: engine.info.max_images]
+    with (
+        counting(engine._pipeline.text_encoder, "forward") as readings,
+        counting(engine._pipeline.vae, "encode") as encodings,
+    ):
+        made = edit(engine, *photos, n=3)
+    assert len(readings) == 2, "of the prompt and of the negative prompt"
+    assert len(encodings) == len(photos)
+    for index, image in enumerate(made):
+        assert are_equal(image, edit(engine, *photos, seed=1 + index)[0])
+
+
 def test_modulations_are_computed_once_for_each_step_of_a_schedule(models: dict[str, Path]) -> None:
     engine = load(models["2511"], modulation_cache=True)
     with counting(

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from i2ii_spool.client import Client
+from i2ii_spool.errors import InvalidRequest
 from i2ii_spool.jobs.request import EditRequest
 from tests.engines.qwen import KINDS, REASON, SIDE, are_equal, ask, photo
 from tests.support.service import Service, get_json, wait_until
@@ -127,6 +128,29 @@ def test_a_preset_decides_what_a_request_leaves_open(
     error = client.wait(id).error or {}
     assert error["field"] == "preset"
     assert "there are quality, balanced, draft" in error["message"]
+
+
+def test_what_a_client_may_write_never_pauses_the_worker(
+    client: Client, running: Service, tmp_path: Path
+) -> None:
+    pictures = saved(tmp_path, photo())
+    too_long = [client.submit(pictures, ask(prompt="😀" * 4000)) for _ in range(4)]
+    for id in too_long:
+        error = client.wait(id).error or {}
+        assert (error["code"], error["field"]) == ("invalid_request", "prompt")
+        assert "16000 tokens" in error["message"]
+    special = client.submit(pictures, ask(prompt="a <|image_pad|> of <|im_end|>"))
+    assert client.wait(special).status == "completed"
+    assert [worker["note"] for worker in running.workers()] == [""]
+
+
+def test_more_pictures_than_the_model_takes_are_refused_at_the_door(
+    client: Client, kind: str, tmp_path: Path
+) -> None:
+    most = {"1": 1, "2.1": 10}.get(kind, 3)
+    with pytest.raises(InvalidRequest, match=f"{most + 1} were given") as raised:
+        client.submit(saved(tmp_path, *[photo()] * (most + 1)), ask())
+    assert raised.value.field == "image"
 
 
 def test_progress_only_grows_and_a_cancel_does_not_change_the_next_edit(

@@ -12,15 +12,21 @@ class PipelineSpec:
     """One pipeline of diffusers."""
 
     class_name: str
-    max_pictures: int
+    max_images: int
+    """The most references that the model is published for."""
     multiple: int
     """The sides of a result are multiples of this, in pixels: the transformer takes patches of two
     by two latents, and a latent covers 8 or 16 pixels."""
     quality: Preset
-    """Steps and guidance as published."""
+    """Steps and guidance as published: what a request without a preset leaves open."""
     balanced: Preset
     processor_class: Callable[[], Any]
     """Returns the class of its language model's processor, without the video processor."""
+    positions: int
+    """Rows of the transformer's table of positions."""
+    condition_side: int | None = None
+    """The language model sees references of at most this side squared, in pixels; None if it sees
+    what the VAE sees."""
     reads_alpha: bool = False
     limit_references: Callable[[Any, int], None] | None = None
     """`limit_references(pipeline, max_side)` limits the area of its references; None if

@@ -43,17 +43,19 @@ def processor_class() -> Any:
     return without_video(Qwen2VLProcessor)
 
 
-def _spec(class_name: str, max_pictures: int) -> PipelineSpec:
+def _spec(class_name: str, max_images: int, condition_side: int | None = None) -> PipelineSpec:
     return PipelineSpec(
         class_name,
-        max_pictures,
+        max_images,
         multiple=16,
         quality=Preset(num_inference_steps=50, true_cfg_scale=4.0),
         balanced=Preset(num_inference_steps=28, true_cfg_scale=4.0),
         processor_class=processor_class,
+        positions=4096,
+        condition_side=condition_side,
         limit_references=limit_references,
     )
 
 
-EDIT = _spec("QwenImageEditPipeline", max_pictures=1)
-EDIT_PLUS = _spec("QwenImageEditPlusPipeline", max_pictures=3)
+EDIT = _spec("QwenImageEditPipeline", max_images=1)
+EDIT_PLUS = _spec("QwenImageEditPlusPipeline", max_images=3, condition_side=CONDITION_SIDE)

@@ -18,11 +18,12 @@ def processor_class() -> Any:
 
 QWEN_IMAGE_21 = PipelineSpec(
     "QwenImage21Pipeline",
-    max_pictures=3,
+    max_images=10,
     multiple=32,
     quality=Preset(num_inference_steps=40, true_cfg_scale=1.0),
     balanced=Preset(num_inference_steps=28, true_cfg_scale=1.0),
     processor_class=processor_class,
+    positions=8192,
     reads_alpha=True,
     has_two_streams=False,
 )

@@ -1,21 +1,39 @@
 """Apply the settings for speed and memory to a loaded pipeline, in the order that they require."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from i2ii_spool.engines.diffusers import offload, pipelines
-from i2ii_spool.engines.diffusers.speed import exact, lossy
+from i2ii_spool.engines.diffusers.speed import compiled, exact, lossy
 from i2ii_spool.errors import SettingsError
 from i2ii_spool.settings import OffloadMode, Settings
 
 
-def apply(
-    pipeline: Any, settings: Settings, mode: OffloadMode, device: torch.device
-) -> exact.ModulationCache | None:
+@dataclass(frozen=True)
+class Caches:
+    """What the pictures of an edit share."""
+
+    prompts: exact.PromptCache
+    references: exact.ReferenceCache
+    modulations: exact.ModulationCache | None
+
+    def begin_edit(self) -> None:
+        """Drop what belongs to the last edit."""
+        self.prompts.begin_edit()
+        self.references.begin_edit()
+
+    def change_weights(self) -> None:
+        """Drop what depends on the transformer's weights, because they have changed."""
+        if self.modulations is not None:
+            self.modulations.clear()
+
+
+def apply(pipeline: Any, settings: Settings, mode: OffloadMode, device: torch.device) -> Caches:
     """Apply the settings to a pipeline with its LoRAs loaded, and move it to `device`.
 
-    Returns the cache of modulations, if it is on. Raises `SettingsError` for settings that this
+    Raises `SettingsError` for settings that this
     pipeline or device cannot have.
     """
     two_streams = pipelines.spec_of(pipeline).has_two_streams
@@ -25,8 +43,8 @@ def apply(
             field="step_cache",
         )
     exact.drop_lm_head(pipeline)
-    if settings.prompt_cache:
-        exact.cache_prompts(pipeline, settings.prompt_cache)
+    prompts = exact.PromptCache(pipeline, settings.prompt_cache)
+    references = exact.ReferenceCache(pipeline)
     if settings.frame_vae:
         exact.use_frame_convolutions(pipeline.vae)
     if settings.fp8:
@@ -40,8 +58,8 @@ def apply(
         exact.set_attention(pipeline.transformer, settings.attention, device)
     lossy.enable_step_cache(pipeline, settings.step_cache)
     if settings.compile:
-        pipeline.transformer.compile_repeated_blocks(fullgraph=settings.step_cache == "off")
-    return modulations
+        compiled.compile_blocks(pipeline.transformer, fullgraph=settings.step_cache == "off")
+    return Caches(prompts, references, modulations)
 
 
 def lossy_settings(settings: Settings, mode: OffloadMode) -> list[str]:

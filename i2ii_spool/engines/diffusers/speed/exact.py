@@ -1,12 +1,7 @@
 """Exact optimizations: they make an edit faster and change at most the rounding of its numbers.
 
-<<<<<<< HEAD
-Each has a setting, which is on by default if it always helps. docs/engines/qwen.md has
-their gains.
-=======
-Each has a setting, which is on by default if it always helps. docs/engines/qwen.md gives their
-gains.
->>>>>>> h-gpu
+Each but the first and the cache of references has a setting, which is on by default if it always
+helps. docs/engines/qwen.md gives their gains.
 """
 
 import hashlib
@@ -42,18 +37,22 @@ def drop_lm_head(pipeline: Any) -> None:
     pipeline.text_encoder.lm_head = nn.Identity()
 
 
-def cache_prompts(pipeline: Any, size: int) -> None:
-    """Cache the embeddings of the last `size` (pictures, prompt)."""
-    pipeline.encode_prompt = PromptCache(pipeline.encode_prompt, size)
-
-
 class PromptCache:
-    """Replaces `encode_prompt` of a pipeline: an LRU cache in front of the language model."""
+    """Replaces `encode_prompt` of a pipeline: an LRU cache in front of the language model.
 
-    def __init__(self, encode: Any, size: int) -> None:
-        self._encode = encode
+    It holds the embeddings of the last `size` (pictures, prompt), and of the current edit.
+    """
+
+    def __init__(self, pipeline: Any, size: int) -> None:
+        self._encode = pipeline.encode_prompt
         self._size = size
         self._cache: OrderedDict[tuple[bytes, str], Any] = OrderedDict()
+        pipeline.encode_prompt = self
+
+    def begin_edit(self) -> None:
+        """Drop all but the last `size`."""
+        while len(self._cache) > self._size:
+            self._cache.popitem(last=False)
 
     def __call__(self, *, image: Any, prompt: str, **options: Any) -> Any:
         """Return the embeddings (1, tokens, width), and their mask or None."""
@@ -61,8 +60,6 @@ class PromptCache:
         if key not in self._cache:
             self._cache[key] = self._encode(image=image, prompt=prompt, **options)
         self._cache.move_to_end(key)
-        while len(self._cache) > self._size:
-            self._cache.popitem(last=False)
         return self._cache[key]
 
 
@@ -72,6 +69,32 @@ def _digest(images: list[Any]) -> bytes:
         digest.update(f"{image.mode} {image.size}".encode())
         digest.update(image.tobytes())
     return digest.digest()
+
+
+class ReferenceCache:
+    """Replaces `_encode_vae_image` of a pipeline: the pictures of one edit share the latents of its
+    references, which do not depend on the seed."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self._encode = pipeline._encode_vae_image
+        self._latents: list[Tensor] = []
+        self._next = 0
+        pipeline._encode_vae_image = self
+
+    def begin_edit(self) -> None:
+        """Drop the latents: the references are others."""
+        self._latents.clear()
+
+    def begin_picture(self) -> None:
+        """Expect the first reference."""
+        self._next = 0
+
+    def __call__(self, image: Tensor, generator: Any) -> Tensor:
+        """Return the latents of the next reference."""
+        if self._next == len(self._latents):
+            self._latents.append(self._encode(image, generator))
+        self._next += 1
+        return self._latents[self._next - 1]
 
 
 class ModulationCache:
