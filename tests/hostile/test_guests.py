@@ -211,8 +211,8 @@ WRONG = {
     with_a_deep_tree: "'deeper' is a folder",
     with_a_sparse_picture: f"photo.png has {2**40} bytes",
     with_a_sparse_file_beside: f"notes.txt has {2**40} bytes",
-    with_a_name_of_two_lines: "is not a printable name",
-    with_a_name_that_is_no_number: "is not a printable name",
+    with_a_name_of_two_lines: "has a control character in its name",
+    with_a_name_that_is_no_number: "has a control character in its name",
     with_a_long_prompt: "prompt.txt has more than 65536 bytes",
     with_a_prompt_of_nothing: "prompt must not be empty",
 }

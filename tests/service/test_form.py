@@ -297,7 +297,7 @@ SPELLINGS = [
     ("seed", " \r\n", 0),
     ("n", "\t2", 2),
     ("true_cfg_scale", "1e1", 10.0),
-    ("true_cfg_scale", "", 4.0),
+    ("true_cfg_scale", "", None),
     ("size", "1024*1024", "1024x1024"),
     ("size", "1024X768", "1024x768"),
     ("size", "1024 x 768", "1024x768"),
@@ -325,7 +325,7 @@ async def test_a_value_is_taken_as_clients_spell_it(
     client = await connect()
     fields = {"prompt": b"sepia", field: sent.encode()}
     job = await stored(client, spool, PICTURE, *(part(*each) for each in fields.items()))
-    assert job[field] == kept
+    assert job.get(field) == kept
 
 
 async def test_a_blank_field_leaves_it_to_the_preset(connect: Connect, spool: Spool) -> None:
