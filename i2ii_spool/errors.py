@@ -8,7 +8,8 @@
     │   ├── UnknownInstruction        the classic engine does not know the instruction
     │   └── MalformedHttp             the bytes are not an HTTP request
     ├── NotFound                  no such job, result, route or token
-    │   └── Deleted                   there was such a job; it has been deleted
+    │   ├── Deleted                   there was such a job; it has been deleted
+    │   └── ModelNotFound             the OpenAI API is asked for a model that does not run
     ├── MethodNotAllowed          the route exists and does not take this method
     ├── ExpectationFailed         the client expects (`Expect`) what the server does not do
     ├── PreconditionFailed        the picture is not the one that `If-Match` names
@@ -24,19 +25,22 @@
     ├── TryLater                  try again after `retry_after` seconds
     │   ├── QueueFull                 as many jobs wait as may
     │   ├── TooManyRequests           this client has used up its share
-    │   └── TooManyConnections        the server has as many connections as it may
+    │   └── TooManyConnections        the server needs all its connections
     ├── DiskFull                  the disk is below its floor
     ├── SpoolUnusable             the spool cannot work as it is; an operator must act
+    │   └── NewerSpool                a later version of i2ii has changed how it is laid out
     ├── SettingsError             a setting is wrong; an operator must act
     ├── EngineError               the engine could not make this edit
     │   ├── Cancelled                 a client or an operator stopped the job
     │   ├── Crashed                   the worker died in every attempt at the job
     │   ├── BadOutput                 the model returned no usable picture
+    │   ├── JobTooSlow                the edit takes longer than it may
     │   └── EngineBroken              the next edit would fail too: the process must start afresh
     │       └── DriverError               the NVIDIA driver or the GPU does not answer
     ├── DownloadFailed            the weights could not be fetched
     ├── Unreadable                a record of the job is missing or is not what it should be
     ├── ClaimLost                 the job was taken from this worker (never leaves the worker)
+    ├── WorkerNameTaken           a worker of another host has this worker's name
     ├── NoServer                  no i2ii server answers at the URL
     ├── NoWorker                  no worker is running
     └── BadResult                 the server sent a result that is not a picture
@@ -143,6 +147,12 @@ class Deleted(NotFound):
 
     code = "deleted"
     http_status = 410
+
+
+class ModelNotFound(NotFound):
+    """A client of the OpenAI API asks for a model that does not run."""
+
+    code = "model_not_found"
 
 
 class MethodNotAllowed(I2iiError):
@@ -267,7 +277,7 @@ class TooManyRequests(TryLater):
 
 
 class TooManyConnections(TryLater):
-    """The server has as many connections as it may."""
+    """The server has as many connections as it may, and needs them all."""
 
     code = "too_many_connections"
     http_status = 503
@@ -285,6 +295,13 @@ class SpoolUnusable(I2iiError):
 
     code = "spool_unusable"
     http_status = 503
+
+
+class NewerSpool(SpoolUnusable):
+    """The spool has a format that this version does not know. A restart does not cure it."""
+
+    code = "newer_spool"
+    exit_code = EX_CONFIG
 
 
 class SettingsError(I2iiError):
@@ -321,6 +338,13 @@ class BadOutput(EngineError):
     code = "bad_output"
 
 
+class JobTooSlow(EngineError):
+    """The edit takes longer than `job_timeout_seconds`."""
+
+    code = "job_too_slow"
+    suspects_worker = False
+
+
 class EngineBroken(EngineError):
     """The engine can make no further edit in this process. The worker ends and starts afresh."""
 
@@ -349,6 +373,13 @@ class ClaimLost(I2iiError):
     """The job was taken from this worker, which was taken for dead. Its result is dropped."""
 
     code = "claim_lost"
+
+
+class WorkerNameTaken(I2iiError):
+    """A worker of another host has the same name. An operator must act."""
+
+    code = "worker_name_taken"
+    exit_code = EX_CONFIG
 
 
 class NoServer(I2iiError):

@@ -43,9 +43,17 @@ class JobEvent(StrEnum):
     """It had failed, and starts again: it is in `incoming/`, at its old place."""
     DELETED = "deleted"
     """It had ended, and is deleted."""
+    WEBHOOK_DELIVERED = "webhook_delivered"
+    """The receiver of its webhook has taken a message."""
+    WEBHOOK_RETRIED = "webhook_retried"
+    """The receiver has not taken it; it is sent again later."""
+    WEBHOOK_DROPPED = "webhook_dropped"
+    """The message is not sent any more."""
 
 
-def fields(event: JobEvent, job: str, worker: str | None = None) -> dict[str, str]:
-    """Return the fields of a log record about a job, for `extra=`."""
-    described = {"action": event.value, "job": job}
-    return described if worker is None else {**described, "worker": worker}
+def fields(
+    event: JobEvent, job: str, worker: str | None = None, *, code: str | None = None
+) -> dict[str, str]:
+    """Return the fields of a log record about a job, for `extra=`; `code` is that of an error."""
+    described = {"action": event.value, "job": job, "worker": worker, "code": code}
+    return {name: value for name, value in described.items() if value is not None}

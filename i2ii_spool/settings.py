@@ -5,9 +5,12 @@ beats `/etc/i2ii/i2ii.env`, and that beats the default. The flags of the command
 `i2ii units install` writes and `docs/settings.md` are made from this list.
 """
 
+import base64
+import logging
 import os
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from enum import StrEnum
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -20,22 +23,35 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from i2ii_spool.errors import SettingsError, validation_message
 
+log = logging.getLogger(__name__)
+
 ENV_PREFIX = "I2II_"
 ENV_FILE = Path("/etc/i2ii/i2ii.env")
 USER_ENV_FILE = Path(
     os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "i2ii/i2ii.env"
 )
 # After a change of user, HOME may still be that of the user before, and closed to this process.
-ENV_FILES = (ENV_FILE, USER_ENV_FILE) if os.access(USER_ENV_FILE, os.R_OK) else (ENV_FILE,)
+# The units of the system have the same file in both places.
+_HAS_TWO = USER_ENV_FILE != ENV_FILE and os.access(USER_ENV_FILE, os.R_OK)
+ENV_FILES = (ENV_FILE, USER_ENV_FILE) if _HAS_TWO else (ENV_FILE,)
 MIB = 2**20
+AFTER_DRAIN_SECONDS = 60.0
+"""For a step that outlasts the drain time, and for saving a result."""
 
 OffloadMode = Literal["full", "model-offload", "group-offload", "fp8"]
+LogFormat = Literal["auto", "text", "json"]
 StepCache = Literal["off", "first-block", "taylorseer", "dbcache"]
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ANY_HOST = "*"
 UNIX_PEER = "unix"
 HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.ASCII)
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:\d{1,5})?", re.ASCII)
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+"""Browsers leave them out of an origin."""
 MIN_TOKEN_LENGTH = 16
+SECRET_PREFIX = "whsec_"
+MIN_KEY, MAX_KEY = 24, 64
+"""Bytes of a key, as Standard Webhooks has it."""
 AUTH_CURE = (
     "require tokens (i2ii token add NAME --tokens-file FILE), or keep to 127.0.0.1 behind a proxy "
     "that authenticates, or say --no-auth"
@@ -49,6 +65,7 @@ class Process(StrEnum):
     WORKER = "worker"
     GC = "gc"
     CLIENT = "client"
+    WEBHOOKS = "webhooks"
 
 
 class Group(StrEnum):
@@ -62,6 +79,7 @@ class Group(StrEnum):
     LIMITS = "Limits"
     JOBS = "Jobs"
     RETENTION = "Retention"
+    WEBHOOKS = "Webhooks (docs/webhooks.md)"
 
 
 class About(NamedTuple):
@@ -78,11 +96,15 @@ class About(NamedTuple):
     """It changes results; `result.json` records it."""
 
 
-ALL = (Process.SERVER, Process.WORKER, Process.GC, Process.CLIENT)
+ALL = (Process.SERVER, Process.WORKER, Process.GC, Process.CLIENT, Process.WEBHOOKS)
 DAEMONS = (Process.SERVER, Process.WORKER)
 SERVER = (Process.SERVER,)
 WORKER = (Process.WORKER,)
 GC = (Process.GC,)
+WEBHOOKS = (Process.WEBHOOKS, Process.SERVER, Process.WORKER, Process.CLIENT)
+"""All that accept jobs refuse a webhook that could not be told."""
+SECRETS = ("api_token", "webhook_secrets")
+"""Never flags, never shown, and never in a file that all may read."""
 
 
 def _setting(meaning: str, *, group: Group, processes: Sequence[Process], **rest: Any) -> Any:
@@ -99,6 +121,7 @@ _access = partial(_setting, group=Group.ACCESS, processes=SERVER)
 _limit = partial(_setting, group=Group.LIMITS, processes=SERVER)
 _jobs = partial(_setting, group=Group.JOBS, processes=DAEMONS)
 _retention = partial(_setting, group=Group.RETENTION, processes=GC)
+_webhooks = partial(_setting, group=Group.WEBHOOKS, processes=WEBHOOKS)
 
 
 class Settings(BaseSettings):
@@ -109,7 +132,7 @@ class Settings(BaseSettings):
         env_file=ENV_FILES,
         env_ignore_empty=True,
         frozen=True,
-        extra="forbid",
+        extra="ignore",  # `_check_file` warns
     )
 
     spool: Annotated[Path, _setting("the spool directory", group=Group.SPOOL, processes=ALL)] = (
@@ -218,6 +241,13 @@ class Settings(BaseSettings):
             "Host, separated by commas: the name of a reverse proxy; * allows all (docs/access.md)"
         ),
     ] = None
+    allow_origins: Annotated[
+        str | None,
+        _access(
+            "origins of web pages that may use the API with a token, like "
+            "https://images.example.com, separated by commas; * allows all (docs/access.md)"
+        ),
+    ] = None
     trusted_proxies: Annotated[
         str | None,
         _access(
@@ -226,7 +256,34 @@ class Settings(BaseSettings):
         ),
     ] = None
 
-    max_connections: Annotated[int, _limit("connections at a time; beyond, 503", ge=1)] = 1000
+    metrics_networks: Annotated[
+        str | None,
+        _access(
+            "networks that may read /metrics without a token, separated by commas, like "
+            "10.0.0.0/8; unix stands for peers on a Unix socket (docs/metrics.md)"
+        ),
+    ] = None
+
+    keepalive: Annotated[
+        float,
+        _server(
+            "sends white space so often while a client of the OpenAI API waits without a stream, "
+            "for proxies that cut silent answers off; 0: never (docs/openai.md)",
+            unit="s",
+            ge=0,
+        ),
+    ] = 0
+    model_aliases: Annotated[
+        str,
+        _server(
+            "names that clients of the OpenAI API may give for the model that runs, separated by "
+            "commas; * stands for any characters"
+        ),
+    ] = "gpt-image-*, chatgpt-image-*, dall-e-2"
+
+    max_connections: Annotated[
+        int, _limit("connections at a time; beyond, idle ones are closed", ge=1)
+    ] = 1000
     client_max_uploads: Annotated[
         int,
         _limit(
@@ -274,6 +331,15 @@ class Settings(BaseSettings):
         ),
     ] = 512
 
+    log_format: Annotated[
+        LogFormat,
+        _jobs(
+            "lines of the log: json for containers, text, or auto: the journal with its fields "
+            "under systemd, else text (docs/logs.md)",
+            processes=(*DAEMONS, Process.WEBHOOKS),
+        ),
+    ] = "auto"
+
     max_attempts: Annotated[
         int,
         _jobs("attempts at a job; it fails as crashed when all have died", ge=1),
@@ -287,14 +353,44 @@ class Settings(BaseSettings):
             ge=0,
         ),
     ] = 60
+    job_timeout_seconds: Annotated[
+        float,
+        _jobs(
+            "time that an edit may take; beyond, its job fails as job_too_slow",
+            processes=WORKER,
+            unit="s",
+            gt=0,
+        ),
+    ] = 3600
+    mask_feather: Annotated[
+        int,
+        _jobs(
+            "width of the soft edge between what a mask keeps and the edit, inside the edit; 0: "
+            "none",
+            processes=WORKER,
+            unit="px",
+            ge=0,
+            le=256,
+        ),
+    ] = 4
     lease_seconds: Annotated[
-        float,
-        _jobs("silence after which another host's worker is dead", unit="s", gt=0),
-    ] = 60
+        float | None,
+        _jobs(
+            "silence after which another host's worker is dead, the same on every host; not set: "
+            "60, and 180 on a network file system (docs/many-hosts.md)",
+            unit="s",
+            gt=0,
+        ),
+    ] = None
     settle_seconds: Annotated[
-        float,
-        _jobs("time for which a guest must be unchanged to be admitted", unit="s", ge=0),
-    ] = 5
+        float | None,
+        _jobs(
+            "time for which a guest must be unchanged to be admitted; not set: 5, and 40 on a "
+            "network file system (docs/many-hosts.md)",
+            unit="s",
+            ge=0,
+        ),
+    ] = None
     guest_patience_seconds: Annotated[
         float,
         _jobs("time after which an unchanged invalid guest is refused", unit="s", ge=0),
@@ -312,6 +408,18 @@ class Settings(BaseSettings):
         _retention("gc deletes the oldest ended jobs until this much is free", unit="MiB", ge=0),
     ] = None
 
+    webhook_secrets: Annotated[
+        SecretStr | None,
+        _webhooks(
+            "secrets that sign messages, each whsec_ and the base64 of 24 to 64 random bytes, "
+            "separated by spaces; all sign; without one, jobs with a webhook are refused"
+        ),
+    ] = None
+    webhook_private: Annotated[
+        bool,
+        _webhooks("webhooks may be at private and loopback addresses, and there of http"),
+    ] = False
+
     @field_validator("api_token")
     @classmethod
     def _cannot_be_guessed(cls, token: SecretStr | None) -> SecretStr | None:
@@ -321,6 +429,17 @@ class Settings(BaseSettings):
             )
         return token
 
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _are_secrets(cls, secrets: SecretStr | None) -> SecretStr | None:
+        for number, secret in enumerate(_secrets(secrets), 1):
+            if _key(secret) is None:
+                raise ValueError(
+                    f"number {number} must be {SECRET_PREFIX} and the base64 of {MIN_KEY} to "
+                    f'{MAX_KEY} bytes: echo "{SECRET_PREFIX}$(openssl rand -base64 32)"'
+                )
+        return secrets
+
     @field_validator("allowed_hosts")
     @classmethod
     def _are_hosts(cls, text: str | None) -> str | None:
@@ -329,11 +448,22 @@ class Settings(BaseSettings):
                 raise ValueError(f"must be names without scheme and port, not {name!r}")
         return text
 
-    @field_validator("trusted_proxies")
+    @field_validator("allow_origins")
+    @classmethod
+    def _are_origins(cls, text: str | None) -> str | None:
+        for origin in _split(text):
+            if origin != ANY_HOST and not ORIGIN.fullmatch(origin.removesuffix("/")):
+                raise ValueError(
+                    "must be origins, scheme, name and port of a page alone, like "
+                    f"https://images.example.com, not {origin!r}"
+                )
+        return text
+
+    @field_validator("trusted_proxies", "metrics_networks")
     @classmethod
     def _are_networks(cls, text: str | None) -> str | None:
         try:
-            _networks(text)
+            networks(text)
         except ValueError as error:
             raise ValueError(f"must be networks like 10.0.0.0/8, or {UNIX_PEER}: {error}") from None
         return text
@@ -344,6 +474,11 @@ class Settings(BaseSettings):
             raise ValueError(f"host {self.host} lets anyone who reaches it submit: {AUTH_CURE}")
         if self.auth_required and self.no_auth:
             raise ValueError("no_auth and tokens contradict each other: remove one of them")
+        if self.allowed_origins and not self.auth_required:
+            raise ValueError(
+                "allow_origins lets pages of other sites in, which needs tokens: set tokens_file "
+                "(i2ii token add NAME --tokens-file FILE), or remove it"
+            )
         return self
 
     @property
@@ -357,19 +492,44 @@ class Settings(BaseSettings):
         return frozenset(_split(self.allowed_hosts))
 
     @property
+    def allowed_origins(self) -> frozenset[str]:
+        """The origins in `allow_origins`, as browsers spell them."""
+        return frozenset(map(_as_browsers_spell, _split(self.allow_origins)))
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The names in `model_aliases`."""
+        return tuple(_words(self.model_aliases))
+
+    @property
+    def webhook_keys(self) -> tuple[bytes, ...]:
+        """The keys in `webhook_secrets`."""
+        return tuple(filter(None, map(_key, _secrets(self.webhook_secrets))))
+
+    @property
     def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """The networks in `trusted_proxies`."""
-        return _networks(self.trusted_proxies)
+        return networks(self.trusted_proxies)
 
     @property
     def trusts_unix_peers(self) -> bool:
         """Whether `trusted_proxies` has the peers on a Unix socket."""
-        return UNIX_PEER in _split(self.trusted_proxies)
+        return has_unix_peers(self.trusted_proxies)
 
     @property
     def client_token(self) -> str | None:
         """The token that a command sends to a server."""
         return None if self.api_token is None else self.api_token.get_secret_value()
+
+    @property
+    def stop_seconds(self) -> float:
+        """The longest that a worker takes to stop: the drain, a last step, and saving."""
+        return self.drain_seconds + AFTER_DRAIN_SECONDS
+
+    @property
+    def client_max_waiting(self) -> int:
+        """How many requests of one client may wait for jobs at a time: half of the connections."""
+        return self.max_connections // 2
 
     @property
     def max_bytes(self) -> int:
@@ -395,13 +555,43 @@ class Settings(BaseSettings):
         }
 
 
+def _secrets(setting: SecretStr | None) -> list[str]:
+    return [] if setting is None else setting.get_secret_value().split()
+
+
+def _key(secret: str) -> bytes | None:
+    """The key of a secret; None if it is no secret."""
+    if not secret.startswith(SECRET_PREFIX):
+        return None
+    try:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError:
+        return None
+    return key if MIN_KEY <= len(key) <= MAX_KEY else None
+
+
+def _words(text: str | None) -> list[str]:
+    return (text or "").replace(",", " ").split()
+
+
 def _split(text: str | None) -> list[str]:
-    return (text or "").replace(",", " ").lower().split()
+    return _words((text or "").lower())
 
 
-def _networks(text: str | None) -> tuple[IPv4Network | IPv6Network, ...]:
+def _as_browsers_spell(origin: str) -> str:
+    plain = origin.removesuffix("/")
+    return plain.removesuffix(DEFAULT_PORTS.get(plain.partition("://")[0], "/"))
+
+
+def networks(text: str | None) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The networks in a setting. Raises `ValueError`."""
     named = [name for name in _split(text) if name != UNIX_PEER]
     return tuple(ip_network(name, strict=False) for name in named)
+
+
+def has_unix_peers(text: str | None) -> bool:
+    """Whether a setting of networks has the peers on a Unix socket."""
+    return UNIX_PEER in _split(text)
 
 
 def variable(name: str) -> str:
@@ -435,7 +625,7 @@ def flags_of(*processes: str) -> tuple[str, ...]:
     return tuple(
         name
         for name in Settings.model_fields
-        if name != "api_token" and not about(name).processes.isdisjoint(map(Process, processes))
+        if name not in SECRETS and not about(name).processes.isdisjoint(map(Process, processes))
     )
 
 
@@ -458,7 +648,7 @@ def load(flags: dict[str, Any] | None = None, files: Sequence[Path] = ENV_FILES)
         name = ".".join(str(part) for part in first["loc"])
         message = validation_message(first)
         if name:
-            got = "" if name == "api_token" else f", got {first['input']!r}"
+            got = "" if name in SECRETS else f", got {first['input']!r}"
             message = f"{name} {message}{got}; it comes from {source(name, given, files)}"
         raise SettingsError(message, field=name or None) from None
 
@@ -472,10 +662,16 @@ def _check_file(file: Path) -> None:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise SettingsError(f"line {line} of {file} is not UTF-8; save it as UTF-8") from None
-    if file.stat().st_mode & 0o007 and values.get(variable("api_token")):
+    known = set(map(variable, Settings.model_fields))
+    for name in (each for each in values if each.upper() not in known):
+        near = get_close_matches(name, known, 1, 0.8)
+        hint = f"do you mean {near[0]}?" if near else "is it of another version, or of a program?"
+        log.warning("%s has %s, which is no setting and is passed over: %s", file, name, hint)
+    held = [name for name in SECRETS if values.get(variable(name))]
+    if held and file.stat().st_mode & 0o007:
+        what = "a token" if held[0] == "api_token" else "a secret"
         raise SettingsError(
-            f"{file} holds a token, and other users can read it: chmod 640 {file}",
-            field="api_token",
+            f"{file} holds {what}, and other users can read it: chmod 640 {file}", field=held[0]
         )
 
 

@@ -5,12 +5,17 @@ import io
 import os
 import re
 import stat
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from i2ii_spool.errors import InvalidRequest, TooLarge
 
 MAX_RECORD = 64 * 1024
 """Bytes of a JSON record or of a `prompt.txt`. Records that i2ii writes are far smaller."""
+
+STALE_SECONDS = 0.02
+"""Until a file is opened anew that another host has just replaced."""
 
 JOB, PROMPT, RESULT, READY = "job.json", "prompt.txt", "result.json", "ready"
 RETRY_SUFFIX = ".retry"
@@ -20,7 +25,7 @@ RESULT_PICTURE = re.compile(r"result(-[2-9])?\.(png|jpg|webp)")
 MAX_OUTPUT_NAMES = 9
 ATTEMPT = re.compile(r"attempt-([1-9]\d*)\.json", re.ASCII)
 WRITTEN = re.compile(
-    rf"{RESULT_PICTURE.pattern}|{ATTEMPT.pattern}|(job|progress|result|error)\.json|error\.txt",
+    rf"{RESULT_PICTURE.pattern}|{ATTEMPT.pattern}|(job|progress|result|error|webhook)\.json|error\.txt",
     re.ASCII,
 )
 """The names of all files that i2ii writes into a job folder, markers apart."""
@@ -80,6 +85,11 @@ class JobFolder:
         return self.path / "error.txt"
 
     @property
+    def webhook(self) -> Path:
+        """How far the messages to its webhook are; a hint."""
+        return self.path / "webhook.json"
+
+    @property
     def retry_marker(self) -> Path:
         """An empty file beside the folder of a claimed job: the ending inside is an earlier one."""
         return self.path.with_name(f".{self.path.name}{RETRY_SUFFIX}")
@@ -104,6 +114,11 @@ def input_name(index: int, extension: str) -> str:
     return f"input.{extension}" if index == 0 else f"input-{index + 1}.{extension}"
 
 
+def mask_name(extension: str) -> str:
+    """The name of the mask: `mask.png`."""
+    return f"mask.{extension}"
+
+
 def output_name(index: int, output_format: str) -> str:
     """The name of the result at `index` (from 0): `result.png`, `result-2.jpg`."""
     extension = "jpg" if output_format == "jpeg" else output_format
@@ -118,15 +133,36 @@ def open_regular(path: Path | str) -> io.BufferedReader:
     """
     not_regular = f"{os.path.basename(path)} is not a regular file; put the file itself there"
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor, mode = _open_with_mode(path)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
         raise InvalidRequest(not_regular) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
         raise InvalidRequest(not_regular)
     return io.BufferedReader(io.FileIO(descriptor))  # open() would ask whether it is a terminal
+
+
+def _open_with_mode(path: Path | str, tries: int = 3) -> tuple[int, int]:
+    """Open a file for reading; return its descriptor and its `st_mode`.
+
+    GlusterFS opens late: of a file that another host replaces meanwhile, fstat(2) says ENOENT or
+    ESTALE. NFS says ESTALE, too. To open it again finds the new file, or that there is none.
+    """
+    descriptor = None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return descriptor, os.fstat(descriptor).st_mode
+    except OSError as error:
+        if descriptor is not None:
+            with suppress(OSError):  # it says the same once more
+                os.close(descriptor)
+        is_absent = descriptor is None and error.errno == errno.ENOENT
+        if tries == 1 or is_absent or error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
+    time.sleep(STALE_SECONDS)
+    return _open_with_mode(path, tries - 1)
 
 
 def read_record(path: Path) -> bytes:

@@ -86,7 +86,11 @@ def check_id(text: str, field: str = "id") -> str:
 
 def age_of(id: str) -> float:
     """Seconds since the id was made, by this host's clock; never negative."""
+    return max(0.0, time.time() - made_at(id))
+
+
+def made_at(id: str) -> float:
+    """When the id was made, in seconds since 1970."""
     # By hand an id may be given a day that its month does not have.
     on_the_first = datetime.strptime(f"{id[:6]}01{id[8:19]}Z", "%Y%m%d-%H%M%S-%f%z")
-    made = on_the_first + timedelta(days=int(id[6:8]) - 1)
-    return max(0.0, time.time() - made.timestamp())
+    return (on_the_first + timedelta(days=int(id[6:8]) - 1)).timestamp()

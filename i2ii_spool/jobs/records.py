@@ -10,6 +10,20 @@ from i2ii_spool.jobs.folder import RESULT_PICTURE, read_record
 from i2ii_spool.jobs.request import Model, parse_json
 
 
+def without_null(schema: dict[str, Any]) -> None:
+    """Change the schema of a model whose fields are left out where they are None: they are never
+    null."""
+    for described in schema["properties"].values():
+        choices = [each for each in described.get("anyOf", ()) if each != {"type": "null"}]
+        if len(choices) == 1:
+            del described["anyOf"]
+            described.update(choices[0])
+        elif choices:
+            described["anyOf"] = choices
+        if described.get("default", ...) is None:
+            del described["default"]
+
+
 class Record(BaseModel):
     """A JSON file that a worker writes. Fields that a later version adds are kept."""
 
@@ -46,9 +60,13 @@ class Timings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     queue: float
+    """From the submission to the claim by the worker."""
     load: float
+    """To read and decode the pictures."""
     edit: float
+    """To edit them."""
     save: float
+    """To encode the results and write them to disk."""
 
 
 class Result(Record):

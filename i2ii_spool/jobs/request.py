@@ -20,6 +20,8 @@ from pydantic_core import ErrorDetails
 
 from i2ii_spool.errors import InvalidRequest, validation_message
 from i2ii_spool.jobs.folder import JOB
+from i2ii_spool.jobs.ids import EXAMPLE, ID, is_id
+from i2ii_spool.jobs.webhooks import ENDS, EVENTS_PATTERN, MAX_URL, check_url, normal_events
 
 MAX_IMAGES = 10
 """The most pictures that any model takes. `EngineInfo.max_images` is the limit of one model."""
@@ -30,11 +32,19 @@ RANDOM_SEED = -1
 
 SHORT_FIELDS = (
     *("preset", "num_inference_steps", "true_cfg_scale"),
-    *("seed", "size", "output_format", "n"),
+    *("seed", "size", "output_format", "output_compression", "n", "parent", "parent_n"),
+    *("webhook", "webhook_events"),
 )
 """Numbers and choices: spaces around one mean nothing, and a blank one is not given."""
 PRESET_FIELDS = {"num_inference_steps", "true_cfg_scale"}
 """Where a request leaves these out, its preset decides them, or else the model."""
+LEFT_OPEN = {*PRESET_FIELDS, "output_compression"}
+"""Fields that `job.json` lacks where the request does."""
+PARENT_FIELDS = {"parent", "parent_n"}
+"""Likewise: an earlier version can read the `job.json` of a job without a parent."""
+WEBHOOK_FIELDS = {"webhook", "webhook_events"}
+"""Likewise, of a job without a webhook."""
+LOSSLESS = 100
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
@@ -45,7 +55,13 @@ class EditRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: Annotated[
-        str, Field(min_length=1, max_length=MAX_PROMPT, description="what to do with the picture")
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_PROMPT,
+            description="what to do with the picture",
+            json_schema_extra={"pattern": r"\S"},
+        ),
     ]
     negative_prompt: Annotated[
         str, Field(max_length=MAX_PROMPT, description="what the result should not be")
@@ -58,7 +74,11 @@ class EditRequest(BaseModel):
         ),
     ] = ""
     num_inference_steps: Annotated[
-        int | None, Field(description="steps, 10-100; fewer with a preset; default: the model's")
+        int | None,
+        Field(
+            description="steps, 10-100; fewer with a preset; default: the model's",
+            json_schema_extra={"minimum": 1, "maximum": 100},
+        ),
     ] = None
     true_cfg_scale: Annotated[
         float | None,
@@ -78,15 +98,46 @@ class EditRequest(BaseModel):
         ),
     ] = 0
     size: Annotated[
-        str, Field(description="auto: the first picture's aspect; input: exactly its size; or WxH")
+        str,
+        Field(
+            description="auto: the first picture's aspect; input: exactly its size; or WxH",
+            json_schema_extra={"pattern": r"^(auto|input|[0-9]{1,5}x[0-9]{1,5})$"},
+        ),
     ] = "auto"
     output_format: Annotated[OutputFormat, Field(description="png, jpeg or webp")] = "png"
+    output_compression: Annotated[
+        int | None,
+        Field(ge=0, le=LOSSLESS, description="quality of a JPEG or WebP, 0-100; default: 95"),
+    ] = None
     n: Annotated[
         int, Field(ge=1, le=4, description="how many pictures, with seeds seed, seed+1..., 1-4")
     ] = 1
     name: Annotated[
         str, Field(max_length=200, description="your name for the job; part of its id")
     ] = ""
+    parent: Annotated[
+        str,
+        Field(
+            max_length=100,
+            description="id of the job whose result is edited here: for your history alone",
+            json_schema_extra={"pattern": f"^({ID.pattern})?$"},
+        ),
+    ] = ""
+    parent_n: Annotated[int, Field(ge=1, le=4, description="which result of parent, 1-4")] = 1
+    webhook: Annotated[
+        str,
+        Field(
+            description="URL that is told of the job, by signed messages: docs/webhooks.md",
+            json_schema_extra={"pattern": "^(https?://.+)?$", "maxLength": MAX_URL},
+        ),
+    ] = ""
+    webhook_events: Annotated[
+        str,
+        Field(
+            description="what is told: started, progress, completed, failed, cancelled",
+            json_schema_extra={"pattern": EVENTS_PATTERN},
+        ),
+    ] = ENDS
 
     @model_validator(mode="before")
     @classmethod
@@ -135,6 +186,44 @@ class EditRequest(BaseModel):
             raise ValueError(f"is too large for this seed: the last one would be above {MAX_SEED}")
         return n
 
+    @field_validator("parent")
+    @classmethod
+    def _is_an_id(cls, parent: str) -> str:
+        if parent and not is_id(parent):
+            raise ValueError(f"must be the id of a job, like {EXAMPLE}")
+        return parent
+
+    @field_validator("parent_n")
+    @classmethod
+    def _has_a_parent(cls, parent_n: int, info: ValidationInfo) -> int:
+        if parent_n != 1 and not info.data.get("parent", "unknown"):
+            raise ValueError("is for a job with a parent; set parent")
+        return parent_n
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_a_url(cls, url: str) -> str:
+        return check_url(url) if url else url
+
+    @field_validator("webhook_events", mode="before")
+    @classmethod
+    def _are_events(cls, events: Any) -> Any:
+        return normal_events(events)
+
+    @field_validator("webhook_events")
+    @classmethod
+    def _has_a_webhook(cls, events: str, info: ValidationInfo) -> str:
+        if events != ENDS and not info.data.get("webhook", "unknown"):
+            raise ValueError("is for a job with a webhook; set webhook")
+        return events
+
+    @field_validator("output_compression")
+    @classmethod
+    def _is_lossy(cls, quality: int | None, info: ValidationInfo) -> int | None:
+        if quality not in (None, LOSSLESS) and info.data.get("output_format") == "png":
+            raise ValueError("is for jpeg and webp: a png is lossless; set output_format")
+        return quality
+
     @field_validator("prompt")
     @classmethod
     def _is_not_blank(cls, prompt: str) -> str:
@@ -174,14 +263,22 @@ def _sides(size: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
+OWNER_MARK = ":"
+"""Between the name and the id of a token; names have none."""
+
+
 class Job(EditRequest):
     """`job.json`: the request and what belongs to it. A guest may leave out all but the prompt."""
 
     inputs: tuple[str, ...] = ()
     """File names of the pictures, in order. Empty: `input.*`, or else all pictures."""
+    mask: str = ""
+    """File name of the picture whose transparent pixels are edited. Empty: `mask.png`, if it is
+    there."""
     submitted_at: AwareDatetime | None = None
-    owner: Annotated[str, Field(max_length=64)] = ""
-    """The name of the token that submitted it. Other tokens do not see the job."""
+    owner: Annotated[str, Field(max_length=80)] = ""
+    """The token that submitted it: its name, `OWNER_MARK` and its id. Other tokens do not see the
+    job."""
 
     @field_validator("inputs")
     @classmethod
@@ -189,14 +286,34 @@ class Job(EditRequest):
         if len(inputs) > MAX_IMAGES:
             raise ValueError(f"names {len(inputs)} pictures; a job has one to {MAX_IMAGES}")
         for name in inputs:
-            if os.path.basename(name) != name or name in ("", ".", "..") or "\0" in name:
-                raise ValueError(f"names {name[:100]!r}; give the names of files in the job folder")
+            _check_is_name(name)
         return inputs
+
+    @field_validator("mask")
+    @classmethod
+    def _is_no_input(cls, mask: str, info: ValidationInfo) -> str:
+        if mask:
+            _check_is_name(mask)
+        if mask in info.data.get("inputs", ()):
+            raise ValueError("is one of the inputs, too")
+        return mask
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The inputs and, behind them, the mask if there is one."""
+        return (*self.inputs, self.mask) if self.mask else self.inputs
 
     def to_json(self) -> bytes:
         """The contents of `job.json`, indented."""
-        left_open = {name for name in PRESET_FIELDS if getattr(self, name) is None}
+        left_open = {name for name in LEFT_OPEN if getattr(self, name) is None}
+        left_open |= set() if self.parent else PARENT_FIELDS
+        left_open |= set() if self.webhook else WEBHOOK_FIELDS
         return (self.model_dump_json(indent=2, exclude=left_open) + "\n").encode()
+
+
+def _check_is_name(name: str) -> None:
+    if os.path.basename(name) != name or name in ("", ".", "..") or "\0" in name:
+        raise ValueError(f"names {name[:100]!r}; give the names of files in the job folder")
 
 
 Model = TypeVar("Model", bound=BaseModel)

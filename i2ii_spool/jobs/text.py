@@ -2,6 +2,7 @@
 
 import codecs
 import unicodedata
+from collections.abc import Iterable
 
 from i2ii_spool.errors import InvalidRequest
 
@@ -32,6 +33,21 @@ def decode_text(data: bytes, name: str) -> str:
     if "\0" in text:
         raise InvalidRequest(f"{name} is not text in UTF-8: it holds NUL bytes; save it as UTF-8")
     return text
+
+
+def repeated_key(pairs: Iterable[tuple[str, object]]) -> str | None:
+    """Return the first key that an object of JSON has again, of which only one would count."""
+    seen = set()
+    for key, _ in pairs:
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
+
+
+def folded(text: str) -> str:
+    """Return a text as it is searched: without upper case, and in one form of each character."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def has_control_characters(text: str) -> bool:
