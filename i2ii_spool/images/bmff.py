@@ -3,13 +3,13 @@
 ISO/IEC 14496-12 (boxes), 23008-12 (HEIF). Its size is left to the decoder.
 """
 
-import os
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from i2ii_spool.images.cicp import check_sdr, coded_profile
 from i2ii_spool.images.excerpt import Damaged, Parts, Piece
+from i2ii_spool.images.source import Source
 
 _MAX_META = 2**20
 _MAX_BOXES = 10_000
@@ -22,15 +22,15 @@ class _Box(NamedTuple):
     end: int
 
 
-def walk(descriptor: int) -> Parts:
+def walk(source: Source) -> Parts:
     """Return the parts of an AVIF or HEIC, without its EXIF.
 
     Such a file states its orientation in a property of its own (`irot`, `imir`), which decoders
     apply; that of the EXIF does not count. Raises `Damaged`, `NotRead`.
     """
-    size = os.fstat(descriptor).st_size
+    size = source.size
     try:
-        at, meta = _meta(descriptor, size)
+        at, meta = _meta(source, size)
         boxes = {box.kind: box for box in _boxes(meta, 4, len(meta))}
         primaries, transfer = _colours(meta, boxes)
         names = [at + name for name in _exif_names(meta, boxes)]
@@ -46,18 +46,18 @@ def walk(descriptor: int) -> Parts:
     )
 
 
-def _meta(descriptor: int, size: int) -> tuple[int, bytes]:
+def _meta(source: Source, size: int) -> tuple[int, bytes]:
     """Return where the data of the box `meta` begins, and the data; nothing if there is none."""
     at = 0
     for _ in range(_MAX_BOXES):
-        head = os.pread(descriptor, 16, at)
+        head = source.read(16, at)
         if len(head) < 8:
             break
         length, kind = struct.unpack_from(">I4s", head)
         start = at + (16 if length == 1 else 8)
         length = {0: size - at, 1: int.from_bytes(head[8:], "big")}.get(length, length)
         if kind == b"meta":
-            return start, os.pread(descriptor, min(at + length - start, _MAX_META), start)
+            return start, source.read(min(at + length - start, _MAX_META), start)
         at += max(8, length)
     return 0, b""
 

@@ -6,22 +6,24 @@ from typing import cast
 
 from PIL import Image, ImageFile
 
-from i2ii_spool.images import bmff, jpeg, png, tiff
+from i2ii_spool.images import bmff, jpeg, png, tiff, webp
 from i2ii_spool.images.excerpt import Excerpt, NotRead, Parts, Piece
+from i2ii_spool.images.source import Source
 
 # The callers check the size themselves. Pillow's limit is another number, and only warns.
 Image.MAX_IMAGE_PIXELS = None
 
 
 def walk(file: BufferedReader, name: str) -> Parts | None:
-    """Return the parts of a picture; None for WebP and GIF, which only their decoders read.
+    """Return the parts of a picture; None for GIF, which only its decoder reads.
 
     `name` is the format as `formats.identify` returns it. Raises `Damaged`, `NotRead`.
     """
     if name == "PNG":
         return png.walk(file)
-    walkers = {"JPEG": jpeg.walk, "TIFF": tiff.walk, "AVIF": bmff.walk, "HEIC": bmff.walk}
-    return walkers[name](file.fileno()) if name in walkers else None
+    walkers = {"JPEG": jpeg.walk, "TIFF": tiff.walk, "WEBP": webp.walk}
+    walkers |= {"AVIF": bmff.walk, "HEIC": bmff.walk}
+    return walkers[name](Source(file.fileno())) if name in walkers else None
 
 
 def open_decoder(

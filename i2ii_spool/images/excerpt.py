@@ -16,7 +16,7 @@ Piece = tuple[int, int] | bytes
 MAX_PROFILE = 2**22
 """Bytes of a colour profile. The largest in use, of printers, have two million."""
 MAX_PARTS = 100_000
-"""Chunks of a PNG, or segments of a JPEG. Each costs a microsecond or two."""
+"""Chunks of a PNG. Each costs a microsecond or two."""
 
 
 class Damaged(ValueError):

@@ -3,15 +3,17 @@
 ITU-T T.81, annex B. What lies behind the end of the picture, such as a film, is not looked at.
 """
 
-import os
 import re
 import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from i2ii_spool.images.excerpt import MAX_PARTS, MAX_PROFILE, Damaged, NotRead, Parts, Piece
+from i2ii_spool.images.excerpt import MAX_PROFILE, Damaged, NotRead, Parts, Piece
 from i2ii_spool.images.exif import orientation
+from i2ii_spool.images.source import Source
 
+MAX_SEGMENTS = 10_000
+"""A profile has up to 255 of them, and each scan a few."""
 MAX_SCANS = 100
 """A progressive JPEG has about ten scans. It can have hundreds of thousands, and decoding each
 costs as much as decoding the picture."""
@@ -39,8 +41,8 @@ class _Segment(NamedTuple):
 class _Header:
     """What comes before the coded pixels."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._seen: set[int] = set()
         self._profile: dict[int, bytes] = {}
         self.pieces: list[Piece] = [_SOI]
@@ -51,15 +53,15 @@ class _Header:
         """Keep what pixels depend on, the first EXIF, and the profile."""
         marker, at, size = segment
         if marker in _FRAMES and not self.frame:
-            self.frame = bytes([marker]) + os.pread(self._descriptor, size, at)
+            self.frame = bytes([marker]) + self._source.read(size, at)
         is_named = marker in (_APP0, _APP1, _APP2, _APP14)
-        head = os.pread(self._descriptor, min(size, 32), at) if is_named else b""
+        head = self._source.read(min(size, 32), at) if is_named else b""
         if marker in _PIXELS or self._says_what_colours_are(marker, head):
             self.pieces.append((at - 4, 4 + size))
         elif marker == _APP1 and head.startswith(b"Exif\0\0") and not self.exif:
-            self.exif = os.pread(self._descriptor, size, at)
+            self.exif = self._source.read(size, at)
         elif marker == _APP2 and head.startswith(b"ICC_PROFILE\0") and len(head) > 14:
-            self._add_profile(head[12], os.pread(self._descriptor, size, at)[13:])
+            self._add_profile(head[12], self._source.read(size, at)[13:])
 
     def _says_what_colours_are(self, marker: int, head: bytes) -> bool:
         start = {_APP0: b"JFIF\0", _APP14: b"Adobe"}.get(marker)
@@ -81,12 +83,12 @@ class _Header:
         return b"".join(part[1:] for part in parts)
 
 
-def walk(descriptor: int) -> Parts:
+def walk(source: Source) -> Parts:
     """Return the parts of a JPEG. Looks among the coded pixels only if it must.
 
     Raises `Damaged`, `NotRead`.
     """
-    header, segments = _Header(descriptor), _segments(descriptor)
+    header, segments = _Header(source), _segments(source)
     for segment in segments:
         if segment.marker in (_SOS, _END):
             break
@@ -100,14 +102,14 @@ def walk(descriptor: int) -> Parts:
         raise NotRead(f"{components} components of {depth} bits; save it as RGB of 8 bits")
     if kind not in (_BASELINE, _EXTENDED, _PROGRESSIVE):
         raise NotRead(f"a frame SOF{kind - 0xC0}, which few programs read; save it again")
-    end = _end(descriptor, segment, segments, header.frame)
+    end = _end(source, segment, segments, header.frame)
     coded = segment.at - 4
     return Parts(
         width,
         height,
         [
             *header.pieces,
-            (coded, (end or _last_byte(descriptor)) - coded),
+            (coded, (end or _last_byte(source)) - coded),
             *([] if end else [_EOI]),
         ],
         is_whole=end is not None,
@@ -134,11 +136,11 @@ def continuations(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
         yield [*pieces[:-1], noise, *runs, _EOI]
 
 
-def _segments(descriptor: int) -> Iterator[_Segment]:
+def _segments(source: Source) -> Iterator[_Segment]:
     """Yield the segments, the end of the picture the last; the file may end before that."""
     at = len(_SOI)
-    for _ in range(MAX_PARTS):
-        found = _next_marker(descriptor, at)
+    for _ in range(MAX_SEGMENTS):
+        found = _next_marker(source, at)
         if found is None:
             return
         marker, at = found
@@ -146,18 +148,18 @@ def _segments(descriptor: int) -> Iterator[_Segment]:
             yield _Segment(marker, at, 0)
             return
         if marker not in _WITHOUT_DATA:
-            size = int.from_bytes(os.pread(descriptor, 2, at), "big") - 2
+            size = int.from_bytes(source.read(2, at), "big") - 2
             if size < 0:
                 raise Damaged(f"there is no segment at byte {at}")
             yield _Segment(marker, at + 2, size)
             at += 2 + size
-    raise NotRead(f"more than {MAX_PARTS} segments; save it again")
+    raise NotRead(f"more than {MAX_SEGMENTS} segments; save it again")
 
 
-def _next_marker(descriptor: int, at: int) -> tuple[int, int] | None:
+def _next_marker(source: Source, at: int) -> tuple[int, int] | None:
     """Return the next marker from `at` on, past garbage and coded pixels, and where it ends."""
     size = 256
-    while block := os.pread(descriptor, size, at):
+    while block := source.read(size, at):
         if found := _MARKER.search(block):
             return block[found.end() - 1], at + found.end()
         at += max(1, len(block) - 1)  # a marker may lie across the edge
@@ -165,21 +167,21 @@ def _next_marker(descriptor: int, at: int) -> tuple[int, int] | None:
     return None
 
 
-def _end(descriptor: int, scan: _Segment, segments: Iterator[_Segment], frame: bytes) -> int | None:
+def _end(source: Source, scan: _Segment, segments: Iterator[_Segment], frame: bytes) -> int | None:
     """Return where the picture ends in the file, behind its last marker; None if that is missing.
 
     Raises `NotRead` for too many scans, and `Damaged` if its last are missing.
     """
-    size = os.fstat(descriptor).st_size
-    headers = [_scan_header(descriptor, scan)]
+    size = source.size
+    headers = [_scan_header(source, scan)]
     has_one_scan = frame[0] in (_BASELINE, _EXTENDED) and headers[0][0] == frame[6]
-    if has_one_scan and os.pread(descriptor, 2, size - 2) == _EOI:
+    if has_one_scan and source.read(2, size - 2) == _EOI:
         return size
     for segment in segments:
         if segment.marker == _END:
             return segment.at
         if segment.marker == _SOS:
-            headers.append(_scan_header(descriptor, segment))
+            headers.append(_scan_header(source, segment))
         if len(headers) > MAX_SCANS:
             raise NotRead(f"more than {MAX_SCANS} scans; save it again")
     if not _are_all_scans(headers, frame):
@@ -187,8 +189,8 @@ def _end(descriptor: int, scan: _Segment, segments: Iterator[_Segment], frame: b
     return None
 
 
-def _scan_header(descriptor: int, segment: _Segment) -> bytes:
-    header = os.pread(descriptor, segment.size, segment.at)
+def _scan_header(source: Source, segment: _Segment) -> bytes:
+    header = source.read(segment.size, segment.at)
     if not header or len(header) < 4 + 2 * header[0]:
         raise Damaged("it ends within the header of a scan")
     return header
@@ -205,8 +207,8 @@ def _are_all_scans(headers: list[bytes], frame: bytes) -> bool:
     return all((name, index) in known for name in frame[7::3] for index in range(64))
 
 
-def _last_byte(descriptor: int) -> int:
+def _last_byte(source: Source) -> int:
     """Return where the data ends, without the first half of a marker."""
-    size = os.fstat(descriptor).st_size
-    tail = os.pread(descriptor, 256, max(0, size - 256))
+    size = source.size
+    tail = source.read(256, max(0, size - 256))
     return size - (len(tail) - len(tail.rstrip(b"\xff")))

@@ -4,13 +4,13 @@ TIFF 6.0; BigTIFF; ICC.1, annex B.4. Other directories, and metadata, are not ha
 fails on an entry of an unusual type, also where no pixel depends on it.
 """
 
-import os
 import struct
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from i2ii_spool.images.excerpt import MAX_PROFILE, Damaged, NotRead, Parts
 from i2ii_spool.images.exif import INTEGERS, NORMAL
+from i2ii_spool.images.source import Source
 
 _WIDTH, _HEIGHT, _ORIENTATION, _PROFILE = 256, 257, 274, 34_675
 _PIXELS = {
@@ -51,20 +51,20 @@ class _Layout(NamedTuple):
     """The number of entries."""
 
 
-def walk(descriptor: int) -> Parts:
+def walk(source: Source) -> Parts:
     """Return the parts of a TIFF, of which only a decoder can tell whether it is whole.
 
     Raises `Damaged`, `NotRead`.
     """
-    layout, at = _header(descriptor)
-    entries, end = _entries(descriptor, layout, at)
+    layout, at = _header(source)
+    entries, end = _entries(source, layout, at)
     if is_camera_raw({tag: entry.value for tag, entry in entries.items()}):
         raise NotRead("the raw data of a camera; develop it and send a JPEG")
     if _WIDTH not in entries or _HEIGHT not in entries:
         raise Damaged("it has no size")
     kept = [entry.raw for tag, entry in sorted(entries.items()) if tag in _PIXELS]
     directory = struct.pack(layout.order + layout.counter, len(kept)) + b"".join(kept)
-    size = os.fstat(descriptor).st_size
+    size = source.size
     return Parts(
         entries[_WIDTH].value,
         entries[_HEIGHT].value,
@@ -72,7 +72,7 @@ def walk(descriptor: int) -> Parts:
         [(0, at), directory.ljust(end - at, b"\0"), (end, max(0, size - end))],
         is_whole=False,
         orientation=_orientation(entries.get(_ORIENTATION)),
-        profile=_profile(descriptor, entries.get(_PROFILE)),
+        profile=_profile(source, entries.get(_PROFILE)),
     )
 
 
@@ -85,25 +85,25 @@ def is_camera_raw(tags: Mapping[int, int]) -> bool:
     return DNG_VERSION in tags or is_thumbnail or tags.get(_COMPRESSION) in _RAW_COMPRESSIONS
 
 
-def _header(descriptor: int) -> tuple[_Layout, int]:
+def _header(source: Source) -> tuple[_Layout, int]:
     """Return the layout, and where the first directory begins."""
-    head = os.pread(descriptor, 16, 0).ljust(16, b"\0")
+    head = source.read(16, 0).ljust(16, b"\0")
     order = "<" if head.startswith(b"II") else ">"
     if struct.unpack_from(f"{order}H", head, 2) == (43,):
         return _Layout(order, "Q", "Q"), struct.unpack_from(f"{order}Q", head, 8)[0]
     return _Layout(order, "I", "H"), struct.unpack_from(f"{order}I", head, 4)[0]
 
 
-def _entries(descriptor: int, layout: _Layout, at: int) -> tuple[dict[int, _Entry], int]:
+def _entries(source: Source, layout: _Layout, at: int) -> tuple[dict[int, _Entry], int]:
     """Return the entries of a directory, and where it ends, behind the offset of the next."""
     order, offset, counter = layout
-    counted = _read(descriptor, struct.calcsize(order + counter), at)
+    counted = _read(source, struct.calcsize(order + counter), at)
     (count,) = struct.unpack(order + counter, counted)
     if not 0 < count <= _MAX_ENTRIES:
         raise Damaged(f"its directory has {count} entries")
     size = struct.calcsize(f"{order}HH{offset}{offset}")
     start = at + len(counted)
-    data = _read(descriptor, count * size, start)
+    data = _read(source, count * size, start)
     entries: dict[int, _Entry] = {}
     for here in range(0, len(data), size):
         tag, kind, values = struct.unpack_from(f"{order}HH{offset}", data, here)
@@ -119,16 +119,16 @@ def _orientation(entry: _Entry | None) -> int:
     return entry.value
 
 
-def _profile(descriptor: int, entry: _Entry | None) -> bytes | None:
+def _profile(source: Source, entry: _Entry | None) -> bytes | None:
     if entry is None or entry.kind not in (1, 7):  # BYTE, UNDEFINED
         return None
     if entry.values > MAX_PROFILE:
         raise NotRead(f"a colour profile of more than {MAX_PROFILE} bytes; remove it")
-    return os.pread(descriptor, entry.values, entry.value) or None
+    return source.read(entry.values, entry.value) or None
 
 
-def _read(descriptor: int, size: int, at: int) -> bytes:
-    data = os.pread(descriptor, size, at) if at < os.fstat(descriptor).st_size else b""
+def _read(source: Source, size: int, at: int) -> bytes:
+    data = source.read(size, at) if at < source.size else b""
     if len(data) < size:
         raise Damaged("it ends before its directory does")
     return data
