@@ -240,7 +240,7 @@ def list_ids(*, optional: bool = False) -> list[str]:
         lacking = {
             entry: _not_found(gpu, found, sick)
             for entry in entries
-            if sick and not _find_device(gpu := _parse(entry), found)
+            if sick and not _find_visible(gpu := _parse(entry), found)
         }
         ids = [str(index) for index, entry in enumerate(entries) if entry not in lacking]
         problems = [*lacking.values()]
@@ -259,7 +259,9 @@ def resolve(id: str) -> Gpu:
     """Return the GPU that `id` means: a number, a UUID, or a MIG name.
 
     Like CUDA, a number counts within `CUDA_VISIBLE_DEVICES` if that is set, and a UUID may be
-    abbreviated. Raises `SettingsError`.
+    abbreviated. What is found there is called by its device, not by its number among those that
+    this process sees: a scheduler that opens one card to each process has all of them see a GPU 0.
+    Raises `SettingsError` or `DriverError` if it is not there.
     """
     entries = visible_devices()
     if not entries:
@@ -273,7 +275,25 @@ def resolve(id: str) -> Gpu:
         raise SettingsError(
             f"GPU {id} not found: {visible} has {len(entries)}, counted from 0", field="gpu"
         )
-    return _parse(entries[int(id)])
+    gpu = _parse(entries[int(id)])
+    return gpu if isinstance(gpu.id, str) else _on_this_host(gpu)
+
+
+def _on_this_host(gpu: Gpu) -> Gpu:
+    """Return the GPU that has this number in nvidia-smi, called by its device.
+
+    Without a driver that works it keeps its number: `set_visible` tells what is wrong.
+    """
+    try:
+        found, sick = survey()
+    except DriverError:
+        return gpu
+    if not found and not sick:
+        return gpu
+    device = _find_visible(gpu, found)
+    if device is None:
+        raise _not_found(gpu, found, sick)
+    return _parse(device.id)
 
 
 def _parse(id: str) -> Gpu:
@@ -321,9 +341,13 @@ def _find_device(gpu: Gpu, found: list[Device]) -> Device | None:
     if isinstance(gpu.id, str):
         named = [device for device in found if device.uuid.startswith(gpu.id)]
         return named[0] if len(named) == 1 else None
-    if visible_devices() is None:
-        return next((device for device in found if device.minor == gpu.id), None)
-    # The numbers in CUDA_VISIBLE_DEVICES are those of nvidia-smi.
+    return next((device for device in found if device.minor == gpu.id), None)
+
+
+def _find_visible(gpu: Gpu, found: list[Device]) -> Device | None:
+    """Likewise for an entry of CUDA_VISIBLE_DEVICES: its numbers are those of nvidia-smi."""
+    if isinstance(gpu.id, str):
+        return _find_device(gpu, found)
     return next((device for device in found if device.index == gpu.id), None)
 
 
@@ -331,7 +355,13 @@ def _not_found(gpu: Gpu, found: list[Device], sick: list[SickDevice]) -> I2iiErr
     meant = [each for each in sick if each.index == gpu.id]
     if meant:
         return DriverError(f"{_listed(meant)}; see nvidia-smi and `dmesg` for details")
-    here = ", ".join(f"{device.number} ({device.uuid})" for device in found) or "no GPU"
+    is_masked = visible_devices() is not None
+    here = (
+        ", ".join(
+            f"{device.index if is_masked else device.number} ({device.uuid})" for device in found
+        )
+        or "no GPU"
+    )
     message = f"GPU {gpu.id} not found: this process may use {here}"
     if not sick:
         return SettingsError(message, field="gpu")
@@ -349,6 +379,11 @@ class GpuUsage:
     memory_total_mib: int | None
     use_percent: int | None
     """The part of the last second in which it computed; None for a MIG slice."""
+    temperature_celsius: int | None = None
+
+
+def _temperature(card: Any) -> int:
+    return int(pynvml.nvmlDeviceGetTemperature(card, pynvml.NVML_TEMPERATURE_GPU))
 
 
 class GpuMonitor:
@@ -374,16 +409,18 @@ class GpuMonitor:
         before, self.fault = self.fault, ""
         if self._handle is None:
             self._handle = self._ask(pynvml.nvmlDeviceGetHandleByUUID, self._uuid)
-        memory = rates = None
+        memory = rates = temperature = None
         if self._handle is not None:
             memory = self._ask(pynvml.nvmlDeviceGetMemoryInfo, self._handle)
             rates = self._ask(pynvml.nvmlDeviceGetUtilizationRates, self._handle)
+            temperature = self._ask(_temperature, self._handle)
         if self.fault and self.fault != before:
             log.warning("%s", self.fault)
         return GpuUsage(
             None if memory is None else memory.used // MIB,
             None if memory is None else memory.total // MIB,
             None if rates is None else int(rates.gpu),
+            temperature,
         )
 
     def _ask(self, query: Callable[[Any], Any], of: Any) -> Any:

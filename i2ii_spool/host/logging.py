@@ -1,10 +1,19 @@
-"""Log one line per event: to the journal with fields, or to a terminal with time stamps."""
+"""Log a line per event: to the journal with fields, to a terminal with time stamps, or in JSON."""
 
+import json
 import logging
 import os
 import socket
 import sys
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Self
+
+import i2ii_spool
+from i2ii_spool.events import JobEvent
+from i2ii_spool.settings import LogFormat
 
 EVENT_FIELDS = ("action", "job", "worker")
 """The fields of a record about a job (`events.fields`)."""
@@ -18,22 +27,45 @@ PRIORITIES = {
 }
 
 
-def configure_logging(who: str, worker: str | None = None) -> None:
+def configure_logging(who: str, log_format: LogFormat, worker: str | None = None) -> None:
     """Send the logs of this process, named `who`, to the journal or to standard error."""
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        logging.Formatter(
-            f"%(asctime)s.%(msecs)03d {who:<6} %(levelname)-7s %(message)s", "%H:%M:%S"
-        )
-    )
-    if _stderr_is_the_journal():
+    if log_format == "json":
+        handler.setFormatter(JsonFormatter(who, worker))
+    elif log_format == "auto" and _stderr_is_the_journal():
         handler = JournalHandler(f"i2ii-{who}", worker)
+    else:
+        line = f"%(asctime)s.%(msecs)03d {who:<6} %(levelname)-7s %(message)s"
+        handler.setFormatter(logging.Formatter(line, "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def _stderr_is_the_journal() -> bool:
     status = os.fstat(sys.stderr.fileno())
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as a JSON object on a line: `time`, `level`, `process` and `message`, of one
+    about a job `action`, `job` and `worker`, and after an exception its `traceback`."""
+
+    def __init__(self, who: str, worker: str | None) -> None:
+        super().__init__()
+        self._always = {"process": who, **({"worker": worker} if worker else {})}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without its end."""
+        described = {name: getattr(record, name, None) for name in EVENT_FIELDS}
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            **self._always,
+            **{name: value for name, value in described.items() if value is not None},
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
 class JournalHandler(logging.Handler):
@@ -88,3 +120,44 @@ class JournalHandler(logging.Handler):
 def _encode(name: str, value: str) -> bytes:
     data = value.encode(errors="backslashreplace")
     return name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
+
+
+# --- counting -------------------------------------------------------------------------------------
+
+
+class EventCounter(logging.Handler):
+    """Counts the events that this process logs, while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._counting = threading.Lock()
+        self._events: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+
+    @property
+    def events(self) -> dict[str, int]:
+        """How often each event has happened."""
+        with self._counting:
+            return dict(self._events)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many jobs have failed, by the code of the error."""
+        with self._counting:
+            return dict(self._failures)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a record that is of an event."""
+        event, code = getattr(record, "action", None), getattr(record, "code", None)
+        with self._counting:
+            if event is not None:
+                self._events[event] += 1
+            if event == JobEvent.FAILED and code is not None:
+                self._failures[code] += 1
+
+    def __enter__(self) -> Self:
+        logging.getLogger(i2ii_spool.__name__).addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger(i2ii_spool.__name__).removeHandler(self)
