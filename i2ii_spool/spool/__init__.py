@@ -13,14 +13,17 @@ A job is a folder; its state is the directory that it is in; every transition is
     claim         out: one rename into running/<worker>/; attempt, then commit, fail or release
     retry_marker  a job that ended once and was moved back starts again
     failure       the record of why a job failed
+    hosts         which host a worker runs on: two hosts may have one name
     liveness      locks and heartbeats: which workers are there, and which are dead
     recovery      the reaper: what a dead worker held
+    retirement    what a dead worker leaves whose name will not come back
     actions       cancel, retry, delete
     retention     prune and sweep
+    webhook       which webhooks are accepted, and how far the messages of a job are
     lookup        where a job is
     status        what there is to tell of it
     watch         inotify hints
-    maintenance   the thread that admits, recovers and sweeps, in every server and worker
+    maintenance   the threads of every server and worker: they admit, recover, sweep, retire
 
 What must hold, whatever dies, and whenever: an accepted job is in exactly one state; a job in done/
 has a result.json and all that it names; no job starts more often than its attempts allow; what a

@@ -3,22 +3,26 @@
 Each is one rename or one empty file, so that a shell can do it too.
 """
 
+import errno
 import logging
 import os
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from i2ii_spool.errors import Cancelled, WrongState
 from i2ii_spool.events import JobEvent, fields
 from i2ii_spool.jobs.folder import JobFolder
+from i2ii_spool.spool import thumbnails
 from i2ii_spool.spool.durable_io import move, write_marker
 from i2ii_spool.spool.failure import write_error_text, write_failure
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import JobLocation, find
 from i2ii_spool.spool.outputs import remove_pictures
+from i2ii_spool.spool.side_files import is_silly_renamed
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +32,35 @@ CANCELLED = Cancelled("cancelled before it ran")
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-def cancel(spool: Spool, id: str) -> State:
+class StillOpen(OSError):
+    """A process has files of a folder open: NFS keeps them, and so the folder, until they are
+    closed."""
+
+
+def cancel(spool: Spool, id: str, *, seen: State | None = None) -> State:
     """Cancel a job that waits or runs; return the state that it is in now.
 
     A waiting job is in `failed/` at once. A running job stops between two steps; it may still end
-    as `done`. Raises `WrongState` if the job has ended.
+    as `done`. Raises `WrongState` if the job has ended, or is not in the state that the caller has
+    `seen`.
     """
-    return _follow(spool, id, _cancel)
+    return _follow(spool, id, partial(_if_seen, seen, _cancel))
+
+
+def was_cancelled(spool: Spool, id: str) -> bool:
+    """Whether the cancellation of a job has been asked for, however it ended."""
+    return JobFolder(find(spool, id).folder).cancel.exists()
+
+
+def _if_seen(
+    seen: State | None,
+    action: Callable[[Spool, JobLocation], Outcome],
+    spool: Spool,
+    location: JobLocation,
+) -> Outcome:
+    if seen is not None and location.state is not seen:
+        raise WrongState(f"job {location.id} is in {location.state}, not in {seen}; look again")
+    return action(spool, location)
 
 
 def _cancel(spool: Spool, location: JobLocation) -> State:
@@ -44,7 +70,7 @@ def _cancel(spool: Spool, location: JobLocation) -> State:
         )
     # The cancel file first: if this process dies before the rename, or a worker claims the job
     # first, the job is still cancelled.
-    write_marker(JobFolder(location.folder).cancel)
+    _mark_cancelled(JobFolder(location.folder))
     if location.state is State.RUNNING:
         return State.RUNNING
     # error.json only after the move: a worker that claims the job now would take it for an earlier
@@ -56,6 +82,14 @@ def _cancel(spool: Spool, location: JobLocation) -> State:
         remove_pictures(JobFolder(failed))
         write_failure(failed, CANCELLED)
     return State.FAILED
+
+
+def _mark_cancelled(job: JobFolder) -> None:
+    with suppress(FileNotFoundError, PermissionError):  # there is none, or a user has made it
+        # The file of a cancel of the earlier run: a worker that resets the job at this moment is to
+        # see that this one came after the ending.
+        os.utime(job.cancel, follow_symlinks=False)
+    write_marker(job.cancel)
 
 
 def retry(spool: Spool, id: str) -> None:
@@ -74,9 +108,12 @@ def _retry(spool: Spool, location: JobLocation) -> None:
     move(location.folder, spool.incoming / location.id)  # the worker that claims it resets it
 
 
-def delete_job(spool: Spool, id: str) -> None:
-    """Delete a job that has ended. Raises `WrongState` if it waits or runs."""
-    _follow(spool, id, _delete)
+def delete_job(spool: Spool, id: str, *, seen: State | None = None) -> None:
+    """Delete a job that has ended.
+
+    Raises `WrongState` if it waits or runs, or is not in the state that the caller has `seen`.
+    """
+    _follow(spool, id, partial(_if_seen, seen, _delete))
 
 
 def _delete(spool: Spool, location: JobLocation) -> None:
@@ -85,8 +122,9 @@ def _delete(spool: Spool, location: JobLocation) -> None:
     trashed = spool.trash / location.id
     move(location.folder, trashed)
     try:
+        thumbnails.delete(spool, location.id)
         delete_trashed(trashed)
-    except FileNotFoundError:  # a sweep deletes it too
+    except (FileNotFoundError, StillOpen):  # a sweep deletes it too, or will
         return
     except OSError as error:  # the job is deleted; `sweep` tries again to remove the rest
         log.warning(
@@ -99,7 +137,7 @@ def _delete(spool: Spool, location: JobLocation) -> None:
 
 
 def delete_trashed(trashed: Path) -> None:
-    """Remove a job in `.trash/`, and leave a file there that remembers it."""
+    """Remove a job in `.trash/`, and leave a file there that remembers it. Raises `StillOpen`."""
     write_marker(trashed.with_name(f"{trashed.name}.gone"))
     delete_tree(trashed)
 
@@ -121,6 +159,8 @@ def delete_tree(folder: Path) -> None:
     Every entry is reached through the descriptor of the folder that holds it, and no link is
     followed: a folder that is swapped for a link meanwhile does not lead outside. A guest may be
     deeper than a path or a recursion can go: a folder inside is moved up, and removed in its turn.
+
+    Raises `StillOpen` if only files that a process has open are left.
     """
     parent = os.open(folder.parent, FOLDER_FLAGS)
     try:
@@ -128,9 +168,26 @@ def delete_tree(folder: Path) -> None:
         while pending:
             name = pending.pop()
             pending += _empty(name, parent)
-            os.rmdir(name, dir_fd=parent)
+            _rmdir(name, parent)
     finally:
         os.close(parent)
+
+
+def _rmdir(name: str, parent: int) -> None:
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY and all(map(is_silly_renamed, _names_in(name, parent))):
+            raise StillOpen(error.errno, "files in it are open", name) from None
+        raise
+
+
+def _names_in(name: str, parent: int) -> list[str]:
+    folder = os.open(name, FOLDER_FLAGS, dir_fd=parent)
+    try:
+        return os.listdir(folder)
+    finally:
+        os.close(folder)
 
 
 def _empty(name: str, parent: int) -> list[str]:
@@ -143,10 +200,18 @@ def _empty(name: str, parent: int) -> list[str]:
                 moved.append(f".{secrets.token_hex(8)}")
                 os.rename(entry.name, moved[-1], src_dir_fd=folder, dst_dir_fd=parent)
             else:
-                os.unlink(entry.name, dir_fd=folder)
+                _unlink(entry.name, folder)
     finally:
         os.close(folder)
     return moved
+
+
+def _unlink(name: str, folder: int) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except OSError as error:
+        if not (error.errno == errno.EBUSY and is_silly_renamed(name)):
+            raise
 
 
 def _follow(spool: Spool, id: str, act: Callable[[Spool, JobLocation], Outcome]) -> Outcome:

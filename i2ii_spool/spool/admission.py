@@ -16,9 +16,10 @@ from pathlib import Path
 
 from i2ii_spool.errors import I2iiError, InvalidRequest
 from i2ii_spool.events import JobEvent, fields
-from i2ii_spool.images.probe import inspect
-from i2ii_spool.jobs.folder import JOB, JobFolder, read_record
+from i2ii_spool.images.probe import Header, inspect, inspect_mask
+from i2ii_spool.jobs.folder import JOB, JobFolder, open_regular, read_record
 from i2ii_spool.jobs.ids import is_id, new_id
+from i2ii_spool.jobs.request import Job
 from i2ii_spool.jobs.text import printable
 from i2ii_spool.spool.durable_io import (
     move,
@@ -37,13 +38,15 @@ from i2ii_spool.spool.folder_check import (
     opened,
     regular_files,
 )
-from i2ii_spool.spool.job_request import check_result, find_inputs, read_request
+from i2ii_spool.spool.job_request import check_result, find_pictures, read_request
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.outputs import workers_pictures
+from i2ii_spool.spool.webhook import NO_WEBHOOKS, WebhookPolicy
 
 log = logging.getLogger(__name__)
 
 NOTE_SUFFIX, NOTE_WORDS = ".rejected", " is not admitted: "
+REMEMBER_SECONDS = 60.0
 MAX_NOTED_BYTES = 200
 """Bytes of a name that go into the name of its note; file systems take 255."""
 
@@ -66,19 +69,29 @@ class Admission:
     """Admits and refuses guests, for one process that calls `run_once` again and again."""
 
     def __init__(
-        self, spool: Spool, *, settle: float, patience: float, max_bytes: int, max_pixels: int
+        self,
+        spool: Spool,
+        *,
+        settle: float,
+        patience: float,
+        max_bytes: int,
+        max_pixels: int,
+        webhooks: WebhookPolicy = NO_WEBHOOKS,
     ) -> None:
         self._spool = spool
         self._settle = settle
         self._patience = patience
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
+        self._webhooks = webhooks
         self._observed: dict[str, Observation] = {}
+        self._jobs: set[tuple[str, int]] = set()
+        """The jobs that were in `incoming/` at the last look, by name and inode."""
+        self._forget_at = 0.0
 
     def run_once(self) -> list[str]:
         """Check every guest once; return the ids of the jobs that some have become."""
-        with os.scandir(self._spool.incoming) as entries:
-            names = {entry.name for entry in entries if _is_guest(entry)}
+        names = self._find_guests()
         self._observed = {name: seen for name, seen in self._observed.items() if name in names}
         _sweep_notes(self._spool)
         mounted = mounted_in(self._spool.incoming) if names else set()
@@ -97,6 +110,26 @@ class Admission:
             except Exception:  # the other guests must not wait for this one
                 log.exception("guest %s cannot be checked", printable(name))
         return admitted
+
+    def _find_guests(self) -> set[str]:
+        """Return the names of all that is in `incoming/` and is not a job.
+
+        A network file system is asked twice for each: there, only what is new is looked into, and
+        once a minute the rest.
+        """
+        jobs, names = set(), set()
+        if time.monotonic() >= self._forget_at or not self._spool.is_on_network:
+            self._jobs.clear()
+            self._forget_at = time.monotonic() + REMEMBER_SECONDS
+        with os.scandir(self._spool.incoming) as entries:
+            for entry in entries:
+                key = entry.name, entry.inode()
+                if key in self._jobs or _is_job(entry):
+                    jobs.add(key)
+                elif _is_guest(entry):
+                    names.add(entry.name)
+        self._jobs = jobs
+        return names
 
     def _check(self, path: Path) -> list[str]:
         """Admit or refuse a guest whose time has come; return its id if it was admitted."""
@@ -133,17 +166,18 @@ class Admission:
         files = regular_files(guest, max_bytes=self._max_bytes)
         check_records(guest, files)
         record = read_request(guest, files, title=_name_of(path))
-        inputs = record.inputs or find_inputs(
-            guest, set(files) - workers_pictures(JobFolder(guest))
-        )
-        record = record.model_copy(update={"inputs": inputs})
-        for name in inputs:
+        self._webhooks.check(record)
+        pictures = set(files) - workers_pictures(JobFolder(guest))
+        inputs, mask = find_pictures(guest, pictures, record)
+        record = record.model_copy(update={"inputs": inputs, "mask": mask})
+        for name in record.pictures:
             if name not in files:
-                raise InvalidRequest(f"inputs names {name}, which is not there", field="inputs")
+                field = "mask" if name == mask else "inputs"
+                raise InvalidRequest(f"{field} names {name}, which is not there", field=field)
         headers = [
             inspect(guest / name, max_pixels=self._max_pixels, field=name) for name in inputs
         ]
-        check_result(record, headers[0])
+        check_result(record, headers[0], self._inspect_mask(guest, record))
         _check_access(guest)
         for name in files:
             sync_file(guest / name)
@@ -161,6 +195,12 @@ class Admission:
             extra=fields(JobEvent.ADMITTED, id),
         )
         return id
+
+    def _inspect_mask(self, guest: Path, job: Job) -> Header | None:
+        if not job.mask:
+            return None
+        with open_regular(guest / job.mask) as mask, open_regular(guest / job.inputs[0]) as picture:
+            return inspect_mask(mask, picture, max_pixels=self._max_pixels, field=job.mask)
 
     def _refuse(self, path: Path, guest: Path, error: I2iiError) -> None:
         sweep_temp_files(guest)  # of a refusal that was interrupted
@@ -184,12 +224,18 @@ class Admission:
         return id
 
 
-def _is_guest(entry: os.DirEntry[str]) -> bool:
-    is_folder = entry.is_dir(follow_symlinks=False)
-    if entry.name.startswith(".") or (entry.name.endswith(NOTE_SUFFIX) and not is_folder):
-        return False
+def _is_job(entry: os.DirEntry[str]) -> bool:
     # A folder that bears an id and has no job.json is being copied in under that name.
-    return not (is_folder and is_id(entry.name) and os.path.lexists(os.path.join(entry.path, JOB)))
+    return (
+        is_id(entry.name)
+        and entry.is_dir(follow_symlinks=False)
+        and os.path.lexists(os.path.join(entry.path, JOB))
+    )
+
+
+def _is_guest(entry: os.DirEntry[str]) -> bool:
+    is_note = entry.name.endswith(NOTE_SUFFIX) and not entry.is_dir(follow_symlinks=False)
+    return not (entry.name.startswith(".") or is_note)
 
 
 def _name_of(path: Path) -> str:

@@ -4,6 +4,7 @@ import errno
 import heapq
 import logging
 import os
+import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,10 @@ log = logging.getLogger(__name__)
 
 # The errors of a rename when another worker was faster; GlusterFS says ESTALE.
 LOST_RACE_ERRNOS = (errno.ENOENT, errno.ESTALE)
-RESCAN_SECONDS = 1.0
+RESCAN_SECONDS, RESCAN_FACTOR = 1.0, 50
+"""A scan is repeated after a second; where it is slow, after so many times what it took, so that it
+costs two per cent of the time."""
+MAX_SPREAD = 4096
 
 
 class Backlog:
@@ -60,11 +64,17 @@ class Backlog:
         if is_id(name):
             heapq.heappush(self._names, name)
 
-    def pop(self) -> str | None:
-        """The oldest name, or None if nothing waits."""
+    def pop(self, spread: int = 1) -> str | None:
+        """One of the `spread` oldest names, drawn at random, or None if nothing waits."""
         if time.monotonic() >= self._rescan_at:
             self.scan()
-        return heapq.heappop(self._names) if self._names else None
+        if not self._names:
+            return None
+        oldest = [heapq.heappop(self._names) for _ in range(min(spread, len(self._names)))]
+        drawn = oldest.pop(random.randrange(len(oldest)))
+        for name in oldest:
+            heapq.heappush(self._names, name)
+        return drawn
 
     def scan(self) -> None:
         """Read the directory, which is the truth."""
@@ -72,26 +82,34 @@ class Backlog:
         self._names = ids_in(self._spool.incoming)
         heapq.heapify(self._names)
         took = time.monotonic() - started
-        # Where the scan is slow, so seldom that it costs two per cent of the time.
-        self._rescan_at = started + max(RESCAN_SECONDS, 50 * took)
+        self._rescan_at = started + max(RESCAN_SECONDS, RESCAN_FACTOR * took)
 
 
 class Claims:
-    """One worker's way to its jobs. The worker must hold its lock."""
+    """One worker's way to its jobs. The worker must hold its lock.
+
+    It takes the oldest. If all workers of many hosts did so, each would lose the races for the jobs
+    that were claimed since its last scan, and the calls of these races would keep the file server
+    too busy for claims. On a network a worker therefore draws among twice as many jobs after each
+    lost race, and among half as many after each claim.
+    """
 
     def __init__(self, spool: Spool, worker: str, *, max_attempts: int) -> None:
         self._spool = spool
         self._worker = worker
         self._max_attempts = max_attempts
         self._own_folder = spool.running / worker
+        self._spread = 1
         self.backlog = Backlog(spool)
 
     def next(self) -> "Claim | None":
-        """Claim the oldest job that is free, or return None if there is none."""
-        while (id := self.backlog.pop()) is not None:
+        """Claim a free job, the oldest if no race was lost, or return None if there is none."""
+        while (id := self.backlog.pop(self._spread)) is not None:
             claim = self._claim(id)
             if claim is not None:
+                self._spread = max(1, self._spread // 2)
                 return claim
+        self._spread = 1  # what is left of an old scan is no race that was lost
         return None
 
     def _claim(self, id: str) -> "Claim | None":
@@ -117,16 +135,22 @@ class Claims:
                     return False
                 if waiting_job.has_ended():
                     write_marker(job.retry_marker)
-            return self._rename(waiting, job.path)
-        except (FileNotFoundError, NotADirectoryError):  # taken by another; or a guest of that name
-            return False
-        except PermissionError as error:
-            if is_folder(job.path):  # the rename succeeded, and the fsync after it did not
+            self._rename(waiting, job.path)
+            return True
+        except OSError as error:
+            # Taken by another; or a guest of that name.
+            if error.errno in (*LOST_RACE_ERRNOS, errno.ENOTDIR):
+                if self._spool.is_on_network:
+                    self._spread = min(2 * self._spread, MAX_SPREAD)
+                return False
+            # If the job is there, the rename succeeded, and the fsync after it did not.
+            if not isinstance(error, PermissionError) or is_folder(job.path):
                 raise
             write_note(waiting, f"the worker may not take it: {error.strerror}")
             return False
 
-    def _rename(self, waiting: Path, claimed: Path) -> bool:
+    def _rename(self, waiting: Path, claimed: Path) -> None:
+        """Raises `FileNotFoundError` if another worker was faster."""
         try:
             move(waiting, claimed)
         except OSError as error:
@@ -134,8 +158,14 @@ class Claims:
                 raise
             # A network file system may have lost the reply to a rename that succeeded. No other
             # process writes into this folder, so the job is this worker's.
+            if not self._is_claimed(claimed):
+                raise FileNotFoundError(error.errno, "taken by another worker") from error
+
+    def _is_claimed(self, claimed: Path) -> bool:
+        if not self._spool.is_on_network:
             return claimed.is_dir()
-        return True
+        # On some of them only a listing is never old (docs/many-hosts.md).
+        return claimed.name in os.listdir(claimed.parent)
 
     def _begin(self, job: JobFolder) -> "Claim | None":
         sweep_temp_files(job.path)  # of a cancel that was interrupted
@@ -165,8 +195,8 @@ def claim_lost_if_missing(folder: Path) -> Iterator[None]:
     """Raise `ClaimLost` where a file is missing because the whole job folder is."""
     try:
         yield
-    except FileNotFoundError:
-        if is_folder(folder):
+    except OSError as error:
+        if error.errno not in LOST_RACE_ERRNOS or is_folder(folder):
             raise
         message = f"job {folder.name} was taken from this worker, which was silent for too long"
         raise ClaimLost(message) from None
@@ -196,9 +226,7 @@ class Claim:
     def begin(self) -> None:
         """Count this attempt, durably, before any work that might kill the worker."""
         self.kept = users_pictures(self._files)
-        now = datetime.now(UTC)
-        record = Attempt(worker=self._worker, pid=os.getpid(), started_at=now, kept=self.kept)
-        self._write(self._files.attempt(self.attempt), record.to_json())
+        self.count()
         log.info(
             "job %s claimed, attempt %d",
             self.id,
@@ -206,18 +234,31 @@ class Claim:
             extra=fields(JobEvent.CLAIMED, self.id, self._worker),
         )
 
+    def count(self) -> None:
+        """Write the record of this attempt."""
+        now = datetime.now(UTC)
+        record = Attempt(worker=self._worker, pid=os.getpid(), started_at=now, kept=self.kept)
+        self._write(self._files.attempt(self.attempt), record.to_json())
+
+    def uncount(self) -> None:
+        """Remove the record of this attempt while the job waits: it can then kill no worker."""
+        with self._held():
+            unlink_if_exists(self._files.attempt(self.attempt))
+
     def job(self) -> Job:
         """Read the request. Raises `InvalidRequest` for an invalid `job.json` of a guest."""
         return read_request(self.folder, os.listdir(self.folder), title="")
 
     def is_cancelled(self) -> bool:
         """Whether the job is to stop."""
-        return self._files.cancel.exists()
+        with claim_lost_if_missing(self.folder):
+            self._spool.refresh(self.folder)
+            return self._files.cancel.exists()
 
     def report(self, progress: Progress) -> None:
         """Replace `progress.json`. It is a hint: the job goes on if the disk is full."""
         try:
-            with claim_lost_if_missing(self.folder):
+            with self._held():
                 write_hint(self._files.progress, progress.to_json())
         except OSError as error:
             log.warning(
@@ -234,6 +275,7 @@ class Claim:
     def commit(self, result: Result) -> None:
         """Write the record that makes the result valid, and move the job to `done/`."""
         self._write(self._files.result, result.to_json())
+        self._remove_other_ending(self._files.error, self._files.error_text)
         leave(self._spool, self.folder, State.DONE)
 
     def fail(self, error: I2iiError, trace: str = "") -> None:
@@ -244,13 +286,14 @@ class Claim:
             self.id,
             error.code,
             error,
-            extra=fields(event, self.id, self._worker),
+            extra=fields(event, self.id, self._worker, code=error.code),
         )
-        with claim_lost_if_missing(self.folder):
+        with self._held():
             remove_pictures(self._files)  # of an attempt that was saving when it ended
             write_failure(
                 self.folder, error, attempt=self.attempt, worker=self._worker, trace=trace
             )
+        self._remove_other_ending(self._files.result)
         leave(self._spool, self.folder, State.FAILED)
 
     def release(self, *, uncount_attempt: bool) -> None:
@@ -258,7 +301,7 @@ class Claim:
 
         A voluntary stop is not an attempt: `uncount_attempt` removes its record.
         """
-        with claim_lost_if_missing(self.folder):
+        with self._held():
             unlink_if_exists(self._files.progress)
             if uncount_attempt:
                 remove_pictures(self._files)  # without an attempt they would be taken for a user's
@@ -268,8 +311,33 @@ class Claim:
         log.info("job %s released", self.id, extra=fields(JobEvent.RELEASED, self.id, self._worker))
 
     def _write(self, path: Path, data: bytes) -> None:
-        with claim_lost_if_missing(self.folder):
+        with self._held():
             write_file(path, data)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Raise `ClaimLost` if the job has been taken, before anything is done to its folder.
+
+        The client of a network file system may still find the folder under this path, and follow it
+        to its next holder.
+        """
+        with claim_lost_if_missing(self.folder):
+            self._spool.refresh(self.folder.parent)
+            yield
+
+    def _remove_other_ending(self, *records: Path) -> None:
+        """Remove what an earlier holder of the job has written after its last look at the claim.
+
+        These are the records of an ending, and files that it could not rename: their folder had
+        been moved.
+
+        Only another host's worker can: the look and the write are then two calls of a network.
+        """
+        if self._spool.is_on_network:
+            with self._held():
+                sweep_temp_files(self.folder)
+                for record in records:
+                    unlink_if_exists(record)
 
 
 def leave(spool: Spool, folder: Path, state: State) -> None:

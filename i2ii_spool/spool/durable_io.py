@@ -11,12 +11,19 @@ import re
 import secrets
 import stat
 from contextlib import suppress
+from io import BufferedReader, FileIO
 from pathlib import Path
 
+from i2ii_spool.host.filesystems import file_system_of, is_network
 from i2ii_spool.jobs.folder import WRITTEN
 
 # Group members may read and move jobs. Other users have no access.
 FILE_MODE = 0o660
+
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+"""What a file system says that cannot sync a folder."""
+NO_FOLDER_SYNC_ON_NETWORK = (errno.EBADF, errno.EACCES)
+"""What a network file system may say instead. A local one never does."""
 
 TEMP_FILE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
@@ -25,6 +32,11 @@ def write_file(path: Path, data: bytes) -> None:
     """Write a file; a reader, or the disk after a power failure, has all of it or nothing."""
     _publish(path, data, durable=True)
     sync_folder(path.parent)
+
+
+def write_unsynced(path: Path, data: bytes) -> None:
+    """Like `write_file`; the name is durable once the caller has synced the folder."""
+    _publish(path, data, durable=True)
 
 
 def write_hint(path: Path, data: bytes) -> None:
@@ -52,6 +64,18 @@ def write_new(path: str, data: bytes) -> None:
     _write(create_file(path), data, durable=True)
 
 
+def open_new(path: str, data: bytes) -> BufferedReader:
+    """Like `write_new`, and return the file, for reading. Its contents are not durable yet."""
+    descriptor = create_file(path, os.O_RDWR)
+    file: BufferedReader = BufferedReader(FileIO(descriptor))
+    try:
+        _write_all(descriptor, data)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
 def write_marker(path: Path) -> None:
     """Create an empty file, durably: its name is all that it says."""
     with suppress(FileExistsError):
@@ -59,12 +83,12 @@ def write_marker(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def create_file(path: Path | str) -> int:
+def create_file(path: Path | str, access: int = os.O_WRONLY) -> int:
     """Create a file that must not exist yet; return its descriptor, for writing.
 
     Its group can read it whatever the umask of the process.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    descriptor = os.open(path, access | os.O_CREAT | os.O_EXCL, FILE_MODE)
     try:
         os.fchmod(descriptor, FILE_MODE)
     except BaseException:
@@ -76,13 +100,17 @@ def create_file(path: Path | str) -> int:
 
 def _write(descriptor: int, data: bytes, *, durable: bool) -> None:
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        _write_all(descriptor, data)
         if durable:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)  # checked: a network file system reports a full disk here
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def sync_file(path: Path) -> None:
@@ -100,10 +128,18 @@ def sync_folder(path: Path | str) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some FUSE file systems cannot sync a folder
+        if not _cannot_sync_folders(error, Path(path)):
             raise
     finally:
         os.close(descriptor)
+
+
+def _cannot_sync_folders(error: OSError, path: Path) -> bool:
+    """Whether the error means that the file system has no fsync for folders: it keeps their names
+    durable itself, or cannot."""
+    return error.errno in NO_FOLDER_SYNC or (
+        error.errno in NO_FOLDER_SYNC_ON_NETWORK and is_network(file_system_of(path))
+    )
 
 
 def move(source: Path, target: Path) -> None:

@@ -10,11 +10,13 @@ from i2ii_spool.errors import REGISTER, I2iiError, InvalidRequest
 from i2ii_spool.jobs.folder import ATTEMPT, JobFolder, read_record
 from i2ii_spool.jobs.records import Attempt, Failure, Progress, Record, Result, read_or_none
 from i2ii_spool.spool.durable_io import write_file
+from i2ii_spool.spool.webhook import Deliveries
 
 _RECORDS: dict[str, type[Record]] = {
     "progress.json": Progress,
     "result.json": Result,
     "error.json": Failure,
+    "webhook.json": Deliveries,
 }
 
 

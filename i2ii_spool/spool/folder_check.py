@@ -5,18 +5,18 @@ folder is opened once: whatever its name means later, the check is of the same f
 """
 
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from i2ii_spool.errors import InvalidRequest, TooLarge
+from i2ii_spool.host.filesystems import unescaped
 from i2ii_spool.images import formats
 from i2ii_spool.jobs.folder import open_regular
 from i2ii_spool.jobs.text import has_control_characters
 from i2ii_spool.spool.durable_io import is_temp_file
-from i2ii_spool.spool.side_files import is_backup, is_side_file, is_unfinished
+from i2ii_spool.spool.side_files import is_backup, is_side_file, is_silly_renamed, is_unfinished
 
 MAX_FILES = 64
 MAX_ENTRIES = 256
@@ -49,10 +49,7 @@ def mounted_in(folder: Path) -> set[str]:
     """The entries of a folder that are mount points, or hold one (proc_pid_mountinfo(5))."""
     above = f"{os.path.realpath(folder)}/"
     lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    points = [
-        re.sub(r"\\([0-7]{3})", lambda escaped: chr(int(escaped[1], 8)), line.split(" ")[4])
-        for line in lines
-    ]
+    points = [unescaped(line.split(" ")[4]) for line in lines]
     return {
         point.removeprefix(above).partition("/")[0] for point in points if point.startswith(above)
     }
@@ -129,7 +126,9 @@ def regular_files(folder: Path, *, max_bytes: int) -> list[str]:
 
 def _is_left_behind(path: Path, names: set[str]) -> bool:
     """Whether an entry is a side file. A hidden file that holds a picture is one that is being
-    copied, whatever its name."""
+    copied, whatever its name, unless the name is that of a removed one."""
+    if is_silly_renamed(path.name):
+        return True
     if not is_side_file(path.name):
         return is_backup(path.name, names) or (
             path.name.startswith("._") and content_format(path) == "AppleDouble"

@@ -4,10 +4,19 @@ import os
 import stat
 from contextlib import suppress
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
-from i2ii_spool.errors import InvalidRequest, SpoolUnusable
-from i2ii_spool.spool.durable_io import sync_folder
+from i2ii_spool import __version__
+from i2ii_spool.errors import InvalidRequest, NewerSpool, SpoolUnusable
+from i2ii_spool.host.filesystems import file_system_of, is_network
+from i2ii_spool.jobs.folder import open_regular
+from i2ii_spool.spool.durable_io import sync_folder, write_unsynced
+
+FORMAT = 1
+"""Of a spool: how its folders are laid out and what its records mean. It is raised by a change that
+an older version would take for something else, and by no other: a new folder or field is none."""
+MAX_FORMAT_BYTES = 100
 
 # Setgid: what a group member puts in belongs to the group. Other users have no access.
 FOLDER_MODE = 0o2770
@@ -24,8 +33,8 @@ class State(StrEnum):
 
 def parse_state(text: str | None) -> State | None:
     """Return the state called `text`, None for None. Raises `InvalidRequest`."""
-    if not text or text in list(State):
-        return State(text) if text else None
+    if text is None or text in list(State):
+        return None if text is None else State(text)
     raise InvalidRequest(f"state must be one of {', '.join(State)}, got {text!r}", field="state")
 
 
@@ -40,8 +49,10 @@ class Spool:
     workers/<worker>.json    one status file per worker; its mtime is the heartbeat
     .tmp/<id>/               being written; never read by others
     .trash/<id>/             being deleted; `<id>.gone` remembers that it was there
-    .lock/<worker>           flock held by a worker for life; never unlinked
+    .lock/<worker>           flock held by a worker for life; its holder alone may unlink it
     .keys/<digest>           which job an Idempotency-Key stands for
+    .thumbnails/<id>/        small pictures of a job; a cache
+    format                   the version of all this; where it is missing, 1
     """
 
     def __init__(self, root: Path) -> None:
@@ -55,21 +66,47 @@ class Spool:
         self.trash = self.root / ".trash"
         self.locks = self.root / ".lock"
         self.keys = self.root / ".keys"
+        self.thumbnails = self.root / ".thumbnails"
+        self.format = self.root / "format"
+
+    @cached_property
+    def is_on_network(self) -> bool:
+        """Whether it is on a network file system, which may not show yet what another host did."""
+        return is_network(file_system_of(self.root))
+
+    def status_file(self, worker: str) -> Path:
+        """Where a worker tells what it does; the mtime is its heartbeat."""
+        return self.workers / f"{worker}.json"
+
+    def refresh(self, folder: Path) -> None:
+        """Have this host see what others have done in a folder.
+
+        A client of a network file system may take a name for present or absent for half a minute
+        after another host has moved it. NFS asks its server when a folder is opened (close-to-open
+        consistency), and then forgets what has changed. A local file system is never asked.
+        """
+        if self.is_on_network:
+            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
 
     def folders(self) -> list[Path]:
         """Every directory below the root."""
-        states = [self.incoming, self.running, self.done, self.failed]
-        return [*states, self.workers, self.staging, self.trash, self.locks, self.keys]
+        hidden = [self.staging, self.trash, self.locks, self.keys, self.thumbnails]
+        # `incoming/` last: while another process creates the spool, one that finds it has them all.
+        return [*hidden, self.workers, self.failed, self.done, self.running, self.incoming]
 
     def create(self) -> None:
         """Create the directories that are missing, durably.
 
-        Raises `SpoolUnusable` if they cannot be created, or if jobs could not move between them.
+        Raises `SpoolUnusable` if they cannot be created, or if jobs could not move between them,
+        and `NewerSpool`.
         """
+        self.check_format()
         try:
             if not self.root.exists():
                 _create_path(self.root)
                 os.chmod(self.root, FOLDER_MODE)
+            if not self.incoming.exists():  # first, so that no older version uses the folders
+                write_unsynced(self.format, f"{FORMAT}\n".encode())
             for folder in self.folders():
                 with suppress(FileExistsError):
                     create_folder(folder)
@@ -86,6 +123,28 @@ class Spool:
                     f"{folder} is on another file system than {self.root}; "
                     "a job moves by rename(2), which cannot cross: unmount it"
                 )
+
+    def check_format(self) -> None:
+        """Raise `NewerSpool` if a later version has made the spool, or has converted it.
+
+        Raises `SpoolUnusable` if that cannot be read.
+        """
+        try:
+            with open_regular(self.format) as file:
+                text = file.read(MAX_FORMAT_BYTES).decode(errors="replace").strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except (OSError, InvalidRequest) as error:
+            raise SpoolUnusable(
+                f"{self.format} cannot be read ({error}): it says which version of i2ii the spool "
+                f"is for; make it a file that this user may read, with {FORMAT} in it"
+            ) from error
+        if not (text.isdecimal() and int(text) <= FORMAT):
+            raise NewerSpool(
+                f"{self.format} says {text!r}, and this version of i2ii, "
+                f"{__version__}, knows formats up to {FORMAT}: "
+                "upgrade i2ii on this host, or name another spool with I2II_SPOOL"
+            )
 
     def create_worker(self, worker: str) -> Path:
         """Create running/<worker>/ and fsync its parent.
@@ -108,9 +167,19 @@ def _create_path(folder: Path) -> None:
 
 
 def create_folder(folder: Path | str) -> None:
-    """Create a folder of a spool. Raises `FileExistsError`."""
+    """Create a folder of a spool.
+
+    Raises `FileExistsError`, and `SpoolUnusable` if the file system refuses its mode.
+    """
     os.mkdir(folder)
     # The parent passes on the setgid bit, and the umask of an i2ii process leaves the rest: chmod
     # is then not needed, and a sandbox may forbid it.
     if stat.S_IMODE(os.stat(folder).st_mode) != FOLDER_MODE:
-        os.chmod(folder, FOLDER_MODE)
+        try:
+            os.chmod(folder, FOLDER_MODE)
+        except PermissionError as error:
+            os.rmdir(folder)
+            raise SpoolUnusable(
+                f"{file_system_of(Path(folder).parent)} refuses mode {FOLDER_MODE:o} for a new "
+                f"folder ({error.strerror}): run `i2ii doctor`"
+            ) from error

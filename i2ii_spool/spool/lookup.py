@@ -1,7 +1,11 @@
 """Finding jobs: every answer is read from the directories."""
 
+import heapq
 import os
+import time
+from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +16,17 @@ from i2ii_spool.spool.layout import Spool, State
 
 PASSES = 3
 """A job that is requeued or retried during a pass can be missed once; twice was never seen."""
+
+
+LISTING_SECONDS = 1.0
+_listings: dict[Path, tuple[float, frozenset[str]]] = {}
+"""When the jobs of each spool were listed, and their ids."""
+
+SETTLED_NS = 2 * 10**9
+"""The age of a folder's last change from which on another change gets another time: clocks of file
+systems are coarse."""
+_sorted: dict[Path, tuple[int, list[str]]] = {}
+"""When each folder was changed before it was listed, and its ids in order."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +48,60 @@ def find(spool: Spool, id: str) -> JobLocation:
     check_id(id)
     for _ in range(PASSES):
         for location in _possible(spool, id):
-            if is_folder(location.folder):
+            if _is_there(spool, location.folder):
                 return location
-    # A network file system may cache for half a minute that a name was absent. A listing is fresh.
+    spool.refresh(spool.trash)
+    if (spool.trash / id).exists() or (spool.trash / f"{id}.gone").exists():
+        raise Deleted(f"job {id} has been deleted")
+    if spool.is_on_network and (listed := _find_in_listings(spool, id)) is not None:
+        return listed
+    raise NotFound(f"there is no job {id}")
+
+
+def _is_there(spool: Spool, folder: Path) -> bool:
+    try:
+        spool.refresh(folder.parent)
+        if is_folder(folder):
+            with suppress(PermissionError):  # its user has closed it to others
+                spool.refresh(folder)
+            return True
+    except FileNotFoundError:  # the job has moved on, or its worker is retired
+        pass
+    return False
+
+
+def _find_in_listings(spool: Spool, id: str) -> JobLocation | None:
+    """Look for a job that a network file system does not show yet under its name.
+
+    With some, only a listing is fresh (docs/many-hosts.md), and it is expensive: all that look for
+    what is not there share one a second.
+    """
+    listed_at, ids = _listings.get(spool.root, (-LISTING_SECONDS, frozenset()))
+    if time.monotonic() >= listed_at + LISTING_SECONDS:
+        folders = dict.fromkeys(place.folder.parent for place in _possible(spool, id))
+        ids = frozenset(name for folder in folders for name in ids_in(folder))
+        _listings[spool.root] = time.monotonic(), ids
+    if id not in ids:
+        return None
     for location in _possible(spool, id):
         with os.scandir(location.folder.parent) as entries:
             if any(entry.name == id and entry.is_dir(follow_symlinks=False) for entry in entries):
                 return location
-    if (spool.trash / id).exists() or (spool.trash / f"{id}.gone").exists():
-        raise Deleted(f"job {id} has been deleted")
-    raise NotFound(f"there is no job {id}")
+    return None
 
 
 def _possible(spool: Spool, id: str) -> Iterator[JobLocation]:
     """In the order in which a job moves: one that moves on during the pass is met again later."""
+    ended = [
+        JobLocation(id, State.DONE, spool.done / id),
+        JobLocation(id, State.FAILED, spool.failed / id),
+    ]
     yield JobLocation(id, State.INCOMING, spool.incoming / id)
+    if spool.is_on_network:  # before some calls for each worker that there is
+        yield from ended
     for worker in worker_folders(spool):
         yield JobLocation(id, State.RUNNING, worker / id)
-    yield JobLocation(id, State.DONE, spool.done / id)
-    yield JobLocation(id, State.FAILED, spool.failed / id)
+    yield from ended
 
 
 def worker_folders(spool: Spool) -> list[Path]:
@@ -77,6 +127,12 @@ def queued_ids(spool: Spool) -> list[str]:
     return sorted(ids_in(spool.incoming))
 
 
+def unended_ids(spool: Spool) -> set[str]:
+    """The ids of the jobs that wait or run. One that goes back to `incoming/` may be missing."""
+    ids = set(ids_in(spool.incoming))
+    return ids.union(*(ids_in(worker) for worker in worker_folders(spool)))
+
+
 def count(spool: Spool) -> dict[State, int]:
     """How many jobs are in each state."""
     return {
@@ -100,10 +156,27 @@ def list_jobs(
         State.DONE: [spool.done],
         State.FAILED: [spool.failed],
     }
-    locations: dict[str, JobLocation] = {}
+    found: dict[str, tuple[State, Path]] = {}
     for each in State if state is None else [state]:
         for folder in folders[each]:
-            for id in ids_in(folder):
-                if after is None or id < after:
-                    locations.setdefault(id, JobLocation(id, each, folder / id))
-    return [locations[id] for id in sorted(locations, reverse=True)[:limit]]
+            for id in _newest_ids(folder, limit, after):
+                found.setdefault(id, (each, folder))
+    newest = heapq.nlargest(limit, found)
+    return [JobLocation(id, found[id][0], found[id][1] / id) for id in newest]
+
+
+def _newest_ids(folder: Path, limit: int, after: str | None) -> list[str]:
+    """The `limit` newest ids in a folder, or the newest that are older than `after`.
+
+    A folder that does not change is listed and sorted once.
+    """
+    changed = os.stat(folder).st_mtime_ns
+    listed, ids = _sorted.get(folder, (None, []))
+    if listed != changed:
+        ids = ids_in(folder)
+        if time.time_ns() - changed < SETTLED_NS:
+            return heapq.nlargest(limit, (id for id in ids if after is None or id < after))
+        ids.sort()
+        _sorted[folder] = changed, ids
+    end = len(ids) if after is None else bisect_left(ids, after)
+    return ids[max(0, end - limit) : end]

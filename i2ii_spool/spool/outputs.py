@@ -54,7 +54,7 @@ def workers_pictures(job: JobFolder) -> set[str]:
     result = read_or_none(Result, job.result)
     written = result.outputs if result is not None else _pictures(job.path)
     kept = () if result is not None else users_pictures(job)
-    return set(written) - set(kept) - set(request.inputs)
+    return set(written) - set(kept) - set(request.pictures)
 
 
 def remove_pictures(job: JobFolder) -> None:

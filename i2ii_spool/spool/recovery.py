@@ -5,10 +5,11 @@ import os
 import secrets
 from pathlib import Path
 
-from i2ii_spool.errors import Cancelled, ClaimLost
+from i2ii_spool.errors import Cancelled, ClaimLost, SpoolUnusable
 from i2ii_spool.events import JobEvent, fields
 from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.ids import is_id
+from i2ii_spool.jobs.records import Attempt, Failure, Result, read_or_none
 from i2ii_spool.spool.claim import Claim, crashed, leave
 from i2ii_spool.spool.durable_io import (
     is_folder,
@@ -17,8 +18,9 @@ from i2ii_spool.spool.durable_io import (
     sync_folder,
     unlink_if_exists,
 )
+from i2ii_spool.spool.hosts import is_local
 from i2ii_spool.spool.layout import Spool, State
-from i2ii_spool.spool.liveness import LivenessTracker, WorkerLock, is_local
+from i2ii_spool.spool.liveness import LivenessTracker, WorkerLock
 from i2ii_spool.spool.retry_marker import is_retry_marker, reset_for_retry
 from i2ii_spool.spool.side_files import is_side_file
 
@@ -30,6 +32,7 @@ def recover(spool: Spool, worker: str, *, max_attempts: int) -> None:
     for name in sorted(os.listdir(spool.running / worker), key=is_retry_marker):
         folder = spool.running / worker / name
         try:
+            spool.refresh(folder.parent)
             if is_id(name) and is_folder(folder):
                 _recover_job(spool, worker, JobFolder(folder), max_attempts)
             elif is_retry_marker(name):  # its job has left by now, or was never claimed
@@ -53,7 +56,9 @@ def _recover_job(spool: Spool, worker: str, job: JobFolder, max_attempts: int) -
     sync_folder(job.path)
     if job.retry_marker.exists():
         reset_for_retry(job)
-    attempts = len(job.attempts())
+    records = job.attempts()
+    attempts = len(records)
+    _remove_stale_endings(job, records)
     if job.result.exists():
         log.info(
             "job %s is complete; its worker died before the move to done/",
@@ -79,6 +84,33 @@ def _recover_job(spool: Spool, worker: str, job: JobFolder, max_attempts: int) -
         move(job.path, spool.incoming / job.id)
 
 
+def _remove_stale_endings(job: JobFolder, attempts: list[Path]) -> None:
+    """Remove the endings of another attempt than the newest.
+
+    Its worker was taken for dead, and looked at its claim for the last time before the job was
+    another's.
+    """
+    result, error = read_or_none(Result, job.result), read_or_none(Failure, job.error)
+    for path, record in ((job.result, result), (job.error, error)):
+        if record is not None and _is_stale(record, attempts):
+            log.warning(
+                "job %s: %s is of attempt %d by %s, which had lost the job",
+                job.id,
+                path.name,
+                record.attempt,
+                record.worker,
+                extra=fields(JobEvent.CLAIM_LOST, job.id),
+            )
+            unlink_if_exists(path)
+
+
+def _is_stale(ending: Result | Failure, attempts: list[Path]) -> bool:
+    if ending.attempt != len(attempts):
+        return ending.attempt < len(attempts)  # a later one is of an attempt that did not count
+    newest = read_or_none(Attempt, attempts[-1]) if attempts else None
+    return newest is not None and ending.worker not in (None, newest.worker)
+
+
 class Reaper:
     """Recovers the jobs of other workers that died, for one process that calls `run_once`."""
 
@@ -90,21 +122,24 @@ class Reaper:
     def run_once(self) -> None:
         """Recover the jobs of every worker that is dead by now."""
         for worker in self._liveness.dead():
-            if not _has_jobs(self._spool, worker):
-                continue
-            lock = WorkerLock.take(self._spool, worker)
-            if lock is None and is_local(worker):  # it has restarted, and recovers its jobs itself
-                continue
             try:
-                recover(self._spool, worker, max_attempts=self._max_attempts)
-            finally:
-                if lock is not None:
-                    lock.release()
+                if os.listdir(self._spool.running / worker):
+                    self._recover(worker)
+            except OSError as error:  # the other workers' jobs must not wait for this one's
+                log.error("the jobs of %s cannot be recovered: %s", worker, error)
+            except Exception:
+                log.exception("the jobs of %s cannot be recovered", worker)
 
-
-def _has_jobs(spool: Spool, worker: str) -> bool:
-    try:
-        return bool(os.listdir(spool.running / worker))
-    except OSError as error:  # the other workers' jobs must not wait for this one's
-        log.error("the jobs of %s cannot be recovered: %s", worker, error)
-        return False
+    def _recover(self, worker: str) -> None:
+        try:
+            lock = WorkerLock.take(self._spool, worker)
+        except SpoolUnusable:  # without locks: it is dead by its lease
+            lock = None
+        else:  # it has restarted, and recovers its jobs itself
+            if lock is None and is_local(self._spool, worker):
+                return
+        try:
+            recover(self._spool, worker, max_attempts=self._max_attempts)
+        finally:
+            if lock is not None:
+                lock.release()

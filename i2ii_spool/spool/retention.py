@@ -5,16 +5,26 @@ import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from i2ii_spool.errors import NotFound, WrongState
 from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.ids import is_id
-from i2ii_spool.spool.actions import delete_job, delete_trashed, delete_tree, discard_staged
+from i2ii_spool.spool import thumbnails
+from i2ii_spool.spool.actions import (
+    StillOpen,
+    delete_job,
+    delete_trashed,
+    delete_tree,
+    discard_staged,
+)
 from i2ii_spool.spool.capacity import free_bytes
 from i2ii_spool.spool.durable_io import is_folder
-from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.lookup import ids_in
+from i2ii_spool.spool.idempotency import job_of
+from i2ii_spool.spool.layout import Spool, State
+from i2ii_spool.spool.lookup import find, ids_in
+from i2ii_spool.spool.webhook import awaits_delivery
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +36,8 @@ KEY_SECONDS = 86400.0
 
 DISCARDED = re.compile(r"\.[0-9a-f]{16}")
 KEY_FILE = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9a-f]{8}")
-PROBE = re.compile(r"\.?(\.health|\.doctor-[0-9a-f]{8})(\.[0-9a-f]{8}\.tmp)?")
-"""Files that the server and the doctor write to see whether they can."""
+PROBE = re.compile(r"\.?(\.health|\.(doctor|clock)-[0-9a-f]{8})(\.[0-9a-f]{8}\.tmp)?")
+"""Files that are written to see whether that is possible, and what time it is."""
 
 
 CLOCK_OFFSET = time.time() - time.monotonic()
@@ -55,7 +65,10 @@ class RetentionPolicy:
 
 
 def prune(spool: Spool, policy: RetentionPolicy) -> list[str]:
-    """Delete the ended jobs that `policy` does not keep, oldest first; return their ids."""
+    """Delete the ended jobs that `policy` does not keep, oldest first; return their ids.
+
+    One whose webhook is still to be told stays.
+    """
     sweep(spool)
     ended = sorted(_ended(spool))
     now = _now()
@@ -67,6 +80,8 @@ def prune(spool: Spool, policy: RetentionPolicy) -> list[str]:
         if not (is_old or is_over or needs_space):
             break
         with suppress(NotFound, WrongState):  # it was deleted or retried meanwhile
+            if awaits_delivery(find(spool, id).folder):
+                continue
             delete_job(spool, id)
             pruned.append(id)
     return pruned
@@ -93,17 +108,27 @@ def sweep(spool: Spool) -> None:
     """Finish deletions that were interrupted, and remove what dead writers have left."""
     sweepers = (
         (spool.trash, _sweep_trash),
-        (spool.keys, _sweep_key),
+        (spool.keys, partial(_sweep_key, spool)),
         (spool.staging, _sweep_staged),
+        (spool.thumbnails, partial(_sweep_thumbnails, spool)),
     )
     for folder, sweep_entry in sweepers:
-        for path in folder.iterdir():
+        for path in _entries(folder):
             try:
                 sweep_entry(path)
             except FileNotFoundError:  # another process sweeps too, or it was just published
                 continue
+            except StillOpen:  # a later sweep finds it closed
+                continue
             except OSError as error:
                 log.warning("%s cannot be removed: %s", path, error)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:  # a spool of a version without this folder
+        return []
 
 
 # Each removes what i2ii has put there, by its exact name. A user's file stays.
@@ -118,13 +143,34 @@ def _sweep_trash(path: Path) -> None:
         delete_tree(path)
 
 
-def _sweep_key(path: Path) -> None:
-    if KEY_FILE.fullmatch(path.name):
-        _unlink_if_older(path, KEY_SECONDS)
+def _sweep_key(spool: Spool, path: Path) -> None:
+    if KEY_FILE.fullmatch(path.name) and _age(path) > KEY_SECONDS and not _is_open(spool, path):
+        path.unlink()
+
+
+def _is_open(spool: Spool, key: Path) -> bool:
+    """Whether the job that a key stands for waits or runs: it is kept as long."""
+    try:
+        return find(spool, job_of(key)).state in (State.INCOMING, State.RUNNING)
+    except (NotFound, ValueError):
+        return False
+
+
+def _sweep_thumbnails(spool: Spool, path: Path) -> None:
+    if is_id(path.name) and not _has_folder(spool, path.name):
+        try:
+            find(spool, path.name)
+        except NotFound:
+            thumbnails.delete(spool, path.name)
+
+
+def _has_folder(spool: Spool, id: str) -> bool:
+    """Whether a job has ended and is there: most of those with thumbnails."""
+    return (spool.done / id).exists() or (spool.failed / id).exists()
 
 
 def _sweep_staged(path: Path) -> None:
-    if PROBE.fullmatch(path.name):
+    if PROBE.fullmatch(path.name) or thumbnails.TEMP.fullmatch(path.name):
         _unlink_if_older(path, STALE_SUBMISSION_SECONDS)
     elif DISCARDED.fullmatch(path.name):
         delete_tree(path)

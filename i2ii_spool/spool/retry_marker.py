@@ -9,10 +9,15 @@ So the worker writes `.<id>.retry` into its own folder first, then claims, then 
 from contextlib import suppress
 from pathlib import Path
 
+from i2ii_spool.errors import Cancelled
 from i2ii_spool.jobs.folder import RETRY_SUFFIX, JobFolder
 from i2ii_spool.jobs.ids import is_id
+from i2ii_spool.jobs.records import Failure, read_or_none
 from i2ii_spool.spool.durable_io import sync_folder, unlink_if_exists
 from i2ii_spool.spool.outputs import remove_pictures
+
+SECOND = 10**9
+"""In the nanoseconds of a time of a file."""
 
 
 def is_retry_marker(name: str) -> bool:
@@ -30,8 +35,8 @@ def reset_for_retry(job: JobFolder) -> None:
     if job.has_ended():
         if job.result.exists():  # a job that failed has no picture of a worker
             remove_pictures(job)
-        others = [*job.attempts(), job.progress, job.error_text]
-        if not _is_newer(job.cancel, endings):  # else the cancel is meant for this run
+        others = [*job.attempts(), job.progress, job.webhook, job.error_text]
+        if not _is_for_this_run(job.cancel, endings):
             others.append(job.cancel)
         for path in [*others, *endings]:
             unlink_if_exists(path)
@@ -42,9 +47,20 @@ def reset_for_retry(job: JobFolder) -> None:
         sync_folder(job.path.parent)
 
 
-def _is_newer(path: Path, others: list[Path]) -> bool:
-    """Whether a file is newer than all of `others` that exist."""
+def _is_for_this_run(cancel: Path, endings: list[Path]) -> bool:
+    """Whether there is a cancel file that was made after all of `endings` that exist."""
     with suppress(FileNotFoundError):
-        newest = path.stat().st_mtime_ns
-        return all(newest > other.stat().st_mtime_ns for other in others if other.exists())
+        cancelled_at = cancel.stat().st_mtime_ns
+        return all(_came_before(cancelled_at, ending) for ending in endings if ending.exists())
     return False
+
+
+def _came_before(cancelled_at: int, ending: Path) -> bool:
+    """Whether the earlier run had ended before that time, in ns."""
+    ended_at = ending.stat().st_mtime_ns
+    if cancelled_at == ended_at and ended_at % SECOND == 0:
+        # A file system that counts whole seconds, as MooseFS does, cannot tell. The cancel has
+        # caused an ending that says so; another failure may have come before it.
+        failure = read_or_none(Failure, ending)
+        return failure is not None and failure.code != Cancelled.code
+    return cancelled_at > ended_at

@@ -37,6 +37,8 @@ _UNFINISHED = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+_SILLY_RENAMED = re.compile(r"\.nfs[0-9a-f]{24}")
+
 
 def is_side_file(name: str) -> bool:
     """Whether a file or folder of this name is none of the user's.
@@ -46,6 +48,12 @@ def is_side_file(name: str) -> bool:
     if _SIDE_FILE.fullmatch(name):
         return True
     return name.startswith(".") and not is_unfinished(name)
+
+
+def is_silly_renamed(name: str) -> bool:
+    """Whether a file has got this name from NFS: it was removed while a process of that host had it
+    open. It goes when it is closed. The name is the inode's number and a counter."""
+    return _SILLY_RENAMED.fullmatch(name) is not None
 
 
 def is_backup(name: str, names: Collection[str]) -> bool:
