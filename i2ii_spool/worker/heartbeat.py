@@ -14,16 +14,27 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from i2ii_spool import __version__
 from i2ii_spool.engines.base import EngineInfo
 from i2ii_spool.errors import DISK_FULL_ERRNOS
 from i2ii_spool.host.gpus import GpuMonitor
 from i2ii_spool.host.systemd import extend_timeout, sd_notify
+from i2ii_spool.spool.hosts import Origin, is_elsewhere
 from i2ii_spool.spool.layout import Spool
-from i2ii_spool.spool.liveness import WorkerState, WorkerStatus, delete_status, write_status
+from i2ii_spool.spool.liveness import (
+    JobFailure,
+    WorkerState,
+    WorkerStatus,
+    delete_status,
+    write_status,
+)
+from i2ii_spool.worker.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
+RECENT = 5
+"""Jobs that are told by their ids."""
 CHECK_SECONDS, EXTEND_SECONDS = 5.0, 60.0
 MIN_WORK = 0.05
 """Processor seconds and pages read per check. A process that does less is waiting for something."""
@@ -36,18 +47,24 @@ class Heartbeat:
         self,
         spool: Spool,
         worker: str,
+        origin: Origin,
         gpu_id: int | str | None,
         info: EngineInfo,
         monitor: GpuMonitor | None,
+        metrics: Metrics,
     ) -> None:
         self._spool = spool
+        self._origin = origin
         self._monitor = monitor
+        self._metrics = metrics
         self._next = 0.0
         self._lock = threading.Lock()  # results are saved, and counted, in another thread
         self.status = WorkerStatus(
             worker=worker,
             state=WorkerState.LOADING,
             pid=os.getpid(),
+            version=__version__,
+            **origin.model_dump(),
             gpu_id=gpu_id,
             engine=info.engine,
             model=info.model,
@@ -102,22 +119,28 @@ class Heartbeat:
             self.status = self.status.model_copy(update={"step": step, "steps": steps})
         self.tick()
 
-    def count_done(self, seconds: float) -> None:
+    def count_done(self, id: str, seconds: float) -> None:
         """Count a job that is done and took `seconds`."""
         with self._lock:
             mean = self.status.mean_job_seconds
             mean = seconds if mean is None else 0.8 * mean + 0.2 * seconds
             count = self.status.jobs_done + 1
-            self._update(jobs_done=count, mean_job_seconds=round(mean, 4), note="")
+            recent = (*self.status.recent_jobs, id)[-RECENT:]
+            self._update(
+                jobs_done=count, mean_job_seconds=round(mean, 4), recent_jobs=recent, note=""
+            )
 
-    def count_failed(self) -> None:
+    def count_failed(self, id: str, code: str) -> None:
         """Count a job that failed, and publish it."""
         with self._lock:
-            self._publish(jobs_failed=self.status.jobs_failed + 1)
+            recent = (*self.status.recent_failures, JobFailure(job=id, code=code))[-RECENT:]
+            count = self.status.jobs_failed + 1
+            self._publish(jobs_failed=count, recent_failures=recent)
 
     def stop(self) -> None:
-        """Remove the status file: the worker has stopped."""
-        delete_status(self._spool, self.status.worker)
+        """Remove the status file: the worker has stopped. One of another host's worker stays."""
+        if not is_elsewhere(self._spool, self.status.worker, self._origin):
+            delete_status(self._spool, self.status.worker)
 
     def _update(self, **changes: Any) -> None:
         self.status = self.status.model_copy(update=changes)
@@ -125,7 +148,9 @@ class Heartbeat:
 
     def _publish(self, **changes: Any) -> None:
         usage = {} if self._monitor is None else asdict(self._monitor.read())
-        self.status = status = self.status.model_copy(update={**usage, **changes})
+        self.status = status = self.status.model_copy(
+            update={**usage, "metrics": self._metrics.snapshot(), **changes}
+        )
         self._next = time.monotonic() + HEARTBEAT_SECONDS
         try:
             write_status(self._spool, self._with_fault(status))
