@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from PIL.Image import Image
 
 from i2ii_spool.errors import InvalidRequest
+from i2ii_spool.jobs.offers import Offers
 from i2ii_spool.jobs.request import MAX_IMAGES, EditRequest
 
 OnStep = Callable[[int, int], None]
@@ -26,6 +27,8 @@ class EngineInfo:
     """Engine-specific facts about the last edit."""
     max_images: int | None = None
     """The most pictures that the model takes; None before it is loaded."""
+    offers: Offers = field(default_factory=Offers)
+    """For clients to choose from, once it is loaded."""
 
     def check_count(self, count: int) -> None:
         """Raise `InvalidRequest` if the model does not take so many pictures."""

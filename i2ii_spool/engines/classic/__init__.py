@@ -7,6 +7,7 @@ painting, brush, drawing, printing, darkroom, moods, geometry
 materials      what the effects share
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import count
 from random import Random
@@ -16,11 +17,12 @@ from PIL import Image, ImageOps
 
 from i2ii_spool import __version__
 from i2ii_spool.engines.base import EngineInfo, OnStep, seed_of
-from i2ii_spool.engines.classic.geometry import MOVES
+from i2ii_spool.engines.classic.geometry import MAX_GROWTH, MOVES
 from i2ii_spool.engines.classic.instructions import INSTRUCTIONS
 from i2ii_spool.engines.classic.language import RequestedEffect, understand
 from i2ii_spool.engines.classic.materials import Size, Stage, Touch
 from i2ii_spool.errors import InvalidRequest, UnknownInstruction
+from i2ii_spool.jobs.offers import Offers
 from i2ii_spool.jobs.request import EditRequest
 
 MAX_AUTO_SIDE = 2048
@@ -46,6 +48,7 @@ class ClassicEngine:
         revision=__version__,
         versions={"pillow": PIL.__version__},
         max_images=1,
+        offers=Offers(instructions=tuple(each.named for each in INSTRUCTIONS)),
     )
     compiling = False
 
@@ -105,11 +108,18 @@ def _parse(request: EditRequest) -> list[RequestedEffect]:
 def _resized(image: Image.Image, sides: Size | None) -> Image.Image:
     """Return `image` with these sides, cropped about its centre; without sides, within
     `MAX_AUTO_SIDE`."""
-    return _within(image, MAX_AUTO_SIDE) if sides is None else ImageOps.fit(image, sides)
+    return (
+        _within(image, MAX_AUTO_SIDE, MAX_AUTO_SIDE**2)
+        if sides is None
+        else ImageOps.fit(image, sides)
+    )
 
 
-def _within(image: Image.Image, side: int) -> Image.Image:
-    """Return `image`, made smaller if one of its sides is longer than `side`."""
+def _within(image: Image.Image, side: int, pixels: int) -> Image.Image:
+    """Return `image`, made smaller if one of its sides is longer than `side`, or if it has more
+    pixels than `pixels`."""
+    excess = image.width * image.height / pixels
+    side = min(side, int(max(image.size) / math.sqrt(max(1, excess))))
     return image if max(image.size) <= side else ImageOps.contain(image, (side, side))
 
 
@@ -120,13 +130,14 @@ def _edited(
     on_stage: Callable[[], None],
 ) -> Image.Image:
     """Return `image` after every effect, in their order; `on_stage` is called after each stage."""
-    limit = max(MAX_AUTO_SIDE, *image.size)
+    side = max(MAX_AUTO_SIDE, *image.size)
+    pixels = MAX_GROWTH * max(MAX_AUTO_SIDE**2, image.width * image.height)
     for each in requested:
         touch = Touch(image.convert("RGB"), each.strength, chance)
         for stage in each.instruction.effect:
             image = _through(stage, image, touch)
             on_stage()
-        image = _within(image, limit)  # each rotation by 45 degrees doubles the pixels
+        image = _within(image, side, pixels)  # each rotation by 45 degrees doubles the pixels
     return image
 
 

@@ -70,11 +70,17 @@ def _hatching(size: Size, touch: Touch, slant: float) -> Image.Image:
     scale = max(size) / 1000
     streaks = (max(2, round(side / (45 * scale))), max(2, round(side / (2.2 * scale))))
     drawn = Image.frombytes("L", streaks, touch.chance.randbytes(streaks[0] * streaks[1]))
-    turned = drawn.resize((side, side), Image.Resampling.BICUBIC).rotate(
-        slant, Image.Resampling.BILINEAR
+    # The noise covers a square around the picture, which is turned about its centre. Only what the
+    # picture shows of it is made: of a panorama the square has a hundred times the pixels.
+    drawn = drawn.resize((4 * streaks[0], 4 * streaks[1]), Image.Resampling.BICUBIC)
+    across, down = drawn.width / side, drawn.height / side
+    cos, sin = math.cos(math.radians(slant)), math.sin(math.radians(slant))
+    x, y, centre = size[0] / 2, size[1] / 2, side / 2
+    turned = (
+        *(across * cos, -across * sin, across * (centre - cos * x + sin * y)),
+        *(down * sin, down * cos, down * (centre - sin * x - cos * y)),
     )
-    left, top = (side - size[0]) // 2, (side - size[1]) // 2
-    return turned.crop((left, top, left + size[0], top + size[1]))
+    return drawn.transform(size, Image.Transform.AFFINE, turned, Image.Resampling.BILINEAR)
 
 
 def colour_in(image: Image.Image, touch: Touch) -> Image.Image:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from i2ii_spool.engines.classic import brush, darkroom, drawing, geometry, moods, painting, printing
 from i2ii_spool.engines.classic.materials import Effect
+from i2ii_spool.jobs import offers
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,15 @@ class Instruction:
     """For rotations: the degrees if the prompt gives none."""
 
     @property
-    def name(self) -> str:
+    def named(self) -> offers.Instruction:
         """Its first phrase in each language."""
-        return " ".join(phrases.split(" | ")[0] for phrases in (self.english, self.chinese))
+        english, chinese = (phrases.split(" | ")[0] for phrases in (self.english, self.chinese))
+        return offers.Instruction(en=english, zh=chinese)
+
+    @property
+    def name(self) -> str:
+        """Both phrases."""
+        return f"{self.named.en} {self.named.zh}"
 
 
 INSTRUCTIONS: tuple[Instruction, ...] = (

@@ -20,6 +20,7 @@ from i2ii_spool.engines.diffusers import (
 )
 from i2ii_spool.errors import BadOutput, InvalidRequest, SettingsError
 from i2ii_spool.images.codec import on_white
+from i2ii_spool.jobs.offers import Offers
 from i2ii_spool.jobs.request import PRESET_FIELDS, EditRequest
 from i2ii_spool.settings import OffloadMode, Settings
 
@@ -112,6 +113,7 @@ class QwenEngine:
             log.error("the preset %s cannot be used: %s", name, reason)
         self._published_scheduler = self._pipeline.scheduler
         self._active_lora: object = None
+        self.info = replace(self.info, offers=Offers(presets=tuple(self._presets)))
         log.info("presets: %s", ", ".join(self._presets))
 
     def _warm_up(self) -> None:
