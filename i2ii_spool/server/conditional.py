@@ -26,6 +26,10 @@ CONDITIONS = (
 SINGLE_RANGE = re.compile(r"bytes=(\d{0,4000})-(\d{0,4000})", re.ASCII | re.IGNORECASE)
 ANY_TAG = "*"
 
+CACHE_CONTROL = "private, no-cache"
+"""A browser may keep a picture and asks each time whether it is the same: it may be deleted, or
+made anew by a retry."""
+
 
 class Version(NamedTuple):
     """What tells one version of a file from another."""
@@ -38,7 +42,11 @@ class Version(NamedTuple):
     def headers(self) -> dict[str, str]:
         """As headers of an answer without the file."""
         date = format_datetime(datetime.fromtimestamp(self.modified, UTC), usegmt=True)
-        return {hdrs.ETAG: f'"{self.tag}"', hdrs.LAST_MODIFIED: date}
+        return {
+            hdrs.ETAG: f'"{self.tag}"',
+            hdrs.LAST_MODIFIED: date,
+            hdrs.CACHE_CONTROL: CACHE_CONTROL,
+        }
 
 
 def version_of(status: os.stat_result) -> Version:

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -25,6 +26,8 @@ from i2ii_spool.errors import SettingsError
 from i2ii_spool.host.systemd import listen_socket, notify_reloading, sd_notify, watchdog_interval
 from i2ii_spool.server.app import create_app
 from i2ii_spool.server.connection import Connection
+from i2ii_spool.server.connections import Connections
+from i2ii_spool.server.metrics import METRICS
 from i2ii_spool.server.state import SETTINGS
 from i2ii_spool.settings import AUTH_CURE, Settings, about
 
@@ -69,15 +72,31 @@ class Server:
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
         assert runner.server is not None
-        self._connected = runner.server
-        allow_all_descriptors()
-        connect = partial(
-            Connection, runner.server, loop=loop, max_connections=self._settings.max_connections
-        )
-        self._server = await loop.create_server(connect, sock=self._listener, backlog=BACKLOG)
+        self._connected = connected = runner.server
+        self._app[METRICS].count_connections = lambda: len(connected.connections)
+        self._server = await self._accept_connections()
         address = url_of(self._listener)
         sd_notify(READY=1, STATUS=f"listening on {address}")
+        if self._listener.family != socket.AF_UNIX:
+            log.info("the page is %s/", reachable(address))
         log.info("listening on %s, spool %s", address, self._settings.spool)
+
+    async def _accept_connections(self) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        # A connection takes up to three files: its own, and those of the picture that it sends or
+        # fetches. A quarter is left to those that are being accepted, and to everything else.
+        fitting = max_open_files() // 4
+        most = min(self._settings.max_connections, fitting)
+        if most < self._settings.max_connections:
+            log.warning("at most %d connections: only %d files may be open", most, 4 * fitting)
+        connect = partial(
+            Connection,
+            self._connected,
+            loop=loop,
+            connections=Connections(most),
+            trusted=self._settings.trusted_networks,
+        )
+        return await loop.create_server(connect, sock=self._listener, backlog=min(BACKLOG, fitting))
 
     def _on_signal(self, number: signal.Signals) -> None:
         if number == signal.SIGHUP:
@@ -136,12 +155,13 @@ async def feed_watchdog(interval: float) -> None:
         await asyncio.sleep(interval)
 
 
-def allow_all_descriptors() -> None:
-    """Raise the soft limit of open files to the hard one: each connection and each upload takes a
-    descriptor."""
+def max_open_files() -> int:
+    """Raise the soft limit of open files to the hard one; return the limit."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # where that is forbidden, the soft limit has to do
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def open_listener(settings: Settings) -> socket.socket:
@@ -174,6 +194,11 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {reason}; choose another with --port",
             field="port",
         ) from error
+
+
+def reachable(url: str) -> str:
+    """Return the URL by which this machine reaches a server that listens at `url`."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def url_of(listener: socket.socket) -> str:

@@ -1,17 +1,19 @@
-"""Limits of one client: simultaneous uploads, submits a minute, bytes of a body, and its rate."""
+"""Limits of uploads: how many a client has, how many bytes and how slow, and the disk for all."""
 
 import asyncio
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from aiohttp import StreamReader, web
 
-from i2ii_spool.errors import TooLarge, TooManyRequests
+from i2ii_spool.errors import DiskFull, TooLarge, TooManyRequests
+from i2ii_spool.server.state import Cached
 from i2ii_spool.settings import MIB, Settings
+from i2ii_spool.spool.capacity import Room, check_room
 
 SLOW_UPLOAD_GRACE_SECONDS = 30.0
 MIN_UPLOAD_RATE = 4096
@@ -29,9 +31,11 @@ class Bucket:
 
 
 class Limits:
-    """Counts the uploads and the submits of each client."""
+    """Counts the uploads and the submits of each client, and the bytes that all uploads need."""
 
     def __init__(self) -> None:
+        self._expected = 0
+        self._ended: deque[tuple[float, int]] = deque()
         self._uploading: Counter[str] = Counter()
         self._buckets: dict[str, Bucket] = {}
 
@@ -53,6 +57,33 @@ class Limits:
             self._uploading[client] -= 1
             if not self._uploading[client]:
                 del self._uploading[client]
+
+    @asynccontextmanager
+    async def disk_space(
+        self, room: Cached[Room], expected: int, *, min_free: int
+    ) -> AsyncIterator[None]:
+        """Count the bytes that an upload may write. Raises `DiskFull`.
+
+        They count until the disk is read after the upload has ended. Bytes that are written already
+        count twice meanwhile: rather refuse an upload too early.
+        """
+        try:
+            await self._check_room(room, expected, min_free)
+        except DiskFull:  # a moment ago
+            await self._check_room(room, expected, min_free, fresh=True)
+        self._expected += expected
+        try:
+            yield
+        finally:
+            self._ended.append((time.monotonic(), expected))
+
+    async def _check_room(
+        self, room: Cached[Room], expected: int, min_free: int, *, fresh: bool = False
+    ) -> None:
+        free = await room.get(fresh=fresh)
+        while self._ended and self._ended[0][0] < room.read_at:
+            self._expected -= self._ended.popleft()[1]
+        check_room(free, min_free=min_free, expected=self._expected + expected)
 
     def _take_submit(self, client: str, a_minute: float) -> None:
         """Take one submit from the client's bucket. An idle client may send a minute's submits at

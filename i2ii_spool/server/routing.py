@@ -4,15 +4,23 @@ Each path answers `OPTIONS`, and tells other methods which it accepts. A trailin
 makes no difference.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from aiohttp import hdrs, web
+from pydantic import BaseModel
 from yarl import URL
 
-from i2ii_spool.errors import ExpectationFailed, InvalidRequest, MethodNotAllowed, NotFound
+from i2ii_spool.errors import (
+    ExpectationFailed,
+    I2iiError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+)
 from i2ii_spool.server.errors import Handler
+from i2ii_spool.server.query import Parameter
 
 IGNORED_PARAMETER = "_"
 """Browser libraries add `?_=<time>` so that no cache answers."""
@@ -21,22 +29,60 @@ MAX_IGNORED_BODY = 2
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a route answers where it raises no error."""
+
+    status: int
+    meaning: str
+    model: type[BaseModel] | None = None
+    """Of the JSON object."""
+    media_types: tuple[str, ...] = ()
+    """Where it is not JSON, or not only. An answer with neither has no body."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """The meaning of each that the answer always has, besides those of all answers."""
+
+
+@dataclass(frozen=True)
 class Route:
-    """A method of a path, its handler, and what the handler takes."""
+    """A method of a path, its handler, and what the handler takes and answers.
+
+    The description of the API is made from it.
+    """
 
     method: str
     path: str
     handler: Handler
-    parameters: tuple[str, ...] = ()
+    """The first paragraph of its docstring is the summary of the route."""
+    parameters: tuple[Parameter, ...] = ()
     """Of the query."""
+    headers: tuple[Parameter, ...] = ()
+    """That the handler reads. A request may have others."""
     form_fields: tuple[str, ...] = ()
-    """Of the body; a route without any takes no body."""
+    """Of the body."""
+    form_models: tuple[type[BaseModel], ...] = ()
+    """They have the fields of the form that are no pictures; the last that has one counts."""
+    form_defaults: Mapping[str, object] = field(default_factory=dict)
+    """Where they are not those of the models."""
+    takes_json: bool = False
+    """Whether the body may be JSON instead, with the pictures as `data:` URLs."""
+    json_model: type[BaseModel] | None = None
+    """Of a body that is JSON alone."""
+    answers: tuple[Answer, ...] = ()
+    errors: tuple[type[I2iiError], ...] = ()
+    """Besides those of every route."""
+    tag: str = ""
+    """Under which the description lists it."""
+
+    @property
+    def takes_body(self) -> bool:
+        """Whether a request has one."""
+        return bool(self.form_fields) or self.json_model is not None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request, or refuse it before its body is read."""
         check_expectation(request)
         check_query(request, self)
-        if not self.form_fields:
+        if not self.takes_body:
             check_no_body(request)
         return await self.handler(request)
 
@@ -118,14 +164,15 @@ def check_expectation(request: web.Request) -> None:
 
 def check_query(request: web.Request, route: Route) -> None:
     """Raise `InvalidRequest` for a parameter that the route does not take, or a repeated one."""
+    known = [parameter.name for parameter in route.parameters]
     for name in request.query:
         if name == IGNORED_PARAMETER:
             continue
-        if name not in route.parameters:
+        if name not in known:
             if name in route.form_fields:
                 cure = f"send it as a form field, like curl -F {name}=..."
             else:
-                cure = f"it takes {', '.join(route.parameters) or 'none'}"
+                cure = f"it takes {', '.join(known) or 'none'}"
             what = f"{name[:100]} is not a parameter of {route.method} {route.path}"
             raise InvalidRequest(f"{what}; {cure}", field=name)
         if len(request.query.getall(name)) > 1:

@@ -3,14 +3,15 @@
 import asyncio
 import bisect
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from aiohttp import web
 
 from i2ii_spool.settings import Settings
+from i2ii_spool.spool.capacity import Room
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import WorkerView, seconds_between_completions
 
@@ -28,6 +29,9 @@ SETTINGS = web.AppKey("settings", CurrentSettings)
 SPOOL = web.AppKey("spool", Spool)
 
 
+LATER_SECONDS = 0.1
+
+
 class Cached(Generic[Answer]):
     """The answer of a slow function, which runs in a thread.
 
@@ -39,20 +43,52 @@ class Cached(Generic[Answer]):
         self._read = read
         self._age = age
         self._lock = asyncio.Lock()
+        self.read_at = 0.0
+        """When the reading of the answer began, on the monotonic clock."""
         self._stale_at = 0.0
+        self._took = 0.0
         self._answer: Answer | None = None
+        self._reading: asyncio.Task[Answer] | None = None
 
-    async def get(self) -> Answer:
-        """Return an answer that is recent enough. All callers share the one object."""
+    async def get(self, *, fresh: bool = False) -> Answer:
+        """Return an answer that is recent enough, or `fresh`. All callers share the one object."""
         async with self._lock:
             started = time.monotonic()
-            if self._answer is None or started >= self._stale_at:
+            if fresh or self._answer is None or started >= self._stale_at:
                 self._answer = await asyncio.to_thread(self._read)
+                self.read_at = started
                 now = time.monotonic()
-                self._stale_at = now + max(self._age, 50 * (now - started))
+                self._took = now - started
+                self._stale_at = now + max(self._age, 50 * self._took)
             return self._answer
 
+    async def get_at_once(self, seconds: float) -> Answer:
+        """Return an answer as `get` does if the last reading took at most so long; else the last
+        answer. It is then read again a moment later, not to compete with the caller."""
+        if self._answer is None or self._took <= seconds:
+            return await self.get()
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._get_later())
+            self._reading.add_done_callback(_take_error)
+        return self._answer
 
+    async def _get_later(self) -> Answer:
+        await asyncio.sleep(LATER_SECONDS)
+        return await self.get()
+
+
+def _take_error(reading: asyncio.Task[Answer]) -> None:
+    """Keep asyncio from reporting an error that no request waits for: the next reading raises it
+    again."""
+    if not reading.cancelled():
+        reading.exception()
+
+
+DISK_THREADS = web.AppKey("disk_threads", ThreadPoolExecutor)
+"""They write uploads and make jobs durable. The default executor of the event loop is for answers,
+which no upload delays."""
+ROOM = web.AppKey("room", Cached[Room])
+"""The room that is left on the disk."""
 QUEUE = web.AppKey("queue", Cached[list[str]])
 """The ids of the waiting jobs, in queue order."""
 WORKERS = web.AppKey("workers", Cached[list[WorkerView]])
@@ -76,43 +112,3 @@ def eta_seconds(position: int, workers: Sequence[WorkerView]) -> float | None:
     """Seconds until the job at this position has ended; None until a worker has completed one."""
     pace = seconds_between_completions(workers)
     return None if pace is None else round(position * pace, 1)
-
-
-class CompletionWaiters:
-    """Wakes the handlers that wait for a job to end."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._waiting: dict[str, set[asyncio.Event]] = {}
-        self.closed = False
-
-    def arrived(self, id: str) -> None:
-        """Wake the waiters of a job that appeared in `done/` or `failed/`. Any thread may call
-        this."""
-        self._loop.call_soon_threadsafe(self._wake, id)
-
-    def close(self) -> None:
-        """Wake all waiters; from now on no handler may wait."""
-        self.closed = True
-        for id in list(self._waiting):
-            self._wake(id)
-
-    def _wake(self, id: str) -> None:
-        for event in self._waiting.get(id, ()):
-            event.set()
-
-    @contextmanager
-    def awaited(self, id: str) -> Iterator[asyncio.Event]:
-        """Yield an event that is set when the job ends."""
-        event = asyncio.Event()
-        events = self._waiting.setdefault(id, set())
-        events.add(event)
-        try:
-            yield event
-        finally:
-            events.discard(event)
-            if not events:
-                self._waiting.pop(id, None)
-
-
-WAITERS = web.AppKey("waiters", CompletionWaiters)

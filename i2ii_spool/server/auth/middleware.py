@@ -18,17 +18,23 @@ from aiohttp import hdrs, web
 
 from i2ii_spool.errors import SettingsError, Unauthorized
 from i2ii_spool.server.auth import tokens
+from i2ii_spool.server.auth.cors import AllowedOrigins
 from i2ii_spool.server.auth.hosts import AllowedHosts
-from i2ii_spool.server.auth.proxies import Proxies
-from i2ii_spool.server.auth.tokens import Token, digest_of
-from i2ii_spool.settings import Settings
+from i2ii_spool.server.auth.proxies import UNIX_CLIENT, Proxies, parse_address
+from i2ii_spool.server.auth.refusals import Refusals
+from i2ii_spool.server.auth.tokens import API_TOKEN_NAME, Token, digest_of
+from i2ii_spool.settings import Settings, has_unix_peers, networks
 
 log = logging.getLogger(__name__)
 
 LIVENESS_PATH = "/livez"
-PUBLIC_PATHS = {LIVENESS_PATH, "/health"}
+METRICS_PATH = "/metrics"
+PUBLIC_PATHS = {
+    *(LIVENESS_PATH, "/health", "/openapi.json", "/docs", "/docs/rapidoc.js"),
+    *("/", "/page/{digest}/{name}"),
+}
+API_KEY = "api-key"
 TOKENS_POLL_SECONDS = 1.0
-API_TOKEN_NAME = "environment"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 FileStamp = tuple[int, int, int]
@@ -42,8 +48,10 @@ class Caller:
     """The name of its token, or its address where there are no tokens."""
     address: str
     may_see_all: bool
+    may_change_all: bool
+    """Whether it may cancel, delete and retry the jobs of others."""
     owner: str
-    """The `owner` of the jobs that it submits: the name of its token, or nothing."""
+    """The `owner` of the jobs that it submits (`Token.owner`), or nothing."""
 
     def __str__(self) -> str:
         return self.address if self.name == self.address else f"{self.name} ({self.address})"
@@ -52,14 +60,22 @@ class Caller:
         """Return whether it has access to the jobs of this owner."""
         return self.may_see_all or owner == self.owner
 
+    def may_change(self, owner: str | None) -> bool:
+        """Return whether it may cancel, delete and retry the jobs of this owner."""
+        return self.may_change_all or owner == self.owner
+
 
 class TokenAuth:
     """Identifies callers by the tokens in force. It reads the tokens file again when it changes."""
 
     def __init__(self, settings: Settings) -> None:
         self._private_jobs = settings.private_jobs
-        self._proxies = Proxies(settings)
+        self.proxies = Proxies(settings)
         self._hosts = AllowedHosts(settings)
+        self.origins = AllowedOrigins(settings)
+        self._refusals = Refusals()
+        self._metrics_networks = networks(settings.metrics_networks)
+        self._unix_peers_see_metrics = has_unix_peers(settings.metrics_networks)
         self._file = settings.tokens_file
         self._fixed = []
         if settings.api_token is not None:
@@ -68,6 +84,8 @@ class TokenAuth:
         self._stamp = _file_stamp(self._file)
         self._tokens = [*self._fixed, *([] if self._file is None else tokens.read(self._file))]
         self._auth_required = settings.auth_required
+        self.on_change: Callable[[], None] = lambda: None
+        """Called, in a thread, when other tokens are in force."""
 
     def check_host(self, request: web.Request) -> None:
         """Raise `MisdirectedRequest` or `Forbidden` for a request that a web page may have made.
@@ -78,13 +96,42 @@ class TokenAuth:
             self._hosts.check(request)
 
     def identify(self, request: web.Request) -> Caller:
-        """Return the caller. Raises `Unauthorized`."""
-        address = self._proxies.client_address(request)
+        """Return the caller. Raises `Unauthorized`, or `TooManyRequests` after many of them."""
+        address = self.proxies.client_address(request)
         if not self._auth_required:
-            return Caller(address, address, may_see_all=True, owner="")
-        token = self._find_token(request.headers.get(hdrs.AUTHORIZATION, ""))
+            return Caller(address, address, may_see_all=True, may_change_all=True, owner="")
+        header = request.headers.get(hdrs.AUTHORIZATION, "")
+        if not header and API_KEY in request.headers:  # as clients for Azure send it
+            header = f"Bearer {request.headers[API_KEY]}"
+        try:
+            token = self._find_token(header)
+        except Unauthorized as error:
+            refused = self._refusals.add(address, request.path, error, has_token=bool(header))
+            raise refused from None
         may_see_all = token.is_operator or not self._private_jobs
-        return Caller(token.name, address, may_see_all, owner=token.name)
+        return Caller(token.name, address, may_see_all, token.is_operator, owner=token.owner)
+
+    def identify_scraper(self, request: web.Request) -> Caller | None:
+        """Return the caller of `/metrics` that needs no token, or None if it needs one.
+
+        It shows no proof that it is no web page: raises `MisdirectedRequest`, `Forbidden`. A page
+        of an allowed origin, which could read the answer, needs one.
+        """
+        if not self._auth_required or hdrs.AUTHORIZATION in request.headers:
+            return None
+        if self.origins.allows(request):
+            return None
+        address = self.proxies.client_address(request)
+        if not self._is_in_metrics_networks(address):
+            return None
+        self._hosts.check(request)
+        return Caller(address, address, may_see_all=True, may_change_all=True, owner="")
+
+    def _is_in_metrics_networks(self, address: str) -> bool:
+        if address == UNIX_CLIENT:
+            return self._unix_peers_see_metrics
+        parsed = parse_address(address)
+        return any(parsed in network for network in self._metrics_networks if parsed is not None)
 
     def _find_token(self, header: str) -> Token:
         """Return the token that an `Authorization` header carries, or raise `Unauthorized`."""
@@ -116,6 +163,7 @@ class TokenAuth:
             log.error("the tokens stay as they were: %s", error)
         else:
             log.info("tokens read again: %d", len(self._tokens))
+            self.on_change()
 
 
 def _file_stamp(file: Path | None) -> FileStamp | None:
@@ -138,11 +186,14 @@ CALLER: Any = web.RequestKey("caller", Caller) if hasattr(web, "RequestKey") els
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Identify the caller before anything else is done; refuse an unknown one."""
     auth, resource = request.app[AUTH], request.match_info.route.resource
+    if auth.origins.is_preflight(request):
+        return auth.origins.answer_preflight(request)
     path = None if resource is None else resource.canonical
     if path != LIVENESS_PATH:
         auth.check_host(request)
     if path not in PUBLIC_PATHS:
-        request[CALLER] = auth.identify(request)
+        scraper = auth.identify_scraper(request) if path == METRICS_PATH else None
+        request[CALLER] = scraper or auth.identify(request)
     return await handler(request)
 
 

@@ -1,4 +1,4 @@
-"""The address of a client behind reverse proxies.
+"""The address of a client behind reverse proxies, and how it reaches them.
 
 Each proxy appends the address that it was reached from to `X-Forwarded-For`. What stands left of
 the first untrusted address may be invented, so the header is read from the right.
@@ -13,6 +13,8 @@ from i2ii_spool.server.auth.hosts import is_over_ip
 from i2ii_spool.settings import Settings
 
 X_FORWARDED_FOR = "X-Forwarded-For"
+X_FORWARDED_PROTO = "X-Forwarded-Proto"
+SCHEMES = ("http", "https")
 HOP = re.compile(
     r"\[(?P<v6>[^\]]*)\](?::\d+)?|(?P<v4>[\d.]+)(?::\d+)?|(?P<bare>[^\[\]]*)", re.ASCII
 )
@@ -29,14 +31,9 @@ class Proxies:
 
     def client_address(self, request: web.Request) -> str:
         """Return the address of the client: the nearest one that no trusted proxy has."""
-        if is_over_ip(request):
-            address = parse_address(request.remote or "")
-            if address is None or not self._is_trusted(address):
-                return request.remote or UNIX_CLIENT
-        elif not self._trusts_unix_peers:
-            return UNIX_CLIENT
-        else:
-            address = None
+        if not self._believes(request):
+            return (request.remote if is_over_ip(request) else None) or UNIX_CLIENT
+        address = parse_address(request.remote or "") if is_over_ip(request) else None
         for hop in reversed(forwarded_for(request)):
             before = parse_address(hop)
             if before is None:  # `unknown`, or a proxy that writes something else
@@ -45,6 +42,18 @@ class Proxies:
             if not self._is_trusted(address):
                 break
         return UNIX_CLIENT if address is None else str(address)
+
+    def scheme(self, request: web.Request) -> str:
+        """Return `https` or `http`: how the client reaches the proxy, or else this server."""
+        said = request.headers.get(X_FORWARDED_PROTO, "").rpartition(",")[2].strip().lower()
+        return said if said in SCHEMES and self._believes(request) else request.scheme
+
+    def _believes(self, request: web.Request) -> bool:
+        """Whether a request comes from a trusted proxy."""
+        if not is_over_ip(request):
+            return self._trusts_unix_peers
+        address = parse_address(request.remote or "")
+        return address is not None and self._is_trusted(address)
 
     def _is_trusted(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self._networks)

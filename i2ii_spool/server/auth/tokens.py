@@ -1,11 +1,14 @@
 """The tokens that give access to the server.
 
-A tokens file has one line for each token: a name, the SHA-256 of the token, and `operator` for a
-token that may see and do everything.
+A tokens file has one line for each token: a name, the SHA-256 of the token, `operator` for a token
+that may see and do everything, and an id.
 
     # alice asked for this on Tuesday
-    alice  2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b
-    ops    5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8  operator
+    alice  2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b  id=7k2mqf5x3a
+    ops    5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8  operator  id=q4zt6w2nbc
+
+A job belongs to a name and an id: who gets the name of a revoked token does not get its jobs. A
+line without an id owns the jobs of its name alone, as all lines did once.
 
 No file holds the tokens themselves: `i2ii token add alice` prints one, once. A token has 256 random
 bits, too many to guess even against a fast hash. A file that other users may read or change is
@@ -20,6 +23,7 @@ import os
 import re
 import secrets
 import stat
+from base64 import b32encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +31,7 @@ from pathlib import Path
 
 from i2ii_spool.errors import InvalidRequest, NotFound, SettingsError
 from i2ii_spool.jobs.folder import open_regular
+from i2ii_spool.jobs.request import OWNER_MARK
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +39,11 @@ TOKEN_PREFIX = "i2ii_"
 OPERATOR_WORD = "operator"
 TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 TOKEN_LINE = re.compile(
-    rf"({TOKEN_NAME.pattern})\s+([0-9a-f]{{64}})(?:\s+({OPERATOR_WORD}))?", re.ASCII
+    rf"({TOKEN_NAME.pattern})\s+([0-9a-f]{{64}})(?:\s+({OPERATOR_WORD}))?(?:\s+id=([a-z2-7]{{10}}))?",
+    re.ASCII,
 )
+API_TOKEN_NAME = "environment"
+"""The name of the token in `I2II_API_TOKEN`."""
 TOKENS_FILE_MODE = 0o640
 SERVICE_GROUP = "i2ii"
 """Group of the server's unit, which must be able to read a file that root created."""
@@ -51,10 +59,19 @@ class Token:
     name: str
     digest: str
     is_operator: bool = False
+    id: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """The `owner` of the jobs that are submitted with it."""
+        return self.name if self.id is None else f"{self.name}{OWNER_MARK}{self.id}"
 
     def to_line(self) -> str:
         """Return its line of the file."""
-        return f"{self.name}  {self.digest}{'  ' + OPERATOR_WORD if self.is_operator else ''}\n"
+        words = [self.name, self.digest]
+        words += [OPERATOR_WORD] if self.is_operator else []
+        words += [] if self.id is None else [f"id={self.id}"]
+        return "  ".join(words) + "\n"
 
 
 def digest_of(token: str) -> str:
@@ -85,8 +102,12 @@ def parse(path: Path) -> tuple[list[Token], list[SettingsError]]:
     for number, line in enumerate(_lines(path), start=1):
         entry = _entry(line)
         match = TOKEN_LINE.fullmatch(entry)
-        if match is not None and match[1] not in tokens:
-            tokens[match[1]] = Token(match[1], match[2], is_operator=match[3] is not None)
+        if match is not None and match[1] == API_TOKEN_NAME:
+            wrong = f"names {match[1]}, which stands for I2II_API_TOKEN; take another name"
+            faults.append(_fault(path, number, wrong))
+        elif match is not None and match[1] not in tokens:
+            is_operator = match[3] is not None
+            tokens[match[1]] = Token(match[1], match[2], is_operator=is_operator, id=match[4])
         elif match is not None:
             wrong = f"names {match[1]} again; each name has one token"
             faults.append(_fault(path, number, wrong))
@@ -146,7 +167,10 @@ def add(path: Path, name: str, *, is_operator: bool) -> str:
         raise InvalidRequest(
             f"{name!r} is not a name for a token; use letters, digits, dots, dashes", field="name"
         )
+    if name == API_TOKEN_NAME:
+        raise InvalidRequest(f"{name} stands for I2II_API_TOKEN; take another name", field="name")
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    id = b32encode(secrets.token_bytes(8))[:10].decode().lower()
     with _replacing(path) as lines:
         before = parse(path)[0] if path.exists() else []
         if any(each.name == name for each in before):
@@ -156,7 +180,7 @@ def add(path: Path, name: str, *, is_operator: bool) -> str:
             )
         if lines and not lines[-1].endswith("\n"):
             lines[-1] += "\n"
-        lines.append(Token(name, digest_of(token), is_operator=is_operator).to_line())
+        lines.append(Token(name, digest_of(token), is_operator=is_operator, id=id).to_line())
     return token
 
 

@@ -1,69 +1,44 @@
 """The route of results: the pictures of a completed job."""
 
 import asyncio
-import os
-from contextlib import ExitStack
-from typing import BinaryIO
 
 from aiohttp import hdrs, web
-from aiohttp.abc import AbstractStreamWriter
 
-from i2ii_spool.errors import InvalidRequest, NotFound, NotReady
-from i2ii_spool.jobs.folder import open_regular
+from i2ii_spool.errors import NotReady
 from i2ii_spool.jobs.ids import check_id
-from i2ii_spool.server.conditional import evaluated, is_not_modified, version_of
 from i2ii_spool.server.errors import json_response
-from i2ii_spool.server.long_poll import long_poll, wait_seconds
-from i2ii_spool.server.query import number_parameter
+from i2ii_spool.server.long_poll import WAIT, long_poll
+from i2ii_spool.server.pictures import answer_file
+from i2ii_spool.server.query import Parameter, number, whole_number
 from i2ii_spool.server.state import SPOOL
-from i2ii_spool.spool.lookup import find
-from i2ii_spool.spool.status import no_result, no_such_picture
+from i2ii_spool.spool.pictures import open_output
 
 CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
+N = Parameter(
+    "n",
+    "Which picture, if the request asked for several.",
+    {"type": "integer", "minimum": 1, "maximum": 4, "default": 1},
+)
 
 
 async def result(request: web.Request) -> web.StreamResponse:
-    """Return the picture; with `?n=2` the second of several.
+    """Fetch a picture.
 
-    Until the job has ended: 202 and the status, or `NotReady` for a client that would take that
-    for the picture.
+    Until the job has ended, the answer is 202 with its status. A client that would take that for
+    the picture gets the error `not_ready` instead: one that gives `wait`, or whose `Accept` names
+    only pictures.
     """
-    n = number_parameter(request.query, "n", 1, least=1, most=4)
-    seconds = wait_seconds(request)
+    n, seconds = whole_number(request.query, N), number(request.query, WAIT)
     spool, id = request.app[SPOOL], check_id(request.match_info["id"])
     job = await long_poll(request, id, seconds)
     if not job.has_ended:
         if "wait" in request.query or accepts_only_pictures(request):
             raise NotReady(f"job {id} is {job.status}; it has no picture yet: try again")
         return json_response(job.to_dict(), status=202, headers={"Retry-After": "1"})
-    if job.status != "completed":
-        raise no_result(job)
-    outputs = job.outputs or ()
-    if n > len(outputs):
-        raise no_such_picture(job, n)
-    name = outputs[n - 1]
-    try:
-        file = await asyncio.to_thread(open_regular, spool.done / id / name)
-    except (FileNotFoundError, InvalidRequest):
-        await asyncio.to_thread(find, spool, id)  # raises `Deleted` if that is why
-        raise NotFound(f"job {id} no longer has its {name}") from None
-    with ExitStack() as stack:
-        stack.enter_context(file)
-        status = os.fstat(file.fileno())
-        version = version_of(status)
-        if is_not_modified(request, version):
-            return web.Response(status=304, headers=version.headers())
-        request = evaluated(request, version, status.st_size)
-        stack.pop_all()  # the response closes it
-    return OpenFileResponse(
-        file,
-        request,
-        headers={
-            "Content-Type": CONTENT_TYPES[name.rpartition(".")[2]],
-            "Content-Disposition": f'inline; filename="{id}-{name}"',
-            "X-Content-Type-Options": "nosniff",
-        },
-    )
+    picture = await asyncio.to_thread(open_output, spool, job, n)
+    media_type = CONTENT_TYPES[picture.name.rpartition(".")[2]]
+    name = f"{id}-{picture.name}"
+    return answer_file(request, picture.file, media_type=media_type, name=name)
 
 
 def accepts_only_pictures(request: web.Request) -> bool:
@@ -72,20 +47,3 @@ def accepts_only_pictures(request: web.Request) -> bool:
     media_types = [part.partition(";")[0].strip().lower() for part in header.split(",")]
     named = list(filter(None, media_types))
     return bool(named) and all(each.startswith("image/") for each in named)
-
-
-class OpenFileResponse(web.FileResponse):
-    """Sends a file that is open already: its path may name another file by now.
-
-    `request` is what `evaluated` returned.
-    """
-
-    def __init__(self, file: BinaryIO, request: web.Request, headers: dict[str, str]) -> None:
-        super().__init__(f"/proc/self/fd/{file.fileno()}", headers=headers)
-        self._file = file
-        self._request = request
-
-    async def prepare(self, _request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send the file, and close it."""
-        with self._file:
-            return await super().prepare(self._request)
