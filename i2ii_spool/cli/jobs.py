@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 @click.argument(
     "images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
+@click.option(
+    "--mask",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="picture of the first image's size whose transparent pixels alone are edited",
+)
 @click.option("--url", help="submit to the server at this URL, not straight into the spool")
 @click.option("--wait", is_flag=True, help="wait until the job has ended, then write the picture")
 @click.option(
@@ -30,6 +35,7 @@ def submit(
     settings: "Settings",
     images: tuple[Path, ...],
     *,
+    mask: Path | None,
     url: str | None,
     wait: bool,
     output: Path | None,
@@ -39,6 +45,7 @@ def submit(
     from i2ii_spool.cli.progress import check_output, wait_and_write
     from i2ii_spool.client import Client, SpoolClient
     from i2ii_spool.jobs.request import EditRequest, parse
+    from i2ii_spool.spool.webhook import WebhookPolicy
 
     if output is not None and not wait:
         raise InvalidRequest("--output needs --wait: the picture exists once the job has ended")
@@ -51,10 +58,11 @@ def submit(
     with ExitStack() as stack:
         client: Client | SpoolClient
         if url is None:
-            client = SpoolClient(open_spool(settings), settings.max_pixels)
+            policy = WebhookPolicy.of(settings)
+            client = SpoolClient(open_spool(settings), settings.max_pixels, policy)
         else:
             client = stack.enter_context(Client(url, settings.client_token))
-        id = client.submit(images, request)
+        id = client.submit(images, request, mask=mask)
         if wait:
             restore_umask()
             wait_and_write(client, id, output)

@@ -8,9 +8,10 @@ import click
 
 from i2ii_spool import __version__
 from i2ii_spool.cli import jobs, run, setup, terminal, watch
+from i2ii_spool.errors import EX_USAGE
 
 COMMANDS: dict[str, Sequence[click.Command]] = {
-    "Run": (run.up, run.serve, run.gpu),
+    "Run": (run.up, run.serve, run.gpu, run.webhooks),
     "Jobs": (jobs.submit, jobs.ls, jobs.show, jobs.cancel, jobs.retry, jobs.rm, jobs.gc),
     "Watch": (watch.top, watch.bench, watch.doctor, watch.settings),
     "Set up": (setup.model, setup.token, setup.units),
@@ -30,6 +31,7 @@ class GroupedCommands(click.Group):
     def main(self, *args: Any, **rest: Any) -> Any:
         """Run a command at a terminal of any encoding."""
         terminal.prepare()
+        click.UsageError.exit_code = EX_USAGE  # click's own is 2
         return super().main(*args, **rest)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -202,7 +202,7 @@ def _show(error: Exception) -> None:
 
 
 def open_spool(settings: "Settings") -> "Spool":
-    """Return the spool that is set. Raises `SpoolUnusable` if there is none."""
+    """Return the spool that is set. Raises `SpoolUnusable` if there is none, and `NewerSpool`."""
     from i2ii_spool.spool.layout import Spool
 
     spool = Spool(settings.spool)
@@ -211,4 +211,5 @@ def open_spool(settings: "Settings") -> "Spool":
             f"there is no spool at {spool.root}: start `i2ii up`, which makes one, "
             "or name another with --spool"
         )
+    spool.check_format()
     return spool

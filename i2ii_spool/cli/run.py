@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from i2ii_spool.settings import Settings
 
 
-@command(processes=["server", "worker"])
-def up(settings: "Settings") -> None:
-    """Run the whole service: the server and its workers.
+@command(processes=["server", "worker", "webhooks"])
+@click.option("--open", "opens_page", is_flag=True, help="open the page in a browser")
+def up(settings: "Settings", *, opens_page: bool) -> None:
+    """Run the whole service: server, workers, webhooks.
 
     It starts one worker per visible GPU, or one classic worker on a machine without a GPU.
     """
     from i2ii_spool.ops import supervisor
 
-    sys.exit(supervisor.run(settings))
+    sys.exit(supervisor.run(settings, opens_page=opens_page))
 
 
 @command(processes=["server"])
@@ -31,10 +32,24 @@ def serve(settings: "Settings") -> None:
     from i2ii_spool.server.daemon import Server
     from i2ii_spool.settings import load
 
-    configure_logging("http")
+    configure_logging("http", settings.log_format)
     faulthandler.enable()
     reload = functools.partial(load, dict(click.get_current_context().params))
     Server(settings, reload).run()
+
+
+@command(processes=["webhooks"])
+def webhooks(settings: "Settings") -> None:
+    """Run the deliverer of webhooks.
+
+    It ends at once where I2II_WEBHOOK_SECRETS is not set.
+    """
+    from i2ii_spool.host.logging import configure_logging
+    from i2ii_spool.webhooks.daemon import Deliverer
+
+    configure_logging("webhooks", settings.log_format)
+    faulthandler.enable()
+    Deliverer(settings).run()
 
 
 @command(processes=["worker"])
@@ -52,7 +67,7 @@ def gpu(settings: "Settings", gpu: str, *, burst: bool) -> None:
     from i2ii_spool.worker.daemon import Worker
 
     chosen = gpus.resolve(gpu)
-    configure_logging(chosen.unit, worker_name(chosen.unit))
+    configure_logging(chosen.unit, settings.log_format, worker_name(chosen.unit))
     faulthandler.enable()  # prints the stacks when systemd's watchdog aborts a hung worker
     device = gpus.set_visible(chosen, optional=settings.engine == "classic")
     engine = registry.create(settings, has_gpu=device is not None)

@@ -1,11 +1,12 @@
 """The commands that watch the service: top, bench, doctor, settings."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from i2ii_spool.cli.options import check_text, command, open_spool
+from i2ii_spool.cli.options import check_text, command, open_spool, restore_umask
 from i2ii_spool.cli.terminal import echo, echo_json
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 )
 @click.option("--url", help="URL of the server  [default: from host and port]")
 @click.option("--json", "as_json", is_flag=True, help="print the report as JSON")
+@click.option(
+    "--report",
+    "page",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="also write the report as a page, one HTML file, with charts and pictures",
+)
 def bench(
     settings: "Settings",
     *,
@@ -37,17 +45,37 @@ def bench(
     prompt: str,
     url: str | None,
     as_json: bool,
+    page: Path | None,
 ) -> None:
-    """Load-test a running service and print a report."""
+    """Load-test a running service and print a report.
+
+    Ctrl-C cancels the jobs that run; the report has those that have ended.
+    """
+    from i2ii_spool.cli.progress import EX_INTERRUPTED
     from i2ii_spool.ops.loadtest import run
+    from i2ii_spool.ops.loadtest.page import document, writing
 
     check_text("prompt", prompt)
-    url = url or f"http://{settings.host}:{settings.port}"
-    report = run.run(url, settings.client_token, jobs=jobs, concurrency=concurrency, prompt=prompt)
+    if page is not None:
+        writing.check_path(page)
+    report = run.run(
+        url or f"http://{settings.host}:{settings.port}",
+        settings.client_token,
+        jobs=jobs,
+        concurrency=concurrency,
+        prompt=prompt,
+        with_sheet=page is not None,
+    )
     if as_json:
         echo_json(report.to_dict(), indent=2)
     else:
         echo(report.to_text())
+    if page is not None:
+        restore_umask()
+        writing.write(page, document.page(report))
+        echo(f"report: {page}", err=True)
+    if report.stopped:
+        sys.exit(EX_INTERRUPTED)
     sys.exit(0 if report.all_succeeded else 1)
 
 
@@ -58,8 +86,10 @@ def top(settings: "Settings") -> None:
     If standard output is a file or a pipe, print them once.
     """
     from i2ii_spool.ops import top
+    from i2ii_spool.spool.maintenance import lease_seconds
 
-    top.run(open_spool(settings), lease=settings.lease_seconds)
+    spool = open_spool(settings)
+    top.run(spool, lease=lease_seconds(spool, settings))
 
 
 @command(
@@ -96,7 +126,7 @@ def doctor(settings: "Settings", *, as_json: bool) -> None:
     sys.exit(0 if healthy else 1)
 
 
-@command(processes=["server", "worker", "gc", "client"])
+@command(processes=["server", "worker", "gc", "client", "webhooks"])
 def settings(settings: "Settings") -> None:
     """Print every setting in force and where it comes from."""
     from i2ii_spool.settings import Settings, source

@@ -5,6 +5,7 @@ changes belong in drop-ins (`systemctl edit i2ii-gpu@0`) and in i2ii.env, which 
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from i2ii_spool.host import gpus
 from i2ii_spool.settings import (
     ENV_FILE,
     ENV_PREFIX,
+    SECRETS,
     USER_ENV_FILE,
     Settings,
     about,
@@ -36,7 +38,10 @@ SHIPPED = files("i2ii_spool") / "systemd"
 HOME, SPOOL = Path("/var/lib/i2ii"), Path("/var/lib/i2ii/spool")
 COMMAND = "/opt/i2ii/bin/i2ii"
 ADDRESS = "127.0.0.1:8000"
-ENABLED = ("i2ii.target", "i2ii-http.socket", "i2ii-http.service", "i2ii-gc.timer")
+ENABLED = (
+    *("i2ii.target", "i2ii-http.socket", "i2ii-http.service", "i2ii-gc.timer"),
+    "i2ii-webhooks.service",
+)
 UNITS = (*ENABLED, "i2ii-gpu@.service", "i2ii-gc.service", "i2ii-devices.service")
 NOT_FOR_USERS = ("i2ii-devices.service",)
 FIRST_WITH_BACKOFF = 254
@@ -182,11 +187,12 @@ def install(target: InstallTarget, *, dry_run: bool) -> list[str]:
     spool = settings.spool if target.is_set("spool") else target.default_spool
     if not spool.is_absolute():
         raise SettingsError(f"spool must be an absolute path for units, got {spool}", field="spool")
-    if target.is_set("api_token") and not target.environment.exists():
+    secret = next(filter(target.is_set, SECRETS), None)
+    if secret is not None and not target.environment.exists():
         raise SettingsError(
-            f"{variable('api_token')} is set, and {target.environment} will be readable for all; "
+            f"{variable(secret)} is set, and {target.environment} will be readable for all; "
             "unset it, and after the installation write it there and chmod 640 the file",
-            field="api_token",
+            field=secret,
         )
     found = _gpus(settings)
     instances = [device.id for device in found] or ["0"]
@@ -242,7 +248,11 @@ def _files(
     if target.is_users:
         return
     yield target.root / "etc/sysusers.d/i2ii.conf", (SHIPPED / "i2ii.sysusers").read_text()
-    tmpfiles = (SHIPPED / "i2ii.tmpfiles").read_text().replace(str(SPOOL), str(spool))
+    tmpfiles = re.sub(
+        rf"{SPOOL}(\S*)",
+        lambda match: _quoted(f"{spool}{match[1]}"),
+        (SHIPPED / "i2ii.tmpfiles").read_text(),
+    )
     yield target.root / "etc/tmpfiles.d/i2ii.conf", tmpfiles
     for device in found:
         if device.minor is None:
@@ -263,9 +273,21 @@ def _adapted(
     text = text.replace(f"ListenStream={ADDRESS}", f"ListenStream={_address(settings)}")
     if target.is_users:
         return _without_sandbox(text)
+    # The worker writes into the cache of models as well.
+    text = text.replace(f"ReadWritePaths={SPOOL}\n", f"ReadWritePaths={_quoted(str(spool))}\n")
     if not spool.is_relative_to(HOME):
-        text = text.replace(f"ReadWritePaths={HOME}", f"ReadWritePaths={HOME} {spool}")
+        more = f"ReadWritePaths={HOME} {_quoted(str(spool))}\n"
+        text = text.replace(f"ReadWritePaths={HOME}\n", more)
     return text
+
+
+def _quoted(path: str) -> str:
+    """Return a path as units and tmpfiles.d(5) want it: `%` doubled, in quotes if it must be."""
+    path = path.replace("%", "%%")
+    if re.fullmatch(r"[\w%+,./:@=-]+", path):
+        return path
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _address(settings: Settings) -> str:
@@ -290,7 +312,9 @@ def _without_sandbox(text: str) -> str:
     if sandbox:
         after = after[after.index("\n[Install]") :] if "\n[Install]" in after else ""
     lines = before.splitlines(keepends=True)
-    kept = "".join(line for line in lines if not line.startswith(("User=", "Group=")))
+    kept = "".join(
+        line for line in lines if not line.startswith(("User=", "Group=", "Environment="))
+    )
     kept = kept.replace("WantedBy=multi-user.target", "WantedBy=default.target")
     return kept + after.lstrip("\n")
 

@@ -16,11 +16,12 @@ from rich.text import Text
 
 from i2ii_spool.jobs.ids import age_of
 from i2ii_spool.spool.capacity import free_bytes
+from i2ii_spool.spool.hosts import HostView, by_host
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import (
+    WorkerObserver,
     WorkerState,
     WorkerView,
-    list_workers,
     seconds_between_completions,
 )
 from i2ii_spool.spool.lookup import JobLocation, count, list_jobs, queued_ids
@@ -42,24 +43,25 @@ COLOURS = {
 
 def run(spool: Spool, *, lease: float) -> None:
     """Show the spool until Ctrl-C; once, if standard output is not a terminal."""
+    observer = WorkerObserver(spool, lease=lease)
     if sys.stdout is None or not sys.stdout.isatty():
-        Console(width=PIPE_WIDTH).print(_view(spool, lease, PIPE_WIDTH))
+        Console(width=PIPE_WIDTH).print(_view(spool, observer, PIPE_WIDTH))
         return
     try:
         with Live(console=Console(), screen=True, auto_refresh=False) as live:
             while True:
-                live.update(_view(spool, lease, live.console.width), refresh=True)
+                live.update(_view(spool, observer, live.console.width), refresh=True)
                 time.sleep(REFRESH_SECONDS)
     except KeyboardInterrupt:
         return
 
 
-def _view(spool: Spool, lease: float, width: int) -> RenderableType:
+def _view(spool: Spool, observer: WorkerObserver, width: int) -> RenderableType:
     queue = queued_ids(spool)
-    workers = list_workers(spool, lease=lease)
+    workers = observer.look()
     running = _statuses(spool, list_jobs(spool, State.RUNNING), queue)
     jobs = {status.request_id: status for status in running}
-    parts = [*_header(spool, workers, queue), Text()]
+    parts = [*_header(spool, workers, queue), *_hosts(workers), Text()]
     if not workers:
         parts.append(
             Text(
@@ -94,6 +96,21 @@ def _header(
         Text(f"i2ii {spool.root}  {free_bytes(spool) / 2**30:.1f} GiB free", style="bold"),
         Text(f"{states}{counts[State.FAILED]} failed{speed}{oldest}"),
     ]
+
+
+def _hosts(workers: Sequence[WorkerView]) -> list[RenderableType]:
+    """A line for each host, if there are several."""
+    hosts = by_host(workers)
+    return [_host_line(host) for host in hosts] if len(hosts) > 1 else []
+
+
+def _host_line(host: HostView) -> RenderableType:
+    if not host.alive:
+        heard = f"last heard of {_span(host.heartbeat_age)} ago"
+        return Text(f"host {host.host} dead, {heard}", style="bold red")
+    counts = f"{host.ready_workers} of {len(host.workers)} workers ready"
+    version = f"i2ii {' and '.join(host.versions)}"
+    return Text(f"host {host.host} {counts}, {host.running_jobs} jobs running, {version}")
 
 
 def _span(seconds: float) -> str:
@@ -136,7 +153,7 @@ def _worker_row(
         ProgressBar(total=steps, completed=step, width=8) if is_editing else "",
         "-" if eta is None else _span(eta),
         "-" if used is None or total is None else f"{used / 1024:.0f}/{total / 1024:.0f} GiB",
-        "-" if status.use_percent is None else f"{status.use_percent} %",
+        _busy(status.use_percent, status.temperature_celsius),
     ]
     if is_wide:
         cells += [str(status.jobs_done), str(status.jobs_failed), _span(worker.heartbeat_age)]
@@ -144,6 +161,12 @@ def _worker_row(
         return [*cells, _described(job)]
     note = _printable(status.note)
     return [*cells, note if job is None else Text("  ").join((_described(job), note))]
+
+
+def _busy(use: int | None, temperature: int | None) -> str:
+    parts = [f"{use} %"] if use is not None else []
+    parts += [f"{temperature} °C"] if temperature is not None else []
+    return " ".join(parts) or "-"
 
 
 def _queue_table(jobs: Sequence[JobStatus], total: int) -> Table:

@@ -1,27 +1,32 @@
 """`i2ii doctor`: check a whole installation, and name a cure for each problem.
 
-    filesystem   the spool: folders, owner and mode, file system, locks, space, clock
-    machine      the host: units, workers, GPUs, torch, the model, the port, access
+    filesystem   the spool: folders, owner and mode, calls, locks, space, clock
+    mounts       the type of its file system, and how it is mounted
+    hosts        the hosts that share the spool
+    machine      this host: units, workers, GPUs, torch, the model, the port, access
 
 A check leaves nothing behind: it removes the files that it writes.
 """
 
 from collections.abc import Callable, Iterator
 
-from i2ii_spool.ops.doctor import filesystem, machine
+from i2ii_spool.ops.doctor import filesystem, hosts, machine
 from i2ii_spool.ops.doctor.finding import Finding, Verdict, error
 from i2ii_spool.settings import Settings
 
 Check = Callable[[Settings], Iterator[Finding]]
 
 SPOOL_CHECKS: tuple[Check, ...] = (
+    hosts.check_format,
     filesystem.check_ownership,
     filesystem.check_writing,
+    filesystem.check_calls,
     filesystem.check_file_system,
     filesystem.check_locks,
     filesystem.check_space,
     filesystem.check_clock,
     machine.check_workers,
+    hosts.check_hosts,
 )
 MACHINE_CHECKS: tuple[Check, ...] = (
     machine.check_time_service,

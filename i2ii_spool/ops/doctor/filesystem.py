@@ -4,7 +4,6 @@ import fcntl
 import grp
 import os
 import pwd
-import re
 import secrets
 import stat
 import subprocess
@@ -15,36 +14,33 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from i2ii_spool.host.filesystems import file_system_of, lock_cure, mount_of
 from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.ops.doctor.finding import Finding, error, ok, warning
+from i2ii_spool.ops.doctor.mounts import judge
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.capacity import free_bytes
 from i2ii_spool.spool.durable_io import move, write_file
 from i2ii_spool.spool.layout import FOLDER_MODE, Spool
+from i2ii_spool.spool.maintenance import lease_seconds
 
 MIB = 2**20
 MAX_SKEW_SECONDS = 2.0
-MAX_NETWORK_DELAY_SECONDS = 30.0
-"""For so long, a network file system may show an old heartbeat."""
+LOCK_TIMEOUT_SECONDS = 20.0
 MIN_FREE_FILES = 1000
 
-LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs"}
-OVERLAYS = {
-    "overlay",
-    "aufs",
-    "unionfs",
-    "fuse.unionfs",
-    "fuse.mergerfs",
-    "fuse-overlayfs",
-    "fuse.fuse-overlayfs",
-}
-IN_MEMORY = {"tmpfs", "ramfs"}
-# Tried with two mounts: they share neither flock nor hard links.
-WITHOUT_LOCKS = {"fuse.seaweedfs"}
-NETWORK = re.compile(
-    r"nfs4?|cifs|smb3|lustre|beegfs|ceph|9p|virtiofs|glusterfs|gpfs|afs"
-    r"|fuse\.(?!unionfs|mergerfs).*"
-)
+LOCK_HELD, LOCK_FAILS = 3, 4
+TRY_LOCK = f"""
+import fcntl, sys
+try:
+    # Open for writing: without that, NFS refuses an exclusive lock.
+    fcntl.flock(open(sys.argv[1], "r+"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    sys.exit({LOCK_HELD})
+except OSError as problem:
+    print(problem)
+    sys.exit({LOCK_FAILS})
+"""
 
 
 def check_spool(settings: Settings) -> Iterator[Finding]:
@@ -97,6 +93,13 @@ def _owner(path: Path) -> tuple[str, str]:
         return str(status.st_uid), str(status.st_gid)
 
 
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a user of a container without an account
+        return str(os.geteuid())
+
+
 @contextmanager
 def _probe(folder: Path) -> Iterator[Path]:
     """Yield a path in `folder` for a file, which is removed afterwards."""
@@ -115,7 +118,7 @@ def check_writing(settings: Settings) -> Iterator[Finding]:
             write_file(here, b"probe")
             move(here, there)
     except OSError as problem:
-        user = pwd.getpwuid(os.geteuid()).pw_name
+        user = _user()
         group = _owner(spool.root)[1]
         cure = f"usermod -aG {group} {user}, and log in again"
         yield error("writing", f"{user} cannot write: {problem}", cure)
@@ -123,65 +126,83 @@ def check_writing(settings: Settings) -> Iterator[Finding]:
         yield ok("writing", "a file can be written, synced and moved")
 
 
+def check_calls(settings: Settings) -> Iterator[Finding]:
+    """The file system has the calls that a file system may lack."""
+    spool = Spool(settings.spool)
+    lacking = [*_without_folder_sync(spool), *_without_links(spool), *_without_modes(spool)]
+    yield from lacking or [ok("calls", "folders sync, hard links, folders keep mode and group")]
+
+
+def _without_folder_sync(spool: Spool) -> Iterator[Finding]:
+    descriptor = os.open(spool.staging, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as problem:
+        message = f"a folder cannot be synced: {problem.strerror}"
+        cure = "use another file system, if a power failure must lose no job"
+        yield warning("calls", message, cure)
+    finally:
+        os.close(descriptor)
+
+
+def _without_links(spool: Spool) -> Iterator[Finding]:
+    with _probe(spool.keys) as one, _probe(spool.keys) as two:
+        one.touch()
+        try:
+            os.link(one, two)
+        except OSError as problem:
+            message = f"no hard links ({problem.strerror}): an Idempotency-Key is refused"
+            yield warning("calls", message, "send jobs without the key, or use another file system")
+
+
+def _without_modes(spool: Spool) -> Iterator[Finding]:
+    folder = spool.staging / f".doctor-{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        folder.chmod(FOLDER_MODE)
+        mode, group = stat.S_IMODE(folder.stat().st_mode), _owner(folder)[1]
+    except PermissionError as problem:
+        message = f"a new folder cannot get mode {FOLDER_MODE:o}: {problem.strerror}"
+        yield error("calls", message, "mount it with POSIX modes, or move the spool")
+        return
+    finally:
+        folder.rmdir()
+    wanted = _owner(spool.root)[1]
+    if (mode, group) != (FOLDER_MODE, wanted):
+        message = f"a new folder gets mode {mode:o} and group {group}, not {FOLDER_MODE:o} {wanted}"
+        user = _user()
+        cure = f"usermod -aG {wanted} {user}, and log in again; the same on the file server"
+        yield error("calls", message, cure)
+
+
 def check_file_system(settings: Settings) -> Iterator[Finding]:
-    """The type of the file system is one that a queue can rely on."""
-    mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    name = file_system_type(mountinfo, Spool(settings.spool).root.resolve())
-    lease = settings.lease_seconds
-    move_it = "move the spool (docs/operations.md), and set I2II_SPOOL"
-    if name in OVERLAYS:
-        message = f"{name} does not promise what a queue needs"
-        yield error("file system", message, f"{move_it} to ext4 or xfs")
-    elif name in WITHOUT_LOCKS:
-        message = f"{name} does not share locks between its mounts"
-        yield error("file system", message, f"{move_it} to another one")
-    elif name in IN_MEMORY:
-        message = f"{name} is in memory: a reboot loses every job"
-        yield warning("file system", message, f"{move_it} to ext4 or xfs")
-    elif NETWORK.fullmatch(name) and lease < MAX_NETWORK_DELAY_SECONDS:
-        delay = f"{MAX_NETWORK_DELAY_SECONDS:.0f}"
-        message = f"{name} may show a heartbeat {delay} s late, and the lease is {lease:.0f} s"
-        cure = f"set I2II_LEASE_SECONDS to more than {delay}, on every host"
-        yield error("file system", message, cure)
-    elif NETWORK.fullmatch(name):
-        message = f"{name}: a worker of another host is dead after {lease:.0f} s without heartbeat"
-        cure = "keep I2II_LEASE_SECONDS the same on every host, and their clocks synchronised"
-        yield warning("file system", message, cure)
-    elif name in LOCAL:
-        yield ok("file system", name)
-    else:
-        yield warning("file system", f"{name} has not been tried", f"{move_it} to ext4 or xfs")
-
-
-def file_system_type(mountinfo: str, path: Path) -> str:
-    """Return the type of the file system of `path`, by the text of /proc/self/mountinfo."""
-    found = "unknown"
-    longest = -1
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        point = Path(re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), before.split()[4]))
-        # Of two mounts on one point, the later hides the earlier.
-        if path.is_relative_to(point) and len(point.parts) >= longest:
-            longest, found = len(point.parts), after.split()[0]
-    return found
+    """The type of the file system, and how it is mounted, are what a queue can rely on."""
+    spool = Spool(settings.spool)
+    yield from judge(mount_of(spool.root), lease=lease_seconds(spool, settings))
 
 
 def check_locks(settings: Settings) -> Iterator[Finding]:
     """A lock that one process holds keeps another process out."""
-    with _probe(Spool(settings.spool).locks) as path, path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        script = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    locks = Spool(settings.spool).locks
+    cure = lock_cure(file_system_of(locks))
+    with _probe(locks) as path, path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as problem:
+            yield error("locks", f"a file cannot be locked: {problem}", cure)
+            return
         other = subprocess.run(
-            [sys.executable, "-c", script, path], capture_output=True, timeout=20, check=False
-        )
-    if other.returncode == 0:
-        yield error(
-            "locks",
-            "two processes hold the same lock: two workers could run under one name",
-            "mount the file system with locks (NFS: without nolock), or move the spool",
-        )
-    else:
+            [sys.executable, "-c", TRY_LOCK, path],
+            capture_output=True, text=True, timeout=LOCK_TIMEOUT_SECONDS, check=False,
+        )  # fmt: skip
+    if other.returncode == LOCK_HELD:
         yield ok("locks", "a lock keeps a second process out")
+    elif other.returncode == 0:
+        message = "two processes hold the same lock: two workers could run under one name"
+        yield error("locks", message, cure)
+    else:
+        why = (other.stdout or other.stderr).strip().splitlines()[-1:]
+        yield error("locks", f"a second process cannot try a lock: {' '.join(why)}", cure)
 
 
 def check_space(settings: Settings) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from i2ii_spool.server.auth import tokens
 from i2ii_spool.settings import LOOPBACK, Settings
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import WorkerState, list_workers
+from i2ii_spool.spool.maintenance import lease_seconds
 
 SYSTEMD = Path("/run/systemd/system")
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
@@ -33,7 +34,8 @@ INSTALL = f"{sys.prefix}/bin/pip install 'i2ii[qwen]'"
 
 def check_workers(settings: Settings) -> Iterator[Finding]:
     """A worker is running, and none is dead or degraded."""
-    workers = list_workers(Spool(settings.spool), lease=settings.lease_seconds)
+    spool = Spool(settings.spool)
+    workers = list_workers(spool, lease=lease_seconds(spool, settings))
     for worker in workers:
         name, state, note = worker.status.worker, worker.status.state, worker.status.note
         if not worker.alive:

@@ -2,12 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from statistics import fmean
 from typing import Any
 
 from i2ii_spool.jobs.records import Timings
+from i2ii_spool.ops.loadtest.sheet import ContactSheet
 from i2ii_spool.spool.status import JobStatus
 
 HISTOGRAM_ROWS, HISTOGRAM_WIDTH = 8, 40
@@ -26,6 +28,8 @@ class Outcome:
     """Its last status; None if it was not submitted."""
     error: str | None = None
     """The code of the error; None if it succeeded."""
+    message: str = ""
+    """What the error says; empty if it succeeded."""
 
     @property
     def seconds(self) -> float:
@@ -66,11 +70,29 @@ class Report:
     outcomes: Sequence[Outcome]
     ready: frozenset[str]
     """The workers that were ready, whether or not they got a job."""
+    prompt: str = ""
+    """The instruction of every job."""
+    began: datetime = field(default_factory=lambda: datetime.now().astimezone())
+    """When it began, in the time of this machine."""
+    workers_seen: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What `/system/status` has said last of each worker, by its name."""
+    sheet: ContactSheet = field(default_factory=ContactSheet)
+    """The pictures, if they were asked for."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether Ctrl-C ended it before all its jobs had."""
+        return len(self.outcomes) < self.jobs
+
+    @property
+    def failed(self) -> int:
+        """How many jobs ended without a picture."""
+        return len(self.outcomes) - self.succeeded
 
     @property
     def succeeded(self) -> int:
         """How many jobs succeeded."""
-        return len(self._good)
+        return len(self.completed)
 
     @property
     def all_succeeded(self) -> bool:
@@ -88,7 +110,9 @@ class Report:
 
     @property
     def makespan(self) -> float:
-        """Seconds from the first submit to the last end."""
+        """Seconds from the first submit to the last end; 0 if no job has ended."""
+        if not self.outcomes:
+            return 0.0
         return max(each.ended for each in self.outcomes) - min(
             each.started for each in self.outcomes
         )
@@ -96,7 +120,7 @@ class Report:
     @property
     def throughput(self) -> float:
         """Succeeded jobs per second."""
-        return self.succeeded / self.makespan
+        return _ratio(self.succeeded, self.makespan)
 
     @property
     def latency(self) -> dict[str, float]:
@@ -109,7 +133,7 @@ class Report:
     @property
     def means(self) -> dict[str, float]:
         """Mean seconds of each stage, as the workers measured them; empty if none did."""
-        timings = [outcome.timings.model_dump() for outcome in self._good if outcome.timings]
+        timings = [outcome.timings.model_dump() for outcome in self.completed if outcome.timings]
         if not timings:
             return {}
         return {stage: fmean(each[stage] for each in timings) for stage in Timings.model_fields}
@@ -118,15 +142,15 @@ class Report:
     def workers(self) -> dict[str, WorkerShare]:
         """What each worker did, by its name."""
         shares = {}
-        for name in sorted(self.ready | {_worker(outcome) for outcome in self._good}):
-            own = [outcome for outcome in self._good if _worker(outcome) == name]
+        for name in sorted(self.ready | {_worker(outcome) for outcome in self.completed}):
+            own = [outcome for outcome in self.completed if _worker(outcome) == name]
             timings = [outcome.timings for outcome in own if outcome.timings]
             busy = sum(each.load + each.edit for each in timings)
             shares[name] = WorkerShare(
                 jobs=len(own),
                 share_percent=round(100 * len(own) / max(1, self.succeeded), 2),
                 busy_seconds=round(busy, 3),
-                utilisation_percent=round(100 * busy / self.makespan, 1),
+                utilisation_percent=round(100 * _ratio(busy, self.makespan), 1),
             )
         return shares
 
@@ -135,15 +159,16 @@ class Report:
         """Seconds of load and edit of all workers, of makespan x workers: 1.0 at best."""
         workers = self.workers.values()
         busy = sum(worker.busy_seconds for worker in workers)
-        return busy / (self.makespan * max(1, len(workers)))
+        return _ratio(busy, self.makespan * len(workers))
 
     @property
-    def _good(self) -> list[Outcome]:
+    def completed(self) -> list[Outcome]:
+        """The jobs that succeeded."""
         return [outcome for outcome in self.outcomes if outcome.succeeded]
 
     @property
     def _seconds(self) -> list[float]:
-        return [outcome.seconds for outcome in self._good]
+        return [outcome.seconds for outcome in self.completed]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures for JSON: seconds, jobs per second, `parallel_efficiency` of 1."""
@@ -152,7 +177,8 @@ class Report:
             "jobs": self.jobs,
             "concurrency": self.concurrency,
             "succeeded": self.succeeded,
-            "failed": self.jobs - self.succeeded,
+            "failed": self.failed,
+            "stopped": self.stopped,
             "errors": self.errors,
             "makespan_seconds": round(self.makespan, 3),
             "throughput": round(self.throughput, 3),
@@ -164,9 +190,10 @@ class Report:
 
     def to_text(self) -> str:
         """Return all figures as lines of text."""
-        failed = f", {self.jobs - self.succeeded} failed" if self.errors else ""
+        failed = f", {self.failed} failed" if self.errors else ""
+        stopped = f"; stopped after {len(self.outcomes)}" if self.stopped else ""
         lines = [
-            f"{self.jobs} jobs, {self.concurrency} at a time, to {self.url}",
+            f"{self.jobs} jobs, {self.concurrency} at a time, to {self.url}{stopped}",
             "",
             f"succeeded   {self.succeeded}{failed}",
             *(f"            {count} x {code}" for code, count in self.errors.items()),
@@ -203,6 +230,10 @@ def histogram(seconds: Sequence[float]) -> Iterator[str]:
         bar = "█" * math.ceil(rows[row] * HISTOGRAM_WIDTH / max(rows.values()))
         bounds = f"{low + row * step:8.2f} - {low + (row + 1) * step:<8.2f}"
         yield f"{bounds} {bar} {rows[row] or ''}".rstrip()
+
+
+def _ratio(amount: float, whole: float) -> float:
+    return amount / whole if whole else 0.0
 
 
 def _worker(outcome: Outcome) -> str:

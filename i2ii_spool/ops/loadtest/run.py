@@ -10,6 +10,7 @@ import io
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from PIL import Image
@@ -21,6 +22,7 @@ from i2ii_spool.errors import BadResult, I2iiError, NoWorker
 from i2ii_spool.jobs.request import EditRequest, parse
 from i2ii_spool.ops.loadtest.photo import SIZES, photograph
 from i2ii_spool.ops.loadtest.report import Outcome, Report
+from i2ii_spool.ops.loadtest.sheet import ContactSheet, Shot, Thumbnail, sampled, thumbnail
 from i2ii_spool.spool.status import JobStatus
 
 POLL_SECONDS = 1.0
@@ -29,13 +31,26 @@ POLL_SECONDS = 1.0
 class LoadTest:
     """One load test."""
 
-    def __init__(self, client: AsyncClient, display: "Display", *, prompt: str) -> None:
+    def __init__(
+        self, client: AsyncClient, display: "Display", *, prompt: str, shown: frozenset[int]
+    ) -> None:
         self._client = client
         self._display = display
         self._request = parse(EditRequest, {"prompt": prompt})
         self._pictures = [photograph(*size, seed=seed) for seed, size in enumerate(SIZES)]
+        self._shown = shown
         self.outcomes: list[Outcome] = []
+        self.shots: list[Shot] = []
         self.ready: set[str] = set()
+        self.workers: dict[str, dict[str, Any]] = {}
+
+    @property
+    def sheet(self) -> ContactSheet:
+        """The pictures that were sent and the results that are shown; empty without the latter."""
+        if not self._shown:
+            return ContactSheet()
+        sent = [thumbnail(check_picture(picture)) for picture in self._pictures]
+        return ContactSheet(sent, sorted(self.shots, key=lambda shot: shot.job))
 
     async def run(self, *, jobs: int, concurrency: int) -> None:
         """Run all jobs to their ends. Raises `I2iiError` without a server or a worker."""
@@ -66,26 +81,33 @@ class LoadTest:
         self.ready |= {
             worker["worker"] for worker in alive if worker["state"] in ("ready", "running")
         }
+        self.workers |= {worker["worker"]: worker for worker in alive}
         self._display.show(alive)
 
     async def _run_jobs(self, waiting: Iterator[int]) -> None:
         """Run jobs one after the other, until none waits."""
         for index in waiting:
-            self.outcomes.append(await self._run_job(self._pictures[index % len(self._pictures)]))
+            self.outcomes.append(await self._run_job(index))
             self._display.count()
 
-    async def _run_job(self, picture: bytes) -> Outcome:
+    async def _run_job(self, index: int) -> Outcome:
         started = time.monotonic()
+        picture = index % len(self._pictures)
+        status = None
         try:
-            status = await self._edit(picture)
+            status = await self._edit(self._pictures[picture])
             ended = time.monotonic()
             if status.status != "completed":
-                code = (status.error or {}).get("code", status.status)
-                return Outcome(started, ended, status, code)
+                described = status.error or {}
+                code = described.get("code", status.status)
+                message = described.get("message", "")
+                return Outcome(started, ended, status, code, message)
             result = await self._client.result(status.request_id)
-            await asyncio.to_thread(check_picture, result)
+            small = await asyncio.to_thread(_judged, result, with_thumbnail=index in self._shown)
+            if small is not None:
+                self.shots.append(Shot(index, picture, ended - started, small))
         except I2iiError as error:
-            return Outcome(started, time.monotonic(), error=error.code)
+            return Outcome(started, time.monotonic(), status, error.code, error.message)
         return Outcome(started, ended, status)
 
     async def _edit(self, picture: bytes) -> JobStatus:
@@ -99,12 +121,19 @@ class LoadTest:
             raise
 
 
-def check_picture(data: bytes) -> None:
-    """Raise `BadResult` unless this is a picture that can be decoded."""
+def check_picture(data: bytes) -> Image.Image:
+    """Return the picture, decoded. Raises `BadResult` for anything else."""
     try:
-        Image.open(io.BytesIO(data)).load()
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error...: by the decoder
         raise BadResult(f"the result is not a picture: {error}") from error
+    return picture
+
+
+def _judged(data: bytes, *, with_thumbnail: bool) -> Thumbnail | None:
+    picture = check_picture(data)
+    return thumbnail(picture) if with_thumbnail else None
 
 
 class Display:
@@ -137,16 +166,33 @@ class Display:
             self._progress.update(bar, total=steps or 1, completed=step, detail=detail)
 
 
-def run(url: str, token: str | None = None, *, jobs: int, concurrency: int, prompt: str) -> Report:
+def run(
+    url: str,
+    token: str | None = None,
+    *,
+    jobs: int,
+    concurrency: int,
+    prompt: str,
+    with_sheet: bool = False,
+) -> Report:
     """Submit `jobs` pictures, `concurrency` at a time, and wait for each to end.
 
     Raises `I2iiError` if no server answers at `url`, or if no worker is running. The report has the
-    errors that come later.
+    errors that come later, and the contact sheet if it is asked for. Ctrl-C cancels the jobs that
+    run; the report has those that have ended.
     """
-    return asyncio.run(_run(url, token, jobs, concurrency, prompt))
+    shown = sampled(jobs, len(SIZES)) if with_sheet else frozenset()
+    return asyncio.run(_run(url, token, jobs, concurrency, prompt, shown))
 
 
-async def _run(url: str, token: str | None, jobs: int, concurrency: int, prompt: str) -> Report:
+async def _run(
+    url: str,
+    token: str | None,
+    jobs: int,
+    concurrency: int,
+    prompt: str,
+    shown: frozenset[int],
+) -> Report:
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -154,8 +200,21 @@ async def _run(url: str, token: str | None, jobs: int, concurrency: int, prompt:
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
     )
+    began = datetime.now().astimezone()
     async with AsyncClient(url, token) as client:
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            test = LoadTest(client, Display(progress, jobs), prompt=prompt)
-            await test.run(jobs=jobs, concurrency=concurrency)
-    return Report(url, jobs, concurrency, test.outcomes, frozenset(test.ready))
+            test = LoadTest(client, Display(progress, jobs), prompt=prompt, shown=shown)
+            # Ctrl-C cancels this task, and asyncio raises KeyboardInterrupt only if it ends so.
+            with suppress(asyncio.CancelledError):
+                await test.run(jobs=jobs, concurrency=concurrency)
+    return Report(
+        url,
+        jobs,
+        concurrency,
+        test.outcomes,
+        frozenset(test.ready),
+        prompt=prompt,
+        began=began,
+        workers_seen=test.workers,
+        sheet=test.sheet,
+    )
