@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from i2ii_spool.jobs.folder import JOB, RESULT
 from i2ii_spool.jobs.ids import new_id
 from i2ii_spool.jobs.records import Result, Timings
 from i2ii_spool.jobs.request import Job
+from i2ii_spool.spool.claim import Claims
 from i2ii_spool.spool.layout import Spool, State
 
 # ext4 allows an inode 65 000 names.
@@ -65,6 +67,15 @@ def new_spool(folder: Path) -> Spool:
     spool = Spool(root / "spool")
     spool.create()
     return spool
+
+
+def claim_and_release(mine: Claims) -> float:
+    """Claim a job, count its attempt, and give it back; return the seconds that it took."""
+    started = time.perf_counter()
+    claim = mine.next()
+    assert claim is not None
+    claim.release(uncount_attempt=True)
+    return time.perf_counter() - started
 
 
 # --- many jobs ------------------------------------------------------------------------------------

@@ -15,15 +15,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from benchmarks.common import Figure, Options, new_spool, options, report
-from i2ii_spool.images import sandbox
 from i2ii_spool.images.codec import encode, read
 from i2ii_spool.images.probe import inspect
+from i2ii_spool.images.sandbox import limits
 from i2ii_spool.ops.loadtest.photo import photograph
 
 LEVELS = (0, 1, 3, 6, 9)
@@ -32,7 +31,20 @@ INPUTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("JPEG", "JPEG", {"quality": 92}),
     ("progressive JPEG", "JPEG", {"quality": 92, "progressive": True}),
     ("PNG", "PNG", {"compress_level": 1}),
+    ("WebP", "WEBP", {"quality": 92}),
 )
+DECODED = (
+    *(("WEBP", "RGBA"), ("AVIF", "RGBA"), ("TIFF", "RGBA"), ("GIF", "P")),
+    *(("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "I;16")),
+)
+READ = """
+import sys
+from i2ii_spool.images import pixels
+path, kind, most = sys.argv[1:]
+with open(path, "rb") as file:
+    pixels.read(file, name=kind, max_pixels=int(most), field="image").tobytes()
+print(open("/proc/self/status").read())
+"""
 
 
 def png_levels(options: Options) -> Iterator[Figure]:
@@ -55,7 +67,7 @@ def reading(options: Options) -> Iterator[Figure]:
     """Time to inspect an input at submit, and to decode it for the engine."""
     spool = new_spool(options.folder)
     path = spool.root / "photo"
-    for size in ((SIDE, SIDE), (4 * SIDE, 3 * SIDE)):  # 1 and 12 million pixels
+    for size in ((64, 64), (SIDE, SIDE), (4 * SIDE, 3 * SIDE)):  # up to 12 million pixels
         if options.quick and size[0] > SIDE:
             continue
         for name, kind, saving in INPUTS:
@@ -69,31 +81,24 @@ def reading(options: Options) -> Iterator[Figure]:
 def decoding(options: Options) -> Iterator[Figure]:
     """Peak memory of the sandbox for the largest picture that the default settings allow."""
     side = 400 if options.quick else 8000
-    limit = (sandbox.BASE_MEMORY + sandbox.BYTES_PER_PIXEL * side * side) / 2**20
-    for kind in ("WEBP", "AVIF", "TIFF", "GIF"):
+    limit = (limits.BASE_MEMORY + limits.BYTES_PER_PIXEL * side * side) / 2**20
+    for kind, mode in DECODED:
         yield Figure(
-            f"decode a {kind} of {side}x{side}, peak memory",
-            _peak_of(kind, side),
+            f"read a {kind} of {side}x{side}, {mode}, peak memory",
+            _peak_of(kind, mode, side),
             "MiB",
             at_most=limit,
         )
 
 
-def _peak_of(kind: str, side: int) -> float:
-    """Return the peak of the sandbox's address space, which is what its limit counts, in MiB."""
-    with tempfile.TemporaryFile() as file:
-        Image.effect_noise((side, side), 80).convert("RGB").save(file, kind)
-        file.seek(0)
-        command = [sys.executable, "-m", sandbox.__name__, str(side * side), kind]
-        peak = 0
-        with subprocess.Popen(command, stdin=file, stdout=subprocess.DEVNULL) as process:
-            while process.poll() is None:
-                sizes = re.findall(
-                    r"VmPeak:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text()
-                )
-                peak = max([peak, *map(int, sizes)])
-        assert process.returncode == 0
-    return peak / 1024
+def _peak_of(kind: str, mode: str, side: int) -> float:
+    """Return the peak of a process's address space, which is what the limit counts, in MiB."""
+    with tempfile.NamedTemporaryFile() as file:
+        Image.effect_noise((side, side), 80).convert("RGB").convert(mode).save(file, kind)
+        command = [sys.executable, "-c", READ, file.name, kind, str(side * side)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True)
+    (peak,) = re.findall(r"VmPeak:\s+(\d+) kB", said.stdout)
+    return int(peak) / 1024
 
 
 def _picture() -> Image.Image:

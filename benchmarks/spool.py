@@ -14,7 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.context import SpawnProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -22,10 +23,20 @@ from random import Random
 
 from PIL import Image
 
-from benchmarks.common import Figure, Options, fill, new_spool, options, report
+from benchmarks.common import (
+    Figure,
+    Options,
+    claim_and_release,
+    fill,
+    new_spool,
+    options,
+    report,
+)
 from i2ii_spool.engines.base import EngineInfo, OnStep
+from i2ii_spool.errors import NotFound
 from i2ii_spool.host.gpus import Gpu
 from i2ii_spool.images.codec import encode
+from i2ii_spool.jobs.ids import new_id
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.ops.loadtest.photo import photograph
 from i2ii_spool.ops.loadtest.report import percentile
@@ -33,6 +44,7 @@ from i2ii_spool.settings import Settings
 from i2ii_spool.spool.claim import Claims
 from i2ii_spool.spool.durable_io import sync_folder
 from i2ii_spool.spool.layout import Spool, State
+from i2ii_spool.spool.lookup import SETTLED_NS, list_jobs
 from i2ii_spool.spool.status import read_status
 from i2ii_spool.spool.submit import submit
 from i2ii_spool.worker.daemon import Worker
@@ -84,17 +96,19 @@ def _bare_rate(spool: Spool, picture: bytes, jobs: int) -> float:
     """The limit of this disk and this Python: the same five fsyncs, without id, inspection and
     validation."""
 
-    def one(index: int) -> None:
-        folder = f"{spool.staging}/bare-{index}"
-        os.mkdir(folder)
-        _write_and_sync(f"{folder}/input.jpg", picture)
-        _write_and_sync(f"{folder}/job.json", picture[:400])
-        sync_folder(folder)
-        os.rename(folder, f"{spool.trash}/bare-{index}")
-        sync_folder(spool.trash)
-        sync_folder(spool.staging)
+    return _rate(partial(bare_submit, spool, picture), jobs)
 
-    return _rate(one, jobs)
+
+def bare_submit(spool: Spool, picture: bytes, index: int) -> None:
+    """Make the system calls of a durable submit, and nothing else."""
+    folder = f"{spool.staging}/bare-{index}"
+    os.mkdir(folder)
+    _write_and_sync(f"{folder}/input.jpg", picture)
+    _write_and_sync(f"{folder}/job.json", picture[:400])
+    sync_folder(folder)
+    os.rename(folder, f"{spool.trash}/bare-{index}")
+    sync_folder(spool.trash)
+    sync_folder(spool.staging)
 
 
 def _rate(one: Callable[[int], None], jobs: int) -> float:
@@ -259,34 +273,48 @@ def _seconds_per_claim(options: Options, waiting: int) -> float:
     fill(spool, State.INCOMING, waiting)
     (spool.running / "bench.gpu0").mkdir()
     mine = Claims(spool, "bench.gpu0", max_attempts=3)
-    return statistics.median([_claim_once(mine) for _ in range(61)][1:])
-
-
-def _claim_once(mine: Claims) -> float:
-    started = time.perf_counter()
-    claim = mine.next()
-    assert claim is not None
-    claim.release(uncount_attempt=True)
-    return time.perf_counter() - started
+    return statistics.median([claim_and_release(mine) for _ in range(61)][1:])
 
 
 def look_ups(options: Options) -> Iterator[Figure]:
-    """The cost of reading a job's status with few jobs in `done/` and with many."""
-    few, many = (_seconds_per_status(options, done) for done in (FEW, _many(options)))
-    yield Figure(f"status, {FEW} done", 1000 * few, "ms")
-    yield Figure(f"status, {_many(options)} done", 1000 * many, "ms")
-    yield Figure("status: many done against few", many / few, "x", at_most=1.5)
+    """The cost of a status, of a job that is not there, and of the newest job, with few jobs in
+    `done/` and with many."""
+    few, many = (_seconds_per_look(options, done) for done in (FEW, _many(options)))
+    for look in LOOKS:
+        yield Figure(f"{look}, {FEW} done", 1000 * few[look], "ms")
+        yield Figure(f"{look}, {_many(options)} done", 1000 * many[look], "ms")
+        yield Figure(f"{look}: many done against few", many[look] / few[look], "x", at_most=1.5)
 
 
-def _seconds_per_status(options: Options, done: int) -> float:
+def _status(spool: Spool, id: str) -> None:
+    read_status(spool, id, queue=())
+
+
+def _not_there(spool: Spool, _id: str) -> None:
+    with suppress(NotFound):
+        read_status(spool, new_id(), queue=())
+
+
+def _newest(spool: Spool, _id: str) -> None:
+    list_jobs(spool, limit=1)
+
+
+LOOKS = {"status": _status, "a job that is not there": _not_there, "the newest job": _newest}
+
+
+def _seconds_per_look(options: Options, done: int) -> dict[str, float]:
     spool = new_spool(options.folder)
     ids = fill(spool, State.DONE, done)
-    return statistics.median(_status_once(spool, id) for id in Random(1).choices(ids, k=500))
+    time.sleep(SETTLED_NS / 1e9)  # of a folder that changes all the time the list is not kept
+    return {
+        name: statistics.median(_look_once(look, spool, id) for id in Random(1).choices(ids, k=500))
+        for name, look in LOOKS.items()
+    }
 
 
-def _status_once(spool: Spool, id: str) -> float:
+def _look_once(look: Callable[[Spool, str], None], spool: Spool, id: str) -> float:
     started = time.perf_counter()
-    read_status(spool, id, queue=())
+    look(spool, id)
     return time.perf_counter() - started
 
 
