@@ -118,7 +118,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(key=st.sampled_from([None, "a", "b"]))
     def submit(self, key: str | None) -> None:
         submission = Submission(self.spool)
-        write_upload(submission.add_image(), PICTURE)
+        write_upload(submission.add_file(), PICTURE)
         id = submission.publish(EditRequest(prompt="sepia"), max_pixels=10**6, key=key)
         if key is not None and key in self.keys and self.jobs[self.keys[key]].state is not None:
             assert id == self.keys[key]

@@ -17,14 +17,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from i2ii_spool.jobs.folder import JobFolder
+from i2ii_spool.jobs.folder import JobFolder, read_record
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import worker_name
 from tests.support.chaos import (
@@ -69,14 +69,24 @@ class StormGroup(ProcessGroup):
     """Two servers, and four workers that may die of their jobs."""
 
     deaths = (-signal.SIGKILL, -signal.SIGABRT)
+    commands: Mapping[str, tuple[str, ...]] = {**SERVERS, **WORKERS}
+    pause = PAUSE
+    heartbeat_timeout = HEARTBEAT_TIMEOUT
 
     def __init__(self, service: Service, chance: random.Random) -> None:
         self._starts: Counter[str] = Counter()
         self._logs: dict[str, Path] = {}
         self._heartbeats: dict[str, tuple[int, float]] = {}
-        super().__init__(service, {**SERVERS, **WORKERS}, chance)
+        super().__init__(service, self.commands, chance)
         self.aborted = 0
         self.died = 0
+
+    def _service_of(self, _name: str) -> Service:
+        """The service of the host that it runs on."""
+        return self._service
+
+    def _worker_of(self, name: str) -> str:
+        return worker_name(name)
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
         """Start it with a log of its own, and a limit to its memory."""
@@ -84,7 +94,7 @@ class StormGroup(ProcessGroup):
         self._logs[name] = self._service.log.with_name(f"{name}.{self._starts[name]}.log")
         self._logs[name].touch()
         self._heartbeats.pop(name, None)
-        return self._service.start(
+        return self._service_of(name).start(
             *("sh", "-c", 'exec "$@" 2>"$0"', str(self._logs[name]), "prlimit", f"--as={MEMORY}"),
             *(sys.executable, *self._commands[name]),
             max_attempts=str(MAX_ATTEMPTS),
@@ -100,7 +110,7 @@ class StormGroup(ProcessGroup):
         them."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            calm_until = time.monotonic() + self._chance.uniform(*PAUSE)
+            calm_until = time.monotonic() + self._chance.uniform(*self.pause)
             while time.monotonic() < calm_until:
                 self.restart_dead()
                 time.sleep(0.02)  # the random moment is the point
@@ -109,7 +119,7 @@ class StormGroup(ProcessGroup):
 
     def restart_dead(self) -> None:
         """Do what systemd does: start again what has ended, abort what hangs."""
-        for name in WORKERS:
+        for name in self.commands.keys() - SERVERS.keys():
             if self._is_hung(name):
                 self._running[name].send_signal(signal.SIGABRT)
                 self._running[name].wait()
@@ -122,10 +132,10 @@ class StormGroup(ProcessGroup):
                 self.died += 1
 
     def _is_hung(self, name: str) -> bool:
-        path = self._service.spool.workers / f"{worker_name(name)}.json"
+        path = self._service.spool.workers / f"{self._worker_of(name)}.json"
         try:
-            status, beat = json.loads(path.read_text()), path.stat().st_mtime_ns
-        except FileNotFoundError:
+            status, beat = json.loads(read_record(path)), path.stat().st_mtime_ns
+        except OSError:  # it has none now; or NFS says for a moment that the file is stale
             return False
         if status["pid"] != self._running[name].pid or status["state"] == "loading":
             return False
@@ -133,7 +143,7 @@ class StormGroup(ProcessGroup):
         if beat != last:
             self._heartbeats[name] = (beat, time.monotonic())
             return False
-        return time.monotonic() - since > HEARTBEAT_TIMEOUT
+        return time.monotonic() - since > self.heartbeat_timeout
 
     def check_alive(self) -> None:
         """A server dies of nothing that happens to others; a worker may have died of its job a
@@ -146,10 +156,10 @@ class StormGroup(ProcessGroup):
 
     def figures(self) -> str:
         """Who has died how often."""
-        killed = [sum(self.kills[name] for name in names) for names in (SERVERS, WORKERS)]
+        servers = sum(self.kills[name] for name in SERVERS)
         return (
-            f"{killed[0]} kills of servers, {killed[1]} of workers, {self.died} died "
-            f"of jobs ({self.aborted} hung)"
+            f"{servers} kills of servers, {sum(self.kills.values()) - servers} of workers, "
+            f"{self.died} died of jobs ({self.aborted} hung)"
         )
 
     def read_logs(self) -> str:

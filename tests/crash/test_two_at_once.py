@@ -281,15 +281,14 @@ class Tally:
         return self._note(ask_once(url, "POST", f"/jobs/{self._id}/retry"), {202, 409, 410})
 
     def delete(self, url: str) -> int:
-        """Delete the job over HTTP, or cancel it if it waits; return the HTTP status."""
-        return self._note(ask_once(url, "DELETE", f"/jobs/{self._id}"), {200, 409, 410})
+        """Delete the job over HTTP if it has failed; return the HTTP status."""
+        path = f"/jobs/{self._id}?state=failed"
+        return self._note(ask_once(url, "DELETE", path), {200, 409, 410})
 
     def cancel(self, url: str) -> int:
-        """The same where a look has shown that it waits."""
-        answer = ask_once(url, "GET", f"/status/{self._id}")
-        assert answer.status in (200, 410), answer
-        is_queued = answer.status == 200 and answer.json()["status"] == "queued"
-        return self.delete(url) if is_queued else answer.status
+        """Cancel the job over HTTP if it waits; return the HTTP status."""
+        path = f"/jobs/{self._id}?state=incoming"
+        return self._note(ask_once(url, "DELETE", path), {200, 409, 410})
 
     def command(self, verb: str) -> None:
         """Do it with the command."""

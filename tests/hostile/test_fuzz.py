@@ -201,10 +201,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "connection.LINGER_SECONDS": 0.1,
     }
     yield serve_with(service, constants, min_free_mib="0", max_queue="1000000")
+    service.stop_all()
     assert "Traceback" not in service.read_log()
     assert " ERROR " not in service.read_log()
     assert "Warning" not in service.read_log()  # aiohttp's quote what the client has sent
-    service.stop_all()
 
 
 def check(url: str, request: bytes) -> None:

@@ -1,28 +1,33 @@
 """Pictures that mean harm, or are merely odd: the right answer or a clear error, and little memory
 for either."""
 
+import asyncio
 import http.client
 import io
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from unittest import mock
+from textwrap import indent
 from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image, ImageCms
 
 from i2ii_spool.errors import InvalidRequest, UnsupportedPicture
-from i2ii_spool.images import probe
 from i2ii_spool.images.codec import read
 from i2ii_spool.images.probe import inspect
+from i2ii_spool.images.sandbox import limits, pool
+from i2ii_spool.server.decoding import DecoderTurns
 from tests.support import hostile_pictures as bombs
 from tests.support.hostile_pictures import Bomb
 from tests.support.http import Answer, post
 from tests.support.pictures import gradient, saved
-from tests.support.service import Service, get_json
+from tests.support.service import Service, get_json, wait_until
 
 pytestmark = pytest.mark.xdist_group("pictures")  # one service serves them all
 
@@ -107,44 +112,180 @@ def test_metadata_costs_no_memory(tmp_path: Path, bomb: Bomb) -> None:
     assert int(ran.stdout) < 8 * 1024  # KiB
 
 
-def test_decoder_gets_neither_secrets_nor_modules_of_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "resource.py").write_text("raise SystemExit('run from the working directory')")
-    (tmp_path / "a.webp").write_bytes(saved(gradient(), "WEBP"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("I2II_TOKEN", "secret")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with mock.patch.object(probe.subprocess, "run", wraps=probe.subprocess.run) as run:
-        inspect(tmp_path / "a.webp", max_pixels=MANY)
-    assert "I2II_TOKEN" not in run.call_args.kwargs["env"]
+# --- a decoder that is taken over -----------------------------------------------------------------
+
+Decoder = Callable[[str], Path]
+TAKEN_OVER = """
+import os, signal, socket
+from i2ii_spool.images import pixels
+from i2ii_spool.images.sandbox import process
+
+def judge(file, **request):
+{code}
+
+pixels.judge = judge
+process.main()
+"""
+
+
+@pytest.fixture
+def decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder]:
+    """Call it with what a decoder shall do instead of decoding; it returns a picture."""
+
+    def take_over(code: str) -> Path:
+        (tmp_path / "deadly.py").write_text(TAKEN_OVER.format(code=indent(code, "    ")))
+        monkeypatch.setattr(pool, "PROCESS", "deadly")
+        monkeypatch.setattr(pool, "PACKAGES", f"{tmp_path}:{pool.PACKAGES}")
+        (tmp_path / "a.webp").write_bytes(saved(gradient(), "WEBP"))
+        return tmp_path / "a.webp"
+
+    pool.close()
+    yield take_over
+    pool.close()
+
+
+WRITE_TO_EVERY_FILE = """
+for descriptor in range(3, 50):
+    try:
+        os.write(descriptor, {said!r})
+    except OSError:
+        pass
+os._exit(0)
+"""
 
 
 @pytest.mark.parametrize(
-    ("death", "said"),
+    ("code", "said"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
-        (
-            "print(64, 48, flush=True); import os; os.kill(os.getpid(), 9)",
-            "died of SIGKILL",
-        ),
-        ("print('64x48')", "damaged"),
-        ("import os, sys; os.write(2, b'\\xff'); sys.exit(1)", "damaged"),
-        ("import sys; sys.exit('it takes too much memory')", "too much memory"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "died of SIGKILL"),
+        ("os._exit(3)", "gives up"),
+        ("return 'wide', 'high'", "gives up"),
+        ("raise KeyError('a bug')", "KeyError: 'a bug'"),
+        ("b'x' * 10**12", "too much memory"),
         ("while True: pass", "too long"),
+        (WRITE_TO_EVERY_FILE.format(said=b"{"), "gives up"),
+        (WRITE_TO_EVERY_FILE.format(said=b"[1]"), "gives up"),
+        (WRITE_TO_EVERY_FILE.format(said=b"9" * 10**5), "too long"),
+        (
+            WRITE_TO_EVERY_FILE.format(said=b'{"code": "engine_error", "message": "a\\u001b[0m"}'),
+            "a.0m$",
+        ),
     ],
 )
 def test_crash_of_a_decoder_refuses_only_its_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: str, said: str
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, code: str, said: str
 ) -> None:
-    (tmp_path / "deadly.py").write_text(death)
-    monkeypatch.setattr(probe, "PACKAGES", str(tmp_path))
-    monkeypatch.setattr(probe, "DECODING_SECONDS", 1)
+    picture = decoder(code)
+    monkeypatch.setattr(pool, "DECODING_SECONDS", 2)
+    with pytest.raises(UnsupportedPicture, match=said):
+        inspect(picture, max_pixels=10**6)
+    monkeypatch.setattr(pool, "PROCESS", "i2ii_spool.images.sandbox.process")
+    pool.close()
+    assert inspect(picture, max_pixels=10**6).extension == "webp"
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        "open('/etc/passwd')",
+        "open('{folder}/new', 'w')",
+        "socket.socket()",
+        "socket.socketpair()",
+        "os.pipe()",
+        "os.unlink('{folder}/a.webp')",
+        "os.rename('{folder}/a.webp', '{folder}/b.webp')",
+        "os.mkdir('{folder}/new')",
+        "os.execv('/bin/true', ['true'])",
+        "os.kill(os.getppid(), 0)",
+        "os.kill({pid}, 0)",
+    ],
+)
+def test_decoder_that_is_taken_over_reaches_nothing(
+    decoder: Decoder, tmp_path: Path, forbidden: str
+) -> None:
+    if limits.landlock_version() < 6 and "unlink" in forbidden:
+        pytest.skip("the kernel has no Landlock, or an early one")
+    call = forbidden.format(folder=tmp_path, pid=os.getpid())
+    picture = decoder(f"{call}\nraise ValueError('it was allowed')")
+    with pytest.raises(UnsupportedPicture, match=r"Error: \[Errno"):
+        inspect(picture, max_pixels=10**6)
+
+
+def test_decoder_gets_neither_secrets_nor_modules_of_the_working_directory(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "resource.py").write_text("raise SystemExit('from the working directory')")
+    monkeypatch.chdir(tmp_path / "away")
+    monkeypatch.setenv("I2II_TOKEN", "secret")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "away"))
+    picture = decoder("raise ValueError(f\"{'I2II_TOKEN' in os.environ} {os.getcwd()}\")")
+    with pytest.raises(UnsupportedPicture, match=r"False /$"):
+        inspect(picture, max_pixels=MANY)
+
+
+def test_decoder_lives_within_the_limits_of_its_service(tmp_path: Path) -> None:
     (tmp_path / "a.webp").write_bytes(saved(gradient(), "WEBP"))
-    deadly = ModuleType("deadly")
-    deadly.UNKNOWN, deadly.NOT_READ = 2, 3  # type: ignore[attr-defined]
-    with mock.patch.object(probe, "sandbox", deadly), pytest.raises(UnsupportedPicture, match=said):
-        inspect(tmp_path / "a.webp", max_pixels=MANY)
+    program = (
+        "import pathlib, resource, sys\n"
+        "from i2ii_spool.images.probe import inspect\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (20, 20))\n"
+        "print(inspect(pathlib.Path(sys.argv[1]), max_pixels=64 * 10**6).extension)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "a.webp")]
+    if os.geteuid() == 0:  # who could raise the limits
+        command = ["setpriv", "--bounding-set=-all", *command]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stdout == "webp\n", ran.stderr
+
+
+def test_no_decoder_outlives_its_server(decoder: Decoder) -> None:
+    picture = decoder("signal.pause()")
+    program = (
+        "import pathlib, sys\n"
+        "from i2ii_spool.images.probe import inspect\n"
+        "from i2ii_spool.images.sandbox import pool\n"
+        "pool.PROCESS, pool.PACKAGES, picture = sys.argv[1:]\n"
+        "inspect(pathlib.Path(picture), max_pixels=10**6)"
+    )
+    command = [sys.executable, "-c", program, pool.PROCESS, pool.PACKAGES, str(picture)]
+    with subprocess.Popen(command) as process:
+        wait_until(lambda: len(users_of(picture)) == 2)
+        process.kill()
+    wait_until(lambda: not users_of(picture))
+
+
+async def test_a_server_that_stops_waits_for_no_decoder(decoder: Decoder) -> None:
+    picture = decoder("signal.pause()")
+    turns = DecoderTurns()
+    waiting = asyncio.create_task(turns.run("a", partial(inspect, picture, max_pixels=MANY)))
+    await asyncio.to_thread(wait_until, lambda: len(users_of(picture)) == 2)
+    await asyncio.to_thread(turns.close)
+    with pytest.raises(UnsupportedPicture, match="SIGKILL"):
+        await waiting
+    await asyncio.to_thread(wait_until, lambda: not users_of(picture))
+
+
+def users_of(path: Path) -> set[str]:
+    """The processes that have a file open."""
+    opened = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if link.readlink() == path:
+                opened.add(link.parts[2])
+    return opened
+
+
+def test_decoder_that_was_killed_while_idle_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.webp").write_bytes(saved(gradient(), "WEBP"))
+    inspect(tmp_path / "a.webp", max_pixels=MANY)
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    for child in children:
+        if pool.PROCESS.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(int(child), signal.SIGKILL)
+    assert inspect(tmp_path / "a.webp", max_pixels=MANY).extension == "webp"
 
 
 # --- odd ------------------------------------------------------------------------------------------

@@ -1,11 +1,16 @@
 """Real disks that are full, or that fail, under a live service: what comes is refused honestly,
 nothing is lost, and all goes on when the disk does."""
 
+import base64
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
@@ -13,7 +18,8 @@ from PIL import Image
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.spool.submit import submit
 from tests.support.disks import MountedDisk, why_not
-from tests.support.http import error_of, post
+from tests.support.http import ask, error_of, form, multipart, post
+from tests.support.raw_http import Wire, head, length
 from tests.support.service import Service, cli, get_json, wait_until
 
 pytestmark = [
@@ -55,6 +61,13 @@ def fill(disk: MountedDisk, *, keep: int) -> Path:
     return path
 
 
+def json_body(picture: bytes) -> tuple[bytes, dict[str, str]]:
+    """A body of the OpenAI API in JSON, and its headers."""
+    url = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    body = {"prompt": "sepia", "images": [{"image_url": url}]}
+    return json.dumps(body).encode(), {"Content-Type": "application/json"}
+
+
 def is_done(service: Service, id: str) -> bool:
     return (service.spool.done / id).exists()
 
@@ -88,8 +101,27 @@ def test_disk_fills_to_its_floor_and_every_accepted_job_is_done(
         assert os.listdir(service.spool.failed) == []
         return deleted == accepted
 
-    wait_until(all_are_done, seconds=60)
+    wait_until(all_are_done, seconds=180)
     accept(url, noise)
+
+
+def test_uploads_that_come_at_once_keep_the_floor(service: Service, disk: MountedDisk) -> None:
+    Image.effect_noise((1000, 1400), 90).save(disk.folder.with_name("large.png"))
+    body = multipart(
+        ("prompt", b"sepia"), ("image", disk.folder.with_name("large.png").read_bytes())
+    )
+    url = service.serve()
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(url)) for _ in range(30)]
+        for wire in wires:
+            wire.send(head(length(body), "Expect: 100-continue"))
+        let_in = [wire for wire in wires if wire.begins_with() == b"HTTP/1.1 100 "]
+        assert 5 < len(let_in) < 20, "each has 1.9 MB; the disk takes 20 MiB"
+        for wire in let_in:
+            wire.send(body)
+        assert [wire.answer().status for wire in wires].count(202) == len(let_in)
+    status = os.statvfs(disk.folder)
+    assert status.f_bavail * status.f_frsize >= 4 * 2**20
 
 
 def test_a_worker_waits_for_room_and_says_so(
@@ -137,6 +169,11 @@ def test_a_disk_that_is_full_in_the_midst_of_it_loses_nothing(
     accepted = [accept(url, noise) for _ in range(3)]
     ballast = fill(disk, keep=100_000)
     assert error_of(post(url, noise)) == (507, "disk_full")
+    for body, headers in (form({"prompt": "sepia"}, noise), json_body(noise)):
+        with closing(HTTPConnection(urlsplit(url).netloc, timeout=60)) as connection:
+            answer = ask(connection, "POST", "/v1/images/edits", body, headers)
+        assert error_of(answer) == (507, "disk_full")
+    assert os.listdir(service.spool.staging) == []
     worker = service.work(engine="quick")
     assert worker.wait(30) == 1
     assert "No space left on device" in service.read_log()

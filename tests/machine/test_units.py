@@ -5,10 +5,12 @@ import re
 
 import pytest
 
+from i2ii_spool.images.sandbox import limits
 from i2ii_spool.ops import installer
 from i2ii_spool.settings import Settings, meaning
 from tests.support import ROOT
 from tests.support.machine import Machine
+from tests.support.receiver import new_secret
 
 SERVICES = ["i2ii-http.service", "i2ii-gpu@0.service", "i2ii-gc.service"]
 SHIPPED = ROOT / "systemd"
@@ -147,6 +149,80 @@ def test_another_spool_and_port_reach_every_unit(machine: Machine) -> None:
     assert (shown["spool"]["path"], shown["ready_workers"]) == ("/run/elsewhere", 1)
 
 
+def test_a_spool_may_have_any_path(machine: Machine) -> None:
+    spool = "/srv/my spool 100%, é"
+    machine.sh(f"mkdir -p /etc/i2ii && echo \"I2II_SPOOL='{spool}'\" > /etc/i2ii/i2ii.env")
+    machine.sh("/opt/i2ii/bin/i2ii units install; systemctl start i2ii.target i2ii-gc.service")
+    shown = json.loads(machine.sh("curl -s localhost:8000/system/status"))
+    assert (shown["spool"]["path"], shown["ready_workers"]) == (spool, 1)
+    assert machine.sh(f"stat -c '%A %U' '{spool}/.tmp'") == "drwxrws--- i2ii\n"
+
+
+def test_the_server_may_write_into_its_spool_alone(machine: Machine) -> None:
+    machine.sh("/opt/i2ii/bin/i2ii units install; systemctl start i2ii.target")
+    process = machine.sh("systemctl show -p MainPID --value i2ii-http").strip()
+    for path, may_write in {
+        "/var/lib/i2ii/spool/.tmp/new": True,
+        "/var/lib/i2ii/.config": False,
+        "/var/lib/i2ii/.cache": False,
+        "/etc/i2ii/tokens": False,
+        "/opt/i2ii/new": False,
+    }.items():
+        tried = machine.run("nsenter", "-t", process, "-m", "mkdir", path, check=False)
+        assert (tried.returncode == 0) is may_write, tried.stdout
+
+
+def test_the_deliverer_runs_where_there_is_a_secret_and_is_no_failure_where_not(
+    machine: Machine,
+) -> None:
+    machine.sh("/opt/i2ii/bin/i2ii units install; systemctl start i2ii.target")
+    machine.sh("systemctl restart i2ii-webhooks")
+    assert machine.run("systemctl", "is-enabled", "i2ii-webhooks").stdout == "enabled\n"
+    machine.sh("until systemctl show -p ActiveState i2ii-webhooks | grep -q inactive; do :; done")
+    assert machine.show("i2ii-webhooks", "Result") == "success"
+    assert machine.sh("systemctl list-units --no-legend --state=failed 'i2ii*'") == ""
+    secret = new_secret()
+    machine.sh(
+        f"printf 'I2II_WEBHOOK_SECRETS={secret}\nI2II_WEBHOOK_PRIVATE=true\n' >> "
+        "/etc/i2ii/i2ii.env; chgrp i2ii /etc/i2ii/i2ii.env; chmod 640 /etc/i2ii/i2ii.env"
+    )
+    machine.sh("systemctl restart i2ii.target")
+    assert machine.show("i2ii-webhooks", "ActiveState") == "active"
+    answer = "HTTP/1.1 204 No Content\\r\\nConnection: close\\r\\n\\r\\n"
+    listen = (
+        "import socket; s = socket.create_server(('127.0.0.1', 9000)); c, _ = s.accept(); "
+        f"open('/run/told', 'wb').write(c.recv(65536)); c.send(b'{answer}')"
+    )
+    machine.sh(f'systemd-run -q --unit=receiver /opt/i2ii/bin/python -c "{listen}"')
+    make = "from PIL import Image; Image.new('RGB', (32, 32)).save('/run/a.png')"
+    machine.sh(f'/opt/i2ii/bin/python -c "{make}"')
+    said = machine.sh(
+        "curl -s localhost:8000/edit -F image=@/run/a.png -F prompt=sepia "
+        "-F webhook=http://127.0.0.1:9000/hook"
+    )
+    id = json.loads(said)["request_id"]
+    machine.sh(f"until curl -s localhost:8000/status/{id} | grep -q delivered; do sleep 0.1; done")
+    told = machine.sh("cat /run/told")
+    assert told.startswith("POST /hook HTTP/1.1")
+    assert f'"request_id":"{id}"' in told
+    assert machine.sh(f"journalctl -o export | grep -c {secret} || true").strip() == "0"
+    machine.sh("systemctl stop i2ii.target")
+    assert machine.show("i2ii-webhooks", "Result") == "success"
+
+
+@pytest.mark.parametrize("unit", ["i2ii-http.service", "i2ii-gpu@.service"])
+def test_a_unit_lets_a_decoder_restrict_itself(machine: Machine, unit: str) -> None:
+    filters = [
+        f"--property={line}"
+        for line in (SHIPPED / unit).read_text().splitlines()
+        if line.startswith("SystemCall")
+    ]
+    program = "from i2ii_spool.images.sandbox import limits; print(limits.landlock_version())"
+    command = ["systemd-run", "--quiet", "--pipe", "--wait", *filters]
+    ran = machine.run(*command, "/opt/i2ii/bin/python", "-c", program)
+    assert int(ran.stdout) == limits.landlock_version()
+
+
 @pytest.mark.parametrize(
     ("prepare", "says"),
     [
@@ -223,7 +299,8 @@ def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "most"), [("i2ii-http", 1.5), ("i2ii-gpu@0", 2.5), ("i2ii-gc", 1.5)]
+    ("unit", "most"),
+    [("i2ii-http", 1.5), ("i2ii-gpu@0", 2.5), ("i2ii-gc", 1.5), ("i2ii-webhooks", 2.0)],
 )
 def test_the_exposure_is_low(machine: Machine, unit: str, most: float) -> None:
     machine.sh("/opt/i2ii/bin/i2ii units install")

@@ -5,6 +5,7 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import web
@@ -14,10 +15,12 @@ from pytest_aiohttp import AiohttpClient
 from i2ii_spool.errors import EngineError
 from i2ii_spool.server.app import create_app
 from i2ii_spool.server.auth import tokens
-from i2ii_spool.server.auth.middleware import PUBLIC_PATHS
+from i2ii_spool.server.auth.middleware import AUTH, PUBLIC_PATHS
+from i2ii_spool.server.auth.refusals import MAX_REFUSALS
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.claim import Claims
 from i2ii_spool.spool.layout import Spool
+from tests.support import filled
 from tests.support.app import check_error, form
 
 Client = TestClient[web.Request, web.Application]
@@ -88,7 +91,7 @@ async def test_every_route_but_a_probe_asks_for_a_token(connect: Connect) -> Non
     assert len(routes) > 8
     for method, path in routes:
         sent = "PUT" if method == "*" else method
-        response = await client.request(sent, path.replace("{id}", "20260101-000000-000-aaaaaa"))
+        response = await client.request(sent, filled(path))
         if path in PUBLIC_PATHS:
             assert response.status != 401
         elif method == "HEAD":
@@ -154,6 +157,8 @@ def end_one(spool: Spool) -> None:
 CALLS = [
     ("GET", "/status/{}"),
     ("GET", "/result/{}"),
+    ("GET", "/inputs/{}"),
+    ("GET", "/thumbnails/{}"),
     ("POST", "/jobs/{}/retry"),
     ("DELETE", "/jobs/{}"),
 ]
@@ -168,7 +173,7 @@ async def test_job_of_another_user_is_not_found(
     for method, path in CALLS:
         response = await client.request(method, path.format(id), headers=users["bob"])
         assert await check_error(response, 404, "not_found") == f"there is no job {id}"
-    for method, path in CALLS[:2]:
+    for method, path in CALLS[:4]:
         for name in ("alice", "ops"):
             response = await client.request(method, path.format(id), headers=users[name])
             assert response.status in (200, 409)
@@ -211,6 +216,8 @@ async def test_worker_details_are_shown_to_operators_only(
         "engine": "x",
         "model": "y",
         "job": "z",
+        "recent_jobs": ["y"],
+        "recent_failures": [{"job": "x", "code": "crashed"}],
     }
     (spool.workers / "node1.gpu0.json").write_text(json.dumps(status))
     shown = {
@@ -218,7 +225,9 @@ async def test_worker_details_are_shown_to_operators_only(
         for name in ("ops", "bob")
     }
     assert shown["ops"]["workers"][0]["job"] == "z"
-    assert "job" not in shown["bob"]["workers"][0]
+    assert shown["ops"]["workers"][0]["recent_jobs"] == ["y"]
+    told = shown["bob"]["workers"][0].keys()
+    assert not told & {"job", "recent_jobs", "recent_failures"}
 
 
 async def test_idempotency_keys_of_users_are_separate(connect: Connect, users: Users) -> None:
@@ -234,3 +243,83 @@ async def test_every_token_sees_all_jobs_unless_private(connect: Connect, users:
     id = await submit(client, users["alice"])
     response = await client.get(f"/status/{id}", headers=users["bob"])
     assert response.status == 200
+    assert (await response.json())["owner"] == "alice"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry")]
+)
+async def test_to_see_the_job_of_another_is_not_to_change_it(
+    connect: Connect, users: Users, spool: Spool, method: str, path: str
+) -> None:
+    client = await connect(private_jobs=False)
+    id = await submit(client, users["alice"])
+    response = await client.request(method, f"/jobs/{id}{path}", headers=users["bob"])
+    await check_error(response, 403, "forbidden")
+    assert os.listdir(spool.incoming) == [id]
+    for user in ("alice", "ops"):
+        response = await client.request(method, f"/jobs/{id}{path}", headers=users[user])
+        assert response.status in (200, 409)
+
+
+async def test_a_new_token_of_an_old_name_does_not_see_the_jobs_of_the_old(
+    connect: Connect, users: Users, file: Path
+) -> None:
+    client = await connect()
+    id = await submit(client, users["alice"])
+    tokens.revoke(file, "alice")
+    new = bearing(tokens.add(file, "alice", is_operator=False))
+    client.app[AUTH].read_if_changed(file)
+    await check_error(await client.get(f"/status/{id}", headers=new), 404, "not_found")
+    assert (await (await client.get("/jobs", headers=new)).json())["jobs"] == []
+
+
+async def test_a_page_tells_nothing_of_the_jobs_of_others(
+    connect: Connect, users: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("i2ii_spool.server.routes.jobs.MAX_LISTED", 3)
+    client = await connect()
+    mine = await submit(client, users["alice"])
+    theirs = [await submit(client, users["bob"], name="merger-with-acme") for _ in range(5)]
+
+    async def page(after: str | None) -> dict[str, Any]:
+        query = {"limit": "2"} | ({} if after is None else {"after": after})
+        response = await client.get("/jobs", params=query, headers=users["alice"])
+        assert response.status == 200, await response.text()
+        answer: dict[str, Any] = await response.json()
+        return answer
+
+    first = await page(None)
+    assert first["jobs"] == []
+    assert not any(id in first["next"] or "acme" in first["next"] for id in theirs)
+    second = await page(first["next"])
+    assert [job["request_id"] for job in second["jobs"]] == [mine]
+    tampered = first["next"][:-2] + ("AA" if first["next"][-2:] != "AA" else "BB")
+    for wrong in (tampered, "", "=", "x" * 1000, "Straße"):
+        response = await client.get(f"/jobs?limit=2&after={quote(wrong)}", headers=users["alice"])
+        await check_error(response, 400, "invalid_request", "after")
+
+
+async def test_private_answers_stay_out_of_caches(connect: Connect, users: Users) -> None:
+    client = await connect()
+    id = await submit(client, users["alice"])
+    for path in (f"/status/{id}", f"/result/{id}", "/jobs", "/system/status", "/nothing"):
+        response = await client.get(path, headers=users["alice"])
+        assert response.headers["Cache-Control"] == "private, no-store", path
+        assert response.headers["Vary"] == "Authorization"
+
+
+async def test_refused_tokens_are_logged_and_slowed_down(
+    connect: Connect, users: Users, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await connect()
+    for _ in range(MAX_REFUSALS):
+        response = await client.get("/jobs", headers=bearing("i2ii_guessed"))
+        await check_error(response, 401, "unauthorized")
+    response = await client.get("/jobs", headers=bearing("i2ii_guessed"))
+    await check_error(response, 429, "too_many_requests")
+    assert 0 < int(response.headers["Retry-After"]) <= 60
+    assert (await client.get("/jobs", headers=users["alice"])).status == 200, "the same address"
+    lines = [record.message for record in caplog.records if "127.0.0.1" in record.message]
+    assert len(lines) == 2
+    assert "guessed" not in caplog.text

@@ -2,21 +2,28 @@
 
 import re
 from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from i2ii_spool.errors import REGISTER, EngineError, InvalidRequest
+from i2ii_spool.images.codec import QUALITY
+from i2ii_spool.jobs.offers import Instruction, Offers
 from i2ii_spool.jobs.records import Progress
 from i2ii_spool.jobs.request import EditRequest
 from i2ii_spool.server.app import ROUTES
-from i2ii_spool.spool.liveness import WorkerState
+from i2ii_spool.server.routing import Route
+from i2ii_spool.server.upload import FORM_FIELDS
+from i2ii_spool.spool.liveness import JobFailure, WorkerState
 from tests.support import UNKNOWN_ID
 from tests.support.app import Client, Connect, HandWorker, form
+from tests.support.receiver import HOOK, new_secret, note_attempt
 
 PAGE = (Path(__file__).parents[2] / "docs/api.md").read_text()
 TOKEN = "a-token-of-an-operator"
-FREE_FORM = {"details"}
-"""Objects whose keys depend on the engine."""
+FAILURES = (JobFailure(job=UNKNOWN_ID, code="engine_error"),)
+FREE_FORM = {"details", "fields", "request"}
+"""Objects whose keys depend on the engine, or are those of another table."""
 
 
 def section(title: str) -> str:
@@ -36,10 +43,19 @@ def keys_of(answer: Any, path: str = "") -> set[str]:
     """The keys of an answer and of what is in it: `workers`, `workers[].pid`."""
     if isinstance(answer, list):
         return set().union(*(keys_of(each, f"{path}[]") for each in answer))
-    if not isinstance(answer, dict) or path in FREE_FORM:
+    if not isinstance(answer, dict) or path.rpartition(".")[2] in FREE_FORM:
         return set()
     inner = [keys_of(value, f"{path}.{name}".lstrip(".")) for name, value in answer.items()]
     return {f"{path}.{name}".lstrip(".") for name in answer}.union(*inner)
+
+
+def title_of(route: Route) -> str:
+    """The heading of a route: `GET /status/ID`."""
+    path = re.sub(r"{(\w+)}", lambda name: name[1].upper(), route.path)
+    return f"{route.method} {path}"
+
+
+OFFERS = Offers(instructions=(Instruction(en="sepia", zh="棕褐色"),), presets=("fast",))
 
 
 class Reader:
@@ -62,14 +78,16 @@ class Reader:
 async def test_the_page_has_every_key_that_a_route_answers_and_no_other(
     connect: Connect, worker: HandWorker
 ) -> None:
-    reader = Reader(await connect(api_token=TOKEN))
+    told = {"api_token": TOKEN, "webhook_secrets": new_secret()}
+    reader = Reader(await connect(**told))
     await reader.read("GET", "/livez")
     await reader.read("GET", "/health")
-    worker.show(WorkerState.READY, mean_job_seconds=2.0)
-    reader.client = await connect(api_token=TOKEN)  # it has not read the workers before
+    worker.show(WorkerState.READY, mean_job_seconds=2.0, offers=OFFERS)
+    reader.client = await connect(**told)  # it has not read the workers before
     await reader.read("GET", "/health")
     ids = [
-        (await reader.read("POST", "/edit", data=form(name="me")))["request_id"] for _ in range(5)
+        (await reader.read("POST", "/edit", data=form(name="me", webhook=HOOK)))["request_id"]
+        for _ in range(5)
     ]
     await reader.read("POST", "/edit", data=form(seed="-2"))
     completed, failed, _, running, queued = ids
@@ -77,9 +95,13 @@ async def test_the_page_has_every_key_that_a_route_answers_and_no_other(
     await reader.read("GET", "/result/ID", queued)
     worker.finish()
     worker.claim().fail(EngineError("the edit failed"))
+    again = datetime(2026, 11, 27, tzinfo=UTC)
+    note_attempt(worker.spool, completed, last_answer="503", next_attempt_at=again)
+    note_attempt(worker.spool, failed, last_answer="410 Gone", outcome="dropped")
     worker.claim().fail(InvalidRequest("the prompt is wrong", field="prompt"))
     worker.claim().report(Progress(phase="editing", step=1, steps=2, eta_seconds=0.5))
-    worker.show(WorkerState.RUNNING, job=running)
+    worker.show(WorkerState.RUNNING, job=running, recent_failures=FAILURES, offers=OFFERS)
+    reader.client = await connect(**told)
     assert (await reader.read("GET", "/status/ID", running))["status"] == "running"
     await reader.read("GET", "/result/ID", running)
     await reader.read("DELETE", "/jobs/ID", running)
@@ -88,6 +110,7 @@ async def test_the_page_has_every_key_that_a_route_answers_and_no_other(
     assert states == ["completed", "failed", "failed", "running", "cancelled"]
     await reader.read("GET", "/jobs")
     await reader.read("GET", "/system/status")
+    await reader.read("GET", "/options")
     await reader.read("POST", "/jobs/ID/retry", failed)
     await reader.read("DELETE", "/jobs/ID", completed)
 
@@ -103,17 +126,17 @@ async def test_the_page_has_every_key_that_a_route_answers_and_no_other(
 
 
 def test_the_page_has_every_route() -> None:
-    routes = {f"{route.method} {route.path.replace('{id}', 'ID')}" for route in ROUTES}
+    routes = {title_of(route) for route in ROUTES}
     assert set(re.findall(r"^## `(.*)`$", PAGE, re.MULTILINE)) == routes
     assert column(PAGE, "route") == set()
     linked = re.findall(r"^\| \[`(.*?)`\]\(#(.*?)\)", PAGE, re.MULTILINE)
     assert {name for name, _ in linked} == routes
     for name, anchor in linked:
-        assert re.sub(r"[^a-z -]", "", name.lower()).replace(" ", "-") == anchor
+        assert re.sub(r"[^a-z0-9 -]", "", name.lower()).replace(" ", "-") == anchor
 
 
 def test_the_page_has_every_field_of_an_edit() -> None:
-    assert column(section("`POST /edit`"), "field") == {"image", *EditRequest.model_fields}
+    assert column(section("`POST /edit`"), "field") == set(FORM_FIELDS)
 
 
 def test_the_page_has_the_default_of_every_field() -> None:
@@ -122,13 +145,16 @@ def test_the_page_has_the_default_of_every_field() -> None:
         if name != "prompt":
             shown = rows[name].strip("`").replace("empty", "").replace("none", "")
             shown = shown.replace("the model's", "None")
-            assert shown == str(field.default), name
+            default = QUALITY if name == "output_compression" else field.default
+            assert shown == str(default), name
 
 
 def test_the_page_has_every_parameter() -> None:
     for route in ROUTES:
-        title = f"`{route.method} {route.path.replace('{id}', 'ID')}`"
-        assert column(section(title), "parameter") == set(route.parameters), title
+        title = f"`{title_of(route)}`"
+        assert column(section(title), "parameter") == {
+            parameter.name for parameter in route.parameters
+        }, title
 
 
 async def test_the_page_has_every_header_of_a_result(connect: Connect, worker: HandWorker) -> None:
@@ -154,7 +180,7 @@ async def test_every_route_of_one_job_documents_what_it_answers_for_others(
     client = await connect()
     for route in ROUTES:
         if "{id}" in route.path:
-            title = f"`{route.method} {route.path.replace('{id}', 'ID')}`"
+            title = f"`{title_of(route)}`"
             for id in ("nonsense", UNKNOWN_ID):
                 response = await client.request(route.method, route.path.replace("{id}", id))
                 code = (await response.json())["error"]["code"]

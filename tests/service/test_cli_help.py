@@ -29,7 +29,7 @@ def test_help_lists_the_commands_under_headings_in_the_order_of_use(service: Ser
     lines = cli(service, "--help").stdout.partition("Run:\n")[2].splitlines()
 
     assert [line for line in lines if line.endswith(":")] == ["Jobs:", "Watch:", "Set up:"]
-    assert [line.split()[0] for line in lines[:3]] == ["up", "serve", "gpu"]
+    assert [line.split()[0] for line in lines[:4]] == ["up", "serve", "gpu", "webhooks"]
 
 
 def test_the_help_of_a_command_lists_the_settings_under_their_groups(service: Service) -> None:
@@ -143,6 +143,27 @@ def test_a_file_of_settings_in_another_encoding_is_named(service: Service, tmp_p
     file.write_text("I2II_PORT=8123\n# 水彩\n", encoding="utf-8")
     answer = run_in(tmp_path, service, "settings", XDG_CONFIG_HOME=str(tmp_path))
     assert "8123" in answer.stdout
+
+
+def test_what_is_no_setting_in_a_file_is_passed_over_with_a_warning(
+    service: Service, tmp_path: Path
+) -> None:
+    """It is of a newer version, or of a program that i2ii starts; or it is misspelt."""
+    file = tmp_path / "i2ii/i2ii.env"
+    file.parent.mkdir()
+    file.write_text("MODELSCOPE_CACHE=/models\nI2II_FUTURE=1\nI2II_SPOL=/x\nI2II_PORT=8123\n")
+    answer = run_in(tmp_path, service, "settings", XDG_CONFIG_HOME=str(tmp_path))
+    assert (answer.returncode, "8123" in answer.stdout) == (0, True)
+    for name in ("MODELSCOPE_CACHE", "I2II_FUTURE", "I2II_SPOL"):
+        assert f"{file} has {name}, which is no setting" in answer.stderr
+    assert "do you mean I2II_SPOOL?" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--no-such-flag"], ["submit"], ["nonsense"], ["submit", "missing.jpg"]]
+)
+def test_a_wrong_call_exits_64(service: Service, arguments: list[str]) -> None:
+    assert cli(service, *arguments, check=False).returncode == 64
 
 
 def test_invalid_flag_is_named_and_exits_78(service: Service) -> None:

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from i2ii_spool import client as client_module
-from i2ii_spool.client import AsyncClient, Client, OnStatus, SpoolClient
-from i2ii_spool.errors import Deleted, I2iiError, NoServer, NotFound, TryLater
+from i2ii_spool.client import AsyncClient, Client, OnStatus, Picture, SpoolClient
+from i2ii_spool.errors import Deleted, I2iiError, InvalidRequest, NoServer, NotFound, TryLater
 from i2ii_spool.jobs.request import EditRequest, Job
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.status import JobStatus
@@ -35,10 +35,25 @@ OVER_HTTP = ["sync", "async"]
 class AnyClient(Protocol):
     """What the three have in common."""
 
-    def submit(self, pictures: Sequence[Path], request: EditRequest) -> str: ...
+    def submit(
+        self,
+        pictures: Sequence[Picture],
+        request: EditRequest,
+        *,
+        mask: Picture | None = None,
+    ) -> str: ...
+    def edit(
+        self,
+        pictures: Sequence[Picture],
+        request: EditRequest,
+        *,
+        mask: Picture | None = None,
+        on_status: OnStatus | None = None,
+    ) -> Image.Image: ...
     def wait(self, id: str, on_status: OnStatus | None = None) -> JobStatus: ...
     def result(self, id: str, n: int = 1) -> bytes: ...
     def cancel(self, id: str) -> None: ...
+    def retry(self, id: str) -> None: ...
 
 
 class Awaited:
@@ -51,10 +66,10 @@ class Awaited:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method: Callable[..., Awaitable[Any]] = getattr(self._client, name)
 
-        async def call(*arguments: Any) -> Any:
-            return await method(*arguments)
+        async def call(*arguments: Any, **options: Any) -> Any:
+            return await method(*arguments, **options)
 
-        return lambda *arguments: self._runner.run(call(*arguments))
+        return lambda *arguments, **options: self._runner.run(call(*arguments, **options))
 
 
 def over_http(kind: str, url: str) -> Iterator[AnyClient]:
@@ -203,6 +218,45 @@ def test_wait_reports_each_status(service: Service, client: AnyClient, picture: 
     assert steps
     assert steps == sorted(step for step in steps if step is not None)
     assert {each.steps for each in heard if each.phase == "editing"} == {30}
+
+
+@clients_of("live")
+def test_a_picture_of_pillow_becomes_one(client: AnyClient, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # on its side
+    with Image.open(make_picture(tmp_path / "a.jpg", (64, 48), exif=exif)) as photo:
+        heard: list[JobStatus] = []
+        edited = client.edit([photo], EditRequest(prompt="invert"), on_status=heard.append)
+    assert edited.size == (48, 64)
+    assert heard[-1].status == "completed"
+
+
+@clients_of("live")
+def test_what_a_mask_keeps_stays(client: AnyClient, picture: Path) -> None:
+    with Image.open(picture) as opened:
+        before = opened.convert("RGB")
+    mask = Image.new("RGBA", before.size, "white")
+    mask.paste((0, 0, 0, 0), (0, 0, 32, 48))
+    made = client.edit([picture.read_bytes()], EditRequest(prompt="invert"), mask=mask)
+    right = (32, 0, 64, 48)
+    assert made.convert("RGB").crop(right).tobytes() == before.crop(right).tobytes()
+    assert made.convert("RGB").tobytes() != before.tobytes()
+
+
+@clients_of("idle")
+def test_what_edit_cannot_return_is_refused(client: AnyClient, picture: Path) -> None:
+    with pytest.raises(InvalidRequest, match="n must be 1"):
+        client.edit([picture], EditRequest(prompt="sepia", n=2))
+    with pytest.raises(InvalidRequest, match="CMYK; convert it to RGB"):
+        client.edit([Image.new("CMYK", (64, 48))], EditRequest(prompt="sepia"))
+
+
+@clients_of("idle")
+def test_a_cancelled_job_is_retried(idle: Service, client: AnyClient, picture: Path) -> None:
+    id = client.submit([picture], EditRequest(prompt="sepia"))
+    client.cancel(id)
+    client.retry(id)
+    assert (idle.spool.incoming / id).is_dir()
 
 
 # --- cancelling -----------------------------------------------------------------------------------

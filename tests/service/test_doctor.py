@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from i2ii_spool.host.filesystems import find_mount
 from i2ii_spool.ops import doctor
 from i2ii_spool.ops.doctor import machine
-from i2ii_spool.ops.doctor.filesystem import file_system_type
 from i2ii_spool.ops.doctor.finding import Finding, ok
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
@@ -161,7 +161,7 @@ def test_a_file_system_that_a_queue_cannot_rest_on_is_refused(
     [("/spool", "ext4"), ("/srv/spool", "nfs4"), ("/srv/my spool/x", "xfs"), ("/srvother", "ext4")],
 )
 def test_the_mount_that_a_path_lies_on_is_the_longest_and_latest(path: str, kind: str) -> None:
-    assert file_system_type(MOUNTINFO, Path(path)) == kind
+    assert find_mount(MOUNTINFO, Path(path)).kind == kind
 
 
 @needs_root

@@ -1,6 +1,7 @@
 """POST /edit: each form that is refused, with its error; nothing of it stays in the spool."""
 
 import asyncio
+import os
 import re
 import struct
 import zlib
@@ -25,6 +26,7 @@ from tests.support.app import (
 from tests.support.http import BOUNDARY, MULTIPART, multipart, part
 from tests.support.jobs import SubmitJob
 from tests.support.pictures import encoded
+from tests.support.seams import failing_call
 from tests.support.service import wait_until
 
 
@@ -51,11 +53,13 @@ from tests.support.service import wait_until
         ("size", "15x512", ["16", "4096"]),
         ("size", "512x4097", ["16", "4096"]),
         ("output_format", "gif", ["png", "jpeg", "webp"]),
+        ("output_compression", "101", ["0", "100"]),
+        ("output_compression", "50", ["jpeg and webp", "output_format"]),
         ("n", "0", ["1", "4"]),
         ("n", "5", ["1", "4"]),
         ("name", "x" * 201, ["200"]),
         ("preset", "x" * 65, ["64"]),
-        ("mask", "x", ["mask", "prompt", "true_cfg_scale"]),
+        ("markup", "x", ["mask", "prompt", "true_cfg_scale"]),
         ("seeds", "1", ["seed"]),
     ],
 )
@@ -396,3 +400,15 @@ async def test_upload_is_streamed_to_disk_and_removed_on_disconnect(
     await writer.wait_closed()
     assert await reader.read() == b""
     await asyncio.to_thread(wait_until, lambda: is_empty(spool))
+
+
+async def test_a_key_on_a_file_system_without_hard_links_is_refused(
+    connect: Connect, spool: Spool
+) -> None:
+    client = await connect()
+    with failing_call(os, "link", "EPERM"):
+        keyed = await client.post("/edit", data=form(), headers={"Idempotency-Key": "once"})
+        message = await check_error(keyed, 503, "spool_unusable", "Idempotency-Key")
+        assert "send the job without the key" in message
+        assert is_empty(spool)
+        assert (await client.post("/edit", data=form())).status == 202

@@ -120,7 +120,7 @@ async def test_a_field_of_another_name_is_refused(
     message = await check_error(
         await send(client, PICTURE, PROMPT, part(name, b"1")), 400, "invalid_request", name
     )
-    assert f"{name} is not a field; the fields are image, prompt" in message
+    assert f"{name} is not a field; the fields are image, mask, prompt" in message
     assert is_empty(spool)
 
 

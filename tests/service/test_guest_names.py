@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from i2ii_spool.jobs.ids import new_id
 from tests.support.guests import ending, make_guest, request_of, shell, tree
 from tests.support.pictures import encoded, make_picture
 from tests.support.service import Service, cli, wait_until
@@ -79,6 +80,31 @@ def test_a_picture_that_is_being_copied_holds_the_folder_up(
     (guest / name).write_bytes(encoded(".jpg"))
 
     assert f"'{name}' is named like a file that is still being copied" in refused(live, guest)
+
+
+REMOVED_WHILE_OPEN = ".nfs000000000010a4c200000001"
+
+
+def test_a_picture_that_nfs_keeps_until_it_is_closed_is_no_obstacle(
+    live: Service, tmp_path: Path
+) -> None:
+    guest = make_guest(tmp_path / "open-elsewhere", "photo.jpg", prompt="sepia")
+    (guest / REMOVED_WHILE_OPEN).write_bytes(encoded(".jpg"))
+
+    assert request_of(admitted(live, guest))["inputs"] == ["photo.jpg"]
+
+
+def test_a_picture_that_nfs_keeps_is_no_input_of_a_job(live: Service, tmp_path: Path) -> None:
+    request = {"prompt": "sepia", "size": "input"}
+    job = make_guest(tmp_path / new_id(), "photo.jpg", request=request)
+    (job / REMOVED_WHILE_OPEN).write_bytes(encoded(".jpg", (32, 32)))
+
+    shell("mv", job, live.spool.incoming)
+
+    record = live.spool.done / job.name / "result.json"
+    wait_until(record.exists)
+    result = json.loads(record.read_text())
+    assert (result["width"], result["height"]) == (64, 48)
 
 
 NAMES = {

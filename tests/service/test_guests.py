@@ -194,6 +194,7 @@ WORK_AS_ANOTHER = f"""
 import encodings, importlib, os, pkgutil
 import i2ii_spool
 from PIL import Image
+from i2ii_spool.images.sandbox import pool
 for module in pkgutil.iter_modules(encodings.__path__, "encodings."):
     if module.name.startswith("encodings.utf"):
         importlib.import_module(module.name)
@@ -201,6 +202,7 @@ for module in pkgutil.walk_packages(i2ii_spool.__path__, "i2ii_spool."):
     if not module.name.endswith("__main__") and ".diffusers." not in module.name:
         importlib.import_module(module.name)
 Image.init()
+pool.warm_up()
 os.setgroups([])
 os.setgid({WORKER_USER})
 os.setuid({WORKER_USER})

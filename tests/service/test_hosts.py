@@ -13,7 +13,7 @@ from i2ii_spool.server.app import ROUTES, create_app
 from i2ii_spool.server.routing import Route
 from i2ii_spool.settings import Settings, load
 from i2ii_spool.spool.layout import Spool
-from tests.support import UNKNOWN_ID
+from tests.support import filled
 from tests.support.app import Client, Connect, check_error, form, get, is_empty
 
 TOKEN = "a-token-of-an-operator"
@@ -33,7 +33,7 @@ async def test_a_name_that_may_be_rebound_is_refused_on_every_route(
     connect: Connect, spool: Spool, route: Route, method: str
 ) -> None:
     client = await connect()
-    path = route.path.replace("{id}", UNKNOWN_ID)
+    path = filled(route.path)
     response = await client.request(method, path, headers=sent_to("rebound.example:8000"))
     if route.path == "/livez":
         assert response.status in (200, 204, 405)

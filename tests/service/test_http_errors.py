@@ -56,7 +56,38 @@ async def test_bug_gets_json_500_and_is_logged(
     await check_error(response, 500, "internal_error")
     assert "secret" not in await response.text()
     assert "a secret of the house" in caplog.text
+    assert response.headers["X-Request-ID"] in caplog.text
     assert (await client.get("/livez")).status == 200
+
+
+async def test_clients_that_show_only_the_reason_phrase_show_the_message(connect: Connect) -> None:
+    client = await connect()
+    response = await client.post("/edit", data=form(seed="\u5341\r\nX-Evil: 1"))
+    message = await check_error(response, 400, "invalid_request", "seed")
+    assert response.reason is not None
+    assert response.reason.startswith("seed must be a valid integer")
+    assert "X-Evil" not in response.headers
+    assert not message.isascii()
+
+
+async def test_openai_clients_do_not_repeat_what_cannot_help(
+    connect: Connect, worker: HandWorker
+) -> None:
+    client = await connect(max_queue=1)
+    id = (await (await client.post("/edit", data=form())).json())["request_id"]
+    full = await client.post("/edit", data=form())
+    assert 1 <= int(full.headers["Retry-After"]) <= 60
+    assert "X-Should-Retry" not in full.headers
+    worker.fail()
+    failed = await client.get(f"/result/{id}")
+    await check_error(failed, 409, "engine_error")
+    assert failed.headers["X-Should-Retry"] == "false"
+
+
+async def test_each_answer_has_an_id(connect: Connect) -> None:
+    client = await connect()
+    ids = {(await client.get("/livez")).headers["X-Request-ID"] for _ in range(3)}
+    assert len(ids) == 3
 
 
 async def test_missing_spool_gets_json_error(connect: Connect, spool: Spool) -> None:

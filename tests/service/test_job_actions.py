@@ -1,7 +1,8 @@
-"""DELETE /jobs/ID and POST /jobs/ID/retry in every state of a job."""
+"""DELETE /jobs/ID, POST /jobs/ID/cancel and /retry in every state of a job."""
 
 import pytest
 
+from i2ii_spool.errors import Cancelled
 from i2ii_spool.spool.layout import Spool
 from tests.support.app import Connect, HandWorker, check_error, get, is_empty
 from tests.support.jobs import SubmitJob
@@ -52,6 +53,71 @@ async def test_deleting_a_job_that_has_ended_removes_it(
     )
     assert is_empty(spool)
     assert not (spool.trash / id).exists()
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "completed"])
+async def test_a_delete_that_is_repeated_destroys_nothing_more(
+    connect: Connect, spool: Spool, worker: HandWorker, submit_job: SubmitJob, ending: str
+) -> None:
+    """The first asked a job to stop; whatever became of it then is not what it asked for."""
+    client = await connect()
+    id = submit_job()
+    claim = worker.claim()
+    assert (await client.delete(f"/jobs/{id}")).status == 202
+    if ending == "completed":
+        worker.commit(claim)
+    else:
+        claim.fail(Cancelled("cancelled at step 1 of 2"))
+    for _ in range(2):
+        response = await client.delete(f"/jobs/{id}")
+        answer = await response.json()
+        assert (response.status, answer["status"]) == (200, ending)
+        assert "?state=" in answer["message"]
+    state = "done" if ending == "completed" else "failed"
+    assert (spool.root / state / id).is_dir()
+    response = await client.delete(f"/jobs/{id}?state={state}")
+    assert (await response.json())["status"] == "deleted"
+    assert (await client.delete(f"/jobs/{id}?state={state}")).status == 410
+
+
+@pytest.mark.parametrize("seen", ["incoming", "running", "failed"])
+async def test_a_delete_does_nothing_in_another_state_than_the_caller_saw(
+    connect: Connect, spool: Spool, worker: HandWorker, submit_job: SubmitJob, seen: str
+) -> None:
+    client = await connect()
+    id = submit_job()
+    worker.finish()
+    response = await client.delete(f"/jobs/{id}?state={seen}")
+    assert "is in done" in await check_error(response, 409, "wrong_state")
+    assert not (spool.done / id / "cancel").exists()
+
+
+async def test_a_blank_state_is_none_that_the_caller_saw(
+    connect: Connect, spool: Spool, submit_job: SubmitJob
+) -> None:
+    """As of a script whose variable is empty: `?state=$STATE`."""
+    client = await connect()
+    id = submit_job()
+    response = await client.delete(f"/jobs/{id}?state=")
+    assert "must be one of" in await check_error(response, 400, "invalid_request", "state")
+    assert (spool.incoming / id).is_dir()
+
+
+async def test_a_cancel_never_deletes(
+    connect: Connect, spool: Spool, worker: HandWorker, submit_job: SubmitJob
+) -> None:
+    client = await connect()
+    waiting, running, done = submit_job(), submit_job(), submit_job()
+    for _ in range(2):  # a repeated one is no error
+        response = await client.post(f"/jobs/{waiting}/cancel")
+        assert (response.status, (await response.json())["status"]) == (200, "cancelled")
+    worker.claim()
+    for _ in range(2):
+        response = await client.post(f"/jobs/{running}/cancel")
+        assert (response.status, (await response.json())["status"]) == (202, "running")
+    worker.finish()
+    await check_error(await client.post(f"/jobs/{done}/cancel"), 409, "wrong_state")
+    assert (spool.done / done).is_dir()
 
 
 async def test_a_failed_job_goes_back_to_the_queue(

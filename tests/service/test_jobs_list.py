@@ -113,7 +113,7 @@ async def test_an_empty_spool_has_an_empty_list(connect: Connect) -> None:
         ("limit", "1001", ["1", "1000"]),
         ("limit", "2.5", ["1", "1000"]),
         ("limit", "all", ["1", "1000"]),
-        ("after", "nonsense", ["is not a job id"]),
+        ("after", "nonsense", ["neither the id of a job"]),
         ("page", "2", ["state", "limit", "after"]),
     ],
 )
@@ -124,3 +124,61 @@ async def test_a_bad_parameter_of_the_list_is_refused(
     response = await client.get("/jobs", params={parameter: value})
     message = await check_error(response, 400, "invalid_request", parameter)
     assert all(limit in message for limit in limits), message
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("SEPIA", [0]),
+        ("水彩", [1]),
+        ("caf\u00e9", [2]),
+        ("cafe\u0301", [2]),
+        ("STRASSE", [3]),
+        ("wedding", [4]),
+        ("Wedding 042", [4]),
+        ("wedding-042", [4]),
+        ("", [0, 1, 2, 3, 4]),
+        ("nothing of the kind", []),
+    ],
+)
+async def test_jobs_are_found_by_their_text(
+    connect: Connect, submit_job: SubmitJob, text: str, found: list[int]
+) -> None:
+    client = await connect()
+    prompts = ("Sepia", "水彩画", "a Cafe\u0301", "Straße")
+    ids = [submit_job(prompt=prompt) for prompt in prompts]
+    ids.append(submit_job(prompt="x", name="Wedding 042"))
+    response = await client.get("/jobs", params={"text": text})
+    shown = [job["request_id"] for job in (await response.json())["jobs"]]
+    assert sorted(shown) == [ids[index] for index in found]
+
+
+async def test_a_job_is_found_by_its_id(connect: Connect, submit_job: SubmitJob) -> None:
+    client = await connect()
+    ids = [submit_job() for _ in range(2)]
+    shown = (await get(client, f"/jobs?text={ids[0][-6:]}"))["jobs"]
+    assert [job["request_id"] for job in shown] == ids[:1]
+
+
+async def test_a_search_looks_through_so_many_jobs_and_goes_on(
+    connect: Connect, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("i2ii_spool.server.routes.jobs.MAX_LISTED", 3)
+    client = await connect()
+    wanted = submit_job(prompt="wanted")
+    for _ in range(4):
+        submit_job()
+    second = submit_job(prompt="wanted, too")
+    first = await get(client, "/jobs?text=wanted&limit=1")
+    assert [job["request_id"] for job in first["jobs"]] == [second]
+    later = await get(client, f"/jobs?text=wanted&after={first['next']}")
+    assert later["jobs"] == []
+    last = await get(client, f"/jobs?text=wanted&after={later['next']}")
+    assert [job["request_id"] for job in last["jobs"]] == [wanted]
+    assert last["next"] is None
+    assert (await get(client, "/jobs?text=wanted&state=done"))["jobs"] == []
+
+
+async def test_a_long_text_is_refused(connect: Connect) -> None:
+    response = await (await connect()).get("/jobs", params={"text": "x" * 201})
+    assert "at most 200" in await check_error(response, 400, "invalid_request", "text")

@@ -1,11 +1,14 @@
 """What holds on every route: parameters, bodies, methods, and other spellings of its path."""
 
+import re
+
 import pytest
+from aiohttp import ClientResponse
 
 from i2ii_spool.server.app import ROUTES
 from i2ii_spool.server.routing import Route
 from i2ii_spool.spool.layout import Spool
-from tests.support import UNKNOWN_ID
+from tests.support import filled
 from tests.support.app import Connect, check_error, form, get, is_empty
 from tests.support.http import END, MULTIPART, part
 from tests.support.jobs import SubmitJob
@@ -21,7 +24,19 @@ EACH_ROUTE = each(ROUTES)
 
 
 def path_of(route: Route) -> str:
-    return route.path.replace("{id}", UNKNOWN_ID)
+    return filled(route.path)
+
+
+async def keys_of(response: ClientResponse) -> set[str]:
+    """The keys of an answer in JSON; the families of metrics; of another answer its text."""
+    if response.content_type == "application/json":
+        return set(await response.json())
+    if response.content_type == "text/event-stream":  # it has no end
+        response.close()
+        return {response.content_type}
+    if response.content_type == "text/plain":
+        return set(re.findall(r"^# TYPE (\w+)", await response.text(), re.MULTILINE))
+    return {await response.text()}
 
 
 # --- parameters and bodies ------------------------------------------------------------------------
@@ -39,19 +54,17 @@ async def test_a_parameter_that_a_route_does_not_take_is_refused(
     if route.form_fields:
         assert "send it as a form field, like curl -F seed=" in message
     else:
-        assert f"it takes {', '.join(route.parameters) or 'none'}" in message
+        assert f"it takes {', '.join(each.name for each in route.parameters) or 'none'}" in message
     assert is_empty(spool)
 
 
 @EACH_ROUTE
 async def test_what_keeps_caches_away_is_passed_over(connect: Connect, route: Route) -> None:
     client = await connect()
-    data = form() if route.form_fields else None
-    with_it = await client.request(route.method, path_of(route) + "?_=1&_=2", data=data)
-    data = form() if route.form_fields else None
-    without = await client.request(route.method, path_of(route), data=data)
+    with_it = await client.request(route.method, path_of(route) + "?_=1&_=2")
+    without = await client.request(route.method, path_of(route))
     assert with_it.status == without.status
-    assert (await with_it.json()).keys() == (await without.json()).keys()
+    assert await keys_of(with_it) == await keys_of(without)
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "HEAD"])
@@ -63,7 +76,7 @@ async def test_other_methods_of_a_route_take_no_more_parameters(
     assert (await client.request(method, "/jobs?_=2")).status in (200, 204)
 
 
-@each([route for route in ROUTES if not route.form_fields])
+@each([route for route in ROUTES if not route.takes_body])
 @pytest.mark.parametrize("body", [b'{"seed": 7}', b"seed=7", part("seed", b"7") + END])
 async def test_a_body_that_a_route_does_not_take_is_refused(
     connect: Connect, route: Route, body: bytes
@@ -128,12 +141,11 @@ async def test_more_slashes_lead_to_the_same_route(
     client = await connect()
     answers = []
     for path in (path_of(route), spelling.format(path_of(route).replace("/", "//"))):
-        data = form() if route.form_fields else None
         url = f"http://{client.host}:{client.port}{path}"
-        answers.append(await client.session.request(route.method, url, data=data))
+        answers.append(await client.session.request(route.method, url))
     plain, other = answers
     assert other.status == plain.status
-    assert (await other.json()).keys() == (await plain.json()).keys()
+    assert await keys_of(other) == await keys_of(plain)
 
 
 async def test_a_trailing_slash_keeps_the_id_and_the_parameters(

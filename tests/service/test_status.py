@@ -1,20 +1,33 @@
 """GET /status/ID: every state of a job, and the wait for its end."""
 
 import asyncio
+import shutil
 from datetime import datetime
+from pathlib import Path
+from unittest import mock
 
 import pytest
+from aiohttp import web
+from PIL import Image
 from yarl import URL
 
 from i2ii_spool.jobs.records import Progress
+from i2ii_spool.server import long_poll
+from i2ii_spool.server.app import create_app
+from i2ii_spool.server.long_poll import LONG_POLLS
+from i2ii_spool.settings import Settings
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import (
     WorkerState,
 )
-from tests.support import UNKNOWN_ID
-from tests.support.app import Connect, HandWorker, check_error, get, let_it_arrive
+from tests.support import UNKNOWN_ID, raw_http
+from tests.support.app import Connect, HandWorker, check_error, form, get, let_it_arrive
+from tests.support.guests import make_guest
 from tests.support.jobs import SubmitJob
+from tests.support.pictures import encoded, saved
+from tests.support.seams import no_inotify
+from tests.support.service import wait_until
 
 
 async def test_a_queued_job_has_a_position(connect: Connect, submit_job: SubmitJob) -> None:
@@ -29,6 +42,9 @@ async def test_a_queued_job_has_a_position(connect: Connect, submit_job: SubmitJ
         "position": 2,
         "prompt": "更亮",
         "name": "bright",
+        "inputs": ["input.jpg"],
+        "has_mask": False,
+        "request": {"name": "bright"},
     }
 
 
@@ -37,7 +53,10 @@ async def test_a_queued_job_has_an_eta_where_the_pace_is_known(
 ) -> None:
     worker.show(WorkerState.RUNNING, mean_job_seconds=3.0)
     _, id = submit_job(), submit_job()
-    assert (await get(await connect(), f"/status/{id}"))["eta_seconds"] == 6.0
+    client = await connect()
+    assert (await get(client, f"/status/{id}"))["eta_seconds"] == 6.0
+    listed = {job["request_id"]: job for job in (await get(client, "/jobs"))["jobs"]}
+    assert listed[id]["eta_seconds"] == 6.0
 
 
 async def test_a_running_job_shows_its_progress(
@@ -60,7 +79,57 @@ async def test_a_running_job_shows_its_progress(
         "step": 12,
         "steps": 50,
         "eta_seconds": 3.5,
+        "inputs": ["input.jpg"],
+        "has_mask": False,
+        "request": {},
     }
+
+
+async def test_a_job_shows_what_was_asked_for(connect: Connect) -> None:
+    client = await connect()
+    asked = {
+        "negative_prompt": "rain",
+        "preset": "fast",
+        "num_inference_steps": 4,
+        "true_cfg_scale": 1.5,
+        "seed": 2**64 - 4,
+        "size": "input",
+        "output_format": "webp",
+        "output_compression": 80,
+        "n": 3,
+        "name": "me",
+        "parent": UNKNOWN_ID,
+        "parent_n": 2,
+    }
+    pictures = (encoded(".png"), encoded(".jpg"))
+    data = form(*pictures, **{name: str(value) for name, value in asked.items()})
+    data.add_field("mask", saved(Image.new("RGBA", (64, 48)), "PNG"), filename="mask.png")
+    id = (await (await client.post("/edit", data=data)).json())["request_id"]
+    shown = await get(client, f"/status/{id}")
+    assert shown["request"] == asked
+    assert shown["inputs"] == ["input.png", "input-2.jpg"]
+    assert shown["has_mask"] is True
+    assert (await get(client, "/jobs"))["jobs"][0]["request"] == asked
+
+
+async def test_a_value_that_is_the_default_is_not_shown(connect: Connect) -> None:
+    client = await connect()
+    data = form(seed="0", n="1", output_format="png", size="auto", name="")
+    id = (await (await client.post("/edit", data=data)).json())["request_id"]
+    assert (await get(client, f"/status/{id}"))["request"] == {}
+
+
+async def test_a_folder_that_does_not_name_its_pictures_shows_them(
+    connect: Connect, spool: Spool, tmp_path: Path
+) -> None:
+    client = await connect(settle_seconds=0)
+    guest = make_guest(tmp_path / "g", "b.png", "a.jpg", request={"prompt": "sepia"})
+    shutil.copytree(guest, spool.incoming / "20260101-000000-000-aaaaaa")
+    shown = await get(client, "/status/20260101-000000-000-aaaaaa")
+    assert (shown["inputs"], shown["has_mask"]) == (["a.jpg", "b.png"], False)
+    for name in shown["inputs"]:
+        (spool.incoming / shown["request_id"] / name).unlink()
+    assert "inputs" not in await get(client, f"/status/{shown['request_id']}")
 
 
 async def test_a_completed_job_tells_who_made_it_and_how_long_it_took(
@@ -137,6 +206,73 @@ async def test_a_wait_for_a_job_that_is_deleted_meanwhile_ends(
         200,
         410,
     )  # whether the cancelled job was still seen, or only that it is no more
+
+
+async def test_a_wait_ends_where_no_event_arrives(
+    connect: Connect, spool: Spool, worker: HandWorker, submit_job: SubmitJob
+) -> None:
+    with no_inotify():
+        client = await connect()
+    ended, deleted = submit_job(), submit_job()
+    waits = [asyncio.create_task(client.get(f"/status/{id}?wait=300")) for id in (ended, deleted)]
+    await let_it_arrive(client)
+    worker.finish()
+    actions.cancel(spool, deleted)
+    actions.delete_job(spool, deleted)
+    first, second = await asyncio.wait_for(asyncio.gather(*waits), 60)
+    assert (await first.json())["status"] == "completed"
+    assert second.status in (200, 410)
+
+
+async def test_a_waiting_poll_does_not_read_its_job(
+    connect: Connect, worker: HandWorker, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_poll, "SWEEP_SECONDS", 0.01)
+    sweeps = mock.Mock(side_effect=long_poll.unended_ids)
+    reads = mock.Mock(side_effect=long_poll.load_authorized)
+    monkeypatch.setattr(long_poll, "unended_ids", sweeps)
+    monkeypatch.setattr(long_poll, "load_authorized", reads)
+    client = await connect()
+    id = submit_job()
+    waits = [asyncio.create_task(get(client, f"/status/{id}?wait=300")) for _ in range(5)]
+    await let_it_arrive(client)
+    claim = worker.claim()
+    before = sweeps.call_count
+    await asyncio.to_thread(wait_until, lambda: sweeps.call_count > before + 5)
+    assert reads.call_count == 5
+    worker.commit(claim)
+    shown = await asyncio.wait_for(asyncio.gather(*waits), 60)
+    assert {each["status"] for each in shown} == {"completed"}
+
+
+async def test_a_poll_ends_when_its_client_goes(spool: Spool, submit_job: SubmitJob) -> None:
+    app = create_app(Settings(spool=spool.root, min_free_mib=0, _env_file=None))
+    runner = web.AppRunner(app)  # aiohttp's test server would cancel the handler
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0]
+    _, writer = await asyncio.open_connection(host, port)
+    writer.write(raw_http.get(f"/status/{submit_job()}?wait=300"))
+    polls = app[LONG_POLLS]
+    await asyncio.to_thread(wait_until, lambda: polls.count(host) == 1)
+    writer.close()
+    await asyncio.to_thread(wait_until, lambda: polls.count(host) == 0)
+    await runner.cleanup()
+
+
+async def test_a_client_with_many_polls_gets_quick_answers(
+    connect: Connect, submit_job: SubmitJob
+) -> None:
+    client = await connect(max_connections=4)
+    id = submit_job()
+    waits = [asyncio.create_task(get(client, f"/status/{id}?wait=300")) for _ in range(2)]
+    await let_it_arrive(client)
+    shown = await asyncio.wait_for(get(client, f"/status/{id}?wait=300"), 60)
+    assert shown["status"] == "queued"
+    assert not any(wait.done() for wait in waits)
+    for wait in waits:
+        wait.cancel()
 
 
 async def test_a_wait_that_is_over_shows_what_there_is(

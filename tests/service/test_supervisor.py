@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from i2ii_spool.ops.supervisor import Supervisor
+from i2ii_spool.ops.supervisor import Supervisor, page_url
 from i2ii_spool.settings import Settings
 from i2ii_spool.spool.layout import Spool
 from tests.support import FAKE_DRIVER
@@ -55,6 +55,21 @@ def ready_workers(service: Service) -> list[int]:
     return [
         status["pid"] for status in service.workers() if status["state"] in ("ready", "running")
     ]
+
+
+def test_nothing_in_the_working_directory_is_run(service: Service, port: int) -> None:
+    folder = service.spool.root.parent / "shared"
+    folder.mkdir()
+    for module in ("queue.py", "resource.py", "aiohttp.py"):
+        (folder / module).write_text("raise SystemExit('run from the working directory')")
+    i2ii = str(Path(sys.executable).with_name("i2ii"))
+    service.environment["CUDA_VISIBLE_DEVICES"] = ""
+    service.start(
+        *("sh", "-c", 'cd "$0" && exec "$@"', str(folder)),
+        *(sys.executable, "-P", i2ii, "up", "--port", str(port)),
+    )
+    wait_until(lambda: "listening on " in service.read_log() and ready_workers(service))
+    assert "working directory" not in service.read_log()
 
 
 def children(process: subprocess.Popen[bytes]) -> list[int]:
@@ -285,3 +300,43 @@ async def test_a_stop_reaches_a_child_that_is_just_being_started(
             if child.returncode is None:
                 child.kill()
                 await child.wait()
+
+
+def test_the_page_is_opened_once_the_server_listens(
+    service: Service, port: int, tmp_path: Path
+) -> None:
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(
+        "#!/bin/sh\n"
+        f'{sys.executable} -c "import sys, urllib.request; '
+        f"page = urllib.request.urlopen(sys.argv[1]).read().decode(); "
+        f"open('{opened}', 'w').write(sys.argv[1] + page)\" \"$1\"\n"
+    )
+    browser.chmod(0o755)
+    service.environment |= {"CUDA_VISIBLE_DEVICES": "", "BROWSER": f"{browser} %s"}
+    service.start(sys.executable, "-m", "i2ii_spool", "up", "--port", str(port), "--open")
+    wait_until(lambda: opened.exists() and opened.read_text())
+    assert opened.read_text().startswith(f"http://127.0.0.1:{port}/<!doctype html>")
+    [first, *_] = service.read_log().splitlines()
+    assert first.endswith(f"the page is http://127.0.0.1:{port}/")
+
+
+def test_a_page_without_a_port_cannot_be_opened(service: Service) -> None:
+    refused = cli(service, "up", "--port", "0", "--open", check=False)
+    assert refused.returncode == EX_CONFIG
+    assert "--open needs a port" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("gpus.example", "http://gpus.example:8000"),
+    ],
+)
+def test_the_page_is_at_an_address_that_this_machine_reaches(host: str, url: str) -> None:
+    settings = Settings(host=host, port=8000, no_auth=host not in ("127.0.0.1",))
+    assert page_url(settings) == url

@@ -1,13 +1,18 @@
 """GET /system/status, /health and /livez."""
 
+import asyncio
+import time
+
 import pytest
 
+from i2ii_spool.server.app import WORKERS_AGE_SECONDS
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import (
     WorkerState,
 )
 from tests.support.app import Connect, HandWorker, get, is_empty
 from tests.support.jobs import SubmitJob
+from tests.support.workers import write_worker
 
 
 async def test_the_system_status_counts_jobs_and_workers(
@@ -30,6 +35,17 @@ async def test_the_system_status_counts_jobs_and_workers(
     )
     assert (gpu["job"], gpu["step"], gpu["steps"]) == (running, 3, 50)
     assert (gpu["jobs_done"], gpu["jobs_failed"]) == (2, 1)
+    (host,) = shown.pop("hosts")
+    assert host.pop("heartbeat_age") >= 0
+    assert host == {
+        "host": worker.name.partition(".")[0],
+        "alive": True,
+        "workers": 1,
+        "alive_workers": 1,
+        "ready_workers": 1,
+        "running_requests": 1,
+        "versions": ["unknown"],
+    }
     disk = shown.pop("spool")
     assert disk["path"] == str(spool.root)
     assert disk["free_bytes"] > 0
@@ -50,6 +66,7 @@ async def test_the_system_status_of_an_empty_spool_is_all_noughts(connect: Conne
     shown = await get(await connect(), "/system/status")
     assert shown.pop("spool")["oldest_waiting_seconds"] is None
     assert shown.pop("workers") == []
+    assert shown.pop("hosts") == []
     assert set(shown.values()) == {0}
 
 
@@ -60,8 +77,9 @@ async def test_a_dead_worker_is_shown_and_not_counted_as_alive(
     client = await connect()
     worker.die()
     shown = await get(client, "/system/status")
-    assert (shown["total_gpus"], shown["alive_processes"], shown["ready_workers"]) == (1, 0, 0)
+    assert (shown["total_gpus"], shown["alive_processes"], shown["ready_workers"]) == (0, 0, 0)
     assert shown["workers"][0]["alive"] is False
+    assert (shown["hosts"][0]["alive"], shown["hosts"][0]["workers"]) == (False, 1)
 
 
 @pytest.mark.parametrize("state", [WorkerState.READY, WorkerState.RUNNING])
@@ -95,6 +113,23 @@ async def test_a_service_whose_worker_is_dead_is_unhealthy(
     client = await connect()
     worker.die()
     assert (await get(client, "/health", 503))["status"] == "unhealthy"
+
+
+async def test_a_service_whose_hosts_have_other_clocks_is_healthy(
+    connect: Connect, spool: Spool
+) -> None:
+    """A lease is a minute, and the clock of the worker's host is an hour behind."""
+    client, written = await connect(), time.time() - 3600
+
+    def beat(second: int) -> None:
+        write_worker(spool, "elsewhere.gpu0", at=written + second)
+
+    beat(0)
+    await get(client, "/health", 503)  # it may be dead: no change was seen yet
+    for second in range(1, 4):
+        beat(second)
+        await asyncio.sleep(WORKERS_AGE_SECONDS)
+        assert (await get(client, "/health"))["ready_workers"] == 1
 
 
 async def test_a_service_on_a_full_disk_is_unhealthy(connect: Connect, worker: HandWorker) -> None:

@@ -14,6 +14,8 @@ import pytest
 from i2ii_spool.errors import SettingsError
 from i2ii_spool.server.auth import tokens
 from i2ii_spool.settings import load
+from tests.support.jobs import SubmitJob
+from tests.support.raw_http import Wire, get
 from tests.support.service import Service, cli, wait_until
 
 SECRET = "a-token-from-the-environment"
@@ -85,6 +87,32 @@ def test_commands_at_once_keep_each_others_changes(service: Service, file: Path)
     running = [service.start(*i2ii, *change, "--tokens-file", str(file)) for change in changes]
     assert [process.wait(30) for process in running] == [0] * 6
     assert sorted(token.name for token in tokens.read(file)) == [f"name{n}" for n in range(5)]
+
+
+def test_a_name_that_comes_back_is_another_owner(file: Path) -> None:
+    tokens.add(file, "alice", is_operator=False)
+    (before,) = tokens.read(file)
+    tokens.revoke(file, "alice")
+    tokens.add(file, "alice", is_operator=True)
+    (after,) = tokens.read(file)
+    assert before.owner != after.owner
+    assert after.is_operator
+
+
+def test_a_line_without_an_id_owns_the_jobs_of_its_name(file: Path) -> None:
+    file.write_text(f"alice {'a' * 64}\nops {'b' * 64} operator\n")
+    file.chmod(0o640)
+    assert [token.owner for token in tokens.read(file)] == ["alice", "ops"]
+
+
+def test_the_name_of_the_api_token_is_no_other_s(service: Service, file: Path) -> None:
+    added = cli(service, "token", "add", "environment", "--tokens-file", str(file), check=False)
+    assert (added.returncode, "I2II_API_TOKEN" in added.stderr) == (64, True)
+    file.write_text(f"environment {'a' * 64}\nalice {'b' * 64}\n")
+    file.chmod(0o640)
+    valid, faults = tokens.parse(file)
+    assert [token.name for token in valid] == ["alice"]
+    assert "line 1 of" in faults[0].message
 
 
 WRONG_LINES = {
@@ -188,6 +216,17 @@ def test_tokens_come_and_go_without_a_restart(service: Service, file: Path) -> N
     assert ask(url, "/jobs", bob) == 200
     file.write_text("# nobody\n")
     wait_until(lambda: ask(url, "/jobs", bob) == 401)
+
+
+def test_a_poll_ends_when_its_token_is_revoked(
+    service: Service, file: Path, submit_job: SubmitJob
+) -> None:
+    alice = tokens.add(file, "alice", is_operator=True)
+    with Wire(service.serve(tokens_file=str(file))) as wire:
+        wire.send(get(f"/status/{submit_job()}?wait=300", f"Authorization: Bearer {alice}"))
+        assert ask(service.url, "/jobs", alice) == 200  # so the poll waits by now
+        tokens.revoke(file, "alice")
+        assert wire.answer().status == 401
 
 
 def test_no_secret_stands_in_logs_settings_or_command_lines(

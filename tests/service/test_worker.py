@@ -1,99 +1,45 @@
 """Workers as real processes: what they show, how they stop, and what is left when they die."""
 
-import json
 import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.request import EditRequest
-from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import list_workers, worker_name
 from i2ii_spool.spool.submit import submit
 from tests.support import STUB_ENGINES
 from tests.support.jobs import SubmitJob
 from tests.support.pictures import make_picture
 from tests.support.service import Service, cli, wait_until
-
-GPU0 = worker_name("gpu0")
+from tests.support.workers import (
+    GPU0,
+    end,
+    is_done,
+    read,
+    status_file,
+    step_of,
+    submit_into,
+    wait_at_work,
+    wait_done,
+    wait_failed,
+    wait_status,
+)
 
 
 @pytest.fixture
 def submit_job(service: Service, picture: Path) -> SubmitJob:
-    """Submit the picture into the service's spool; the arguments are fields of the request."""
-
-    def submit_one(**fields: Any) -> str:
-        request = EditRequest(**{"prompt": "sepia", **fields})
-        return submit(service.spool, [picture], request, max_pixels=10**8)
-
-    return submit_one
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-def is_done(service: Service, id: str) -> bool:
-    return (service.spool.done / id).is_dir()
-
-
-def wait_done(service: Service, id: str) -> dict[str, Any]:
-    """Wait for the job's end; return its result."""
-    wait_until(lambda: is_done(service, id) or (service.spool.failed / id / "error.json").exists())
-    assert is_done(service, id), (service.spool.failed / id / "error.txt").read_text()
-    return read(service.spool.done / id / "result.json")
-
-
-def wait_failed(service: Service, id: str, *, seconds: float = 20) -> dict[str, Any]:
-    """Wait until the job has failed; return why."""
-    wait_until(lambda: (service.spool.failed / id).is_dir(), seconds=seconds)
-    return read(service.spool.failed / id / "error.json")
-
-
-def step_of(spool: Spool, id: str, worker: str = GPU0) -> int:
-    """How far a job is, by its progress file; 0 where there is none."""
-    try:
-        return read(spool.running / worker / id / "progress.json")["step"]
-    except FileNotFoundError:
-        return 0
-
-
-def wait_at_work(service: Service, id: str, *, step: int = 1, worker: str = GPU0) -> None:
-    wait_until(lambda: step_of(service.spool, id, worker) >= step)
-
-
-def status_file(service: Service, worker: str = GPU0) -> Path:
-    return service.spool.workers / f"{worker}.json"
-
-
-def wait_status(service: Service, worker: str = GPU0, **fields: Any) -> dict[str, Any]:
-    """Wait until the worker shows these fields; return all that it shows."""
-
-    def shown() -> dict[str, Any] | None:
-        try:
-            status = read(status_file(service, worker))
-        except FileNotFoundError:
-            return None
-        return status if fields.items() <= status.items() else None
-
-    return wait_until(shown)
-
-
-def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> int:
-    """Send the signal; return the exit code."""
-    process.send_signal(number)
-    return process.wait(30)
+    return partial(submit_into, service, picture)
 
 
 # --- work -----------------------------------------------------------------------------------------
@@ -181,6 +127,18 @@ def test_progress_shows_while_a_job_runs_and_never_goes_back(
     seen = [step for step in steps if step]
     assert seen == sorted(seen)
     assert len(set(seen)) > 3
+
+
+def test_a_worker_tells_its_last_jobs(service: Service, submit_job: SubmitJob) -> None:
+    ids = [submit_job(prompt="sepia") for _ in range(6)]
+    wrong = submit_job(prompt="nothing that it knows")
+    service.work()
+    wait_until(
+        lambda: service.workers()[0]["jobs_done"] == 6 and service.workers()[0]["jobs_failed"]
+    )
+    [status] = service.workers()
+    assert status["recent_jobs"] == ids[1:]
+    assert status["recent_failures"] == [{"job": wrong, "code": "unknown_instruction"}]
 
 
 def test_idle_worker_beats_and_removes_its_status_file_at_exit(
@@ -275,23 +233,6 @@ def test_a_picture_that_its_format_cannot_hold_is_the_client_s_failure(
         assert (failure["code"], failure["field"]) == ("invalid_request", "output_format")
         assert "Traceback" not in (service.spool.failed / id / "error.txt").read_text()
     assert wait_status(service, jobs_failed=4)["state"] == "ready"
-
-
-def test_worker_pauses_after_three_different_jobs_fail(
-    service: Service, submit_job: SubmitJob
-) -> None:
-    ids = [submit_job(prompt="raise") for _ in range(3)]
-    service.work(engine="raises_in_edit")
-    for id in ids:
-        wait_failed(service, id)
-    status = wait_status(service, state="degraded", job=None)
-    assert "3 jobs failed" in status["note"]
-    assert not list_workers(service.spool, lease=60)[0].ready
-    waiting = submit_job()
-    for _ in range(2):  # the worker is alive, and had time to claim
-        beat = status_file(service).stat().st_mtime_ns
-        wait_until(lambda beat=beat: status_file(service).stat().st_mtime_ns > beat)
-    assert os.listdir(service.spool.incoming) == [waiting]
 
 
 def test_a_success_between_failures_keeps_the_worker_at_work(

@@ -16,6 +16,15 @@ recording_disk    records each system call that changes a file system: `Recordin
 power_loss        the states that a disk may hold after a power loss: `History`
 disks             a mounted ext4 of a few MiB: `MountedDisk`
 machine           a booted systemd in namespaces: `Machine`
+hosts             two hosts and the folder that they share: `Host`, `SharedFolder`
+uml               a kernel as a process, with an NFS server and two clients: `run_with_nfs`
+fuse              file systems that are processes, with two mounts: `FuseFolder`, `Servers`
+juicefs           JuiceFS, with its metadata in Redis: `JuiceFolder`
+gluster           GlusterFS: `GlusterFolder`
+moosefs           MooseFS: `MooseFolder`
+kubernetes        what deploy/kubernetes describes: `pods`, `environment`
+kubernetes_tools  kubectl, and what the schemas say of its output: `build`, `faults`
+slurm             a real Slurm of four nodes, in namespaces: `Cluster`
 chaos             processes that are killed and started again: `ProcessGroup`
 storm_clients     clients that check every answer: `Client`, `Ledger`
 """
@@ -31,3 +40,8 @@ STUB_ENGINES = str(TESTS / "support/stub_engines.py")
 
 UNKNOWN_ID = "20200101-000000-000-aaaaaa"
 """The id of a job that never was."""
+
+
+def filled(path: str, id: str = UNKNOWN_ID) -> str:
+    """Return the path of a route with these names in it; without an id, of things that are not."""
+    return path.replace("{id}", id).replace("{digest}", "0" * 16).replace("{name}", "nothing.js")

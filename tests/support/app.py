@@ -106,7 +106,9 @@ async def check_error(
     assert response.content_type == "application/json"
     body = json.loads(text)
     assert list(body) == ["error"]
-    assert body["error"].keys() <= {"code", "message", "field"}
+    assert body["error"].keys() <= {"code", "message", "field", "param", "type"}
+    assert body["error"].get("param") == field
+    assert body["error"]["type"].endswith("_error")
     assert (body["error"]["code"], body["error"].get("field")) == (code, field)
     assert "Traceback" not in text
     message: str = body["error"]["message"]

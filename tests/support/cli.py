@@ -36,7 +36,7 @@ def the_error(answer: subprocess.CompletedProcess[str]) -> str:
 
 def usage_error(answer: subprocess.CompletedProcess[str]) -> str:
     """The last line of what a wrong call gets: the usage, and what is wrong."""
-    assert answer.returncode == 2
+    assert answer.returncode == 64
     assert "Traceback" not in answer.stderr
     return answer.stderr.splitlines()[-1]
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.service import wait_until
+
 MEMORY = Path("/dev/shm")
 """A file system in memory, if there is one: for tests that make many files."""
 
@@ -82,8 +84,14 @@ class MountedDisk:
         _run("mount", self._device, str(self.folder))
 
     def unmount(self) -> None:
-        _run("umount", str(self.folder))
+        """Unmount it once the decoder of a killed process, which notices its death, has ended."""
+        wait_until(self._is_unmounted)
         _run("losetup", "--detach", self._device)
+
+    def _is_unmounted(self) -> bool:
+        tried = subprocess.run(["umount", str(self.folder)], capture_output=True, text=True)
+        assert tried.returncode == 0 or "busy" in tried.stderr, tried.stderr
+        return tried.returncode == 0
 
     def remount(self, options: str) -> None:
         """Mount it otherwise: `ro`, `rw`."""

@@ -212,7 +212,7 @@ REFUSED: dict[Bomb, tuple[int, str]] = {
     jpeg_of_65_500_squared: (413, "65500x65500 pixels"),
     jpeg_of_ten_thousand_scans: (400, "scans"),
     png_of_a_million_chunks: (400, "more than 100000 chunks"),
-    jpeg_of_a_million_segments: (400, "more than 100000 segments"),
+    jpeg_of_a_million_segments: (400, "more than 10000 segments"),
     avif_of_many_property_tables: (400, "damaged"),
     avif_of_a_million_squared: (400, "send PNG, JPEG"),
     icon: (400, "ICO picture, which is not read here; send PNG, JPEG"),

@@ -55,7 +55,8 @@ for folder in etc/systemd var/lib/i2ii; do
     mount --bind "$disk/$folder" "$root/$folder"
 done
 for bind in "$@"; do
-    mkdir -p "$root${bind#*:}"
+    target=$root${bind#*:}
+    if [ -d "${bind%%:*}" ]; then mkdir -p "$target"; else [ -e "$target" ] || install -D /dev/null "$target"; fi
     mount --rbind "${bind%%:*}" "$root${bind#*:}"
 done
 if [ ! -e "$root/etc/systemd/system.conf" ]; then

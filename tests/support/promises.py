@@ -47,6 +47,15 @@ def _picture() -> bytes:
 PICTURE = _picture()
 
 
+def _mask() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (12, 9)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+MASK = _mask()
+
+
 def write_upload(path: str, data: bytes) -> None:
     """What the server does with a picture that arrives."""
     descriptor = create_file(path)
@@ -56,9 +65,11 @@ def write_upload(path: str, data: bytes) -> None:
         os.close(descriptor)
 
 
-def submit_one(spool: Spool, *, key: str | None = None) -> str:
+def submit_one(spool: Spool, *, key: str | None = None, with_mask: bool = False) -> str:
     submission = Submission(spool)
-    write_upload(submission.add_image(), PICTURE)
+    write_upload(submission.add_file(), PICTURE)
+    if with_mask:
+        write_upload(submission.add_file(is_mask=True), MASK)
     return submission.publish(EditRequest(prompt="sepia"), max_pixels=10**6, key=key)
 
 
@@ -136,7 +147,7 @@ class Promises:
         self.count(1)
 
     def stay(self, path: str) -> None:
-        """The file at this path below the root stays."""
+        """The file at this path below the root stays, and is not empty."""
         self.paths.add(path)
         self._say()
 
@@ -168,8 +179,11 @@ def start_again(spool: Spool) -> Counter[str]:
     claims = Claims(spool, WORKER, max_attempts=MAX_ATTEMPTS)
     while (claim := claims.next()) is not None:
         begun[claim.id] += 1
-        for name in claim.job().inputs:
+        job = claim.job()
+        for name in job.inputs:
             assert (claim.folder / name).read_bytes() == PICTURE, "an accepted picture is torn"
+        if job.mask:
+            assert (claim.folder / job.mask).read_bytes() == MASK, "an accepted mask is torn"
         commit(claim)
     admission.run_once()
     return begun
@@ -202,6 +216,8 @@ def check(spool: Spool, promised: Promises) -> None:
     left = [*spool.incoming.iterdir(), *spool.running.glob("*/*"), *spool.staging.iterdir()]
     assert not left, f"left where no process looks: {left}"
     assert not [path for path in spool.trash.iterdir() if is_id(path.name)], "not deleted"
+    orphans = {path.name for path in spool.thumbnails.iterdir()} - places(spool).keys()
+    assert not orphans, f"thumbnails of jobs that are gone: {orphans}"
     for folder in (*spool.done.iterdir(), *spool.failed.iterdir()):
         check_ended(folder)
     for name, ends in promised.ends.items():
@@ -214,6 +230,7 @@ def check(spool: Spool, promised: Promises) -> None:
         assert not begun[id], f"{id} was done, and begun again"
     for path in promised.paths:
         assert (spool.root / path).exists(), f"{path} is gone"
+        assert (spool.root / path).read_bytes(), f"{path} is torn"
     for id, name in promised.files.items():
         assert (find(spool, id).folder / name).read_bytes() == PICTURE, f"{name} was overwritten"
     if promised.jobs is not None:

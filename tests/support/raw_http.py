@@ -19,11 +19,13 @@ PICTURE = saved(gradient(), "PNG")
 
 
 class Wire:
-    """One connection, for any bytes."""
+    """One connection, for any bytes; from an address of 127.0.0.0/8."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, source: str = "127.0.0.1") -> None:
         address = urlsplit(url)
-        self.socket = socket.create_connection((address.hostname, address.port), timeout=30)
+        self.socket = socket.create_connection(
+            (address.hostname, address.port), timeout=30, source_address=(source, 0)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -38,6 +40,11 @@ class Wire:
         except (BrokenPipeError, ConnectionResetError):
             return False
         return True
+
+    def get(self, path: str, *headers: str) -> Answer:
+        """The answer to a GET."""
+        self.send(get(path, *headers))
+        return self.answer()
 
     def begins_with(self) -> bytes:
         """The first 13 bytes of what the server sends, left for `answer`: `HTTP/1.1 202 `."""
@@ -57,6 +64,10 @@ class Wire:
         except ConnectionResetError:
             pass
         return True
+
+
+def get(path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
 
 
 def head(*more: str, method: str = "POST", path: str = "/edit", boundary: str = "b") -> bytes:

@@ -18,7 +18,7 @@ from i2ii_spool.errors import EngineError
 from i2ii_spool.jobs.folder import JOB, PROMPT
 from i2ii_spool.jobs.records import Progress
 from i2ii_spool.jobs.request import Job
-from i2ii_spool.spool import actions, durable_io, retention
+from i2ii_spool.spool import actions, durable_io, retention, thumbnails
 from i2ii_spool.spool.admission import Admission
 from i2ii_spool.spool.claim import Claim, Claims
 from i2ii_spool.spool.layout import Spool
@@ -62,8 +62,10 @@ def end(going: Iterator[None], disk: RecordingDisk) -> None:
             raise AssertionError("a scenario has one yield")
 
 
-def submit_one(spool: Spool, promised: Promises, *, key: str | None = None) -> str:
-    id = promises.submit_one(spool, key=key)
+def submit_one(
+    spool: Spool, promised: Promises, *, key: str | None = None, with_mask: bool = False
+) -> str:
+    id = promises.submit_one(spool, key=key, with_mask=with_mask)
     promised.end(id, "done")
     return id
 
@@ -90,6 +92,7 @@ def make_a_spool(spool: Spool, promised: Promises) -> Iterator[None]:
     made.create()
     id = promises.submit_one(made)
     promised.stay(f"srv/pictures/spool/incoming/{id}/{JOB}")
+    promised.stay("srv/pictures/spool/format")
 
 
 # --- in -------------------------------------------------------------------------------------------
@@ -99,6 +102,12 @@ def make_a_spool(spool: Spool, promised: Promises) -> Iterator[None]:
 def submit(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     submit_one(spool, promised)
+
+
+@scenario
+def submit_with_a_mask(spool: Spool, promised: Promises) -> Iterator[None]:
+    yield
+    submit_one(spool, promised, with_mask=True)
 
 
 @scenario
@@ -125,7 +134,7 @@ def submit_again_with_the_key_of_a_dead_submitter(
 def refuse_an_upload(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     submission = Submission(spool)
-    write_upload(submission.add_image(), PICTURE)
+    write_upload(submission.add_file(), PICTURE)
     submission.discard()
     promised.count(0)
 
@@ -187,6 +196,17 @@ def claim_and_commit(spool: Spool, promised: Promises) -> Iterator[None]:
     claim = claim_one(spool)
     promised.count_attempts(id, 1)
     claim.report(Progress(phase="edit", step=1, steps=10))
+    commit(claim)
+    promised.finished(id)
+
+
+@scenario
+def wait_uncounted_and_commit(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = submit_one(spool, promised)
+    yield
+    claim = claim_one(spool)
+    claim.uncount()
+    claim.count()
     commit(claim)
     promised.finished(id)
 
@@ -325,6 +345,13 @@ def finish_what_was_retried(spool: Spool, promised: Promises) -> Iterator[None]:
     promised.finished(id)
 
 
+THUMBNAIL = b"RIFF\4\0\0\0WEBP"
+
+
+def thumbnail(id: str, n: int, *, version: str = "a1-b2") -> thumbnails.Thumbnail:
+    return thumbnails.Thumbnail(id, "input", n, 480, version)
+
+
 @scenario
 def remove(spool: Spool, promised: Promises) -> Iterator[None]:
     id = fail(spool, promised)
@@ -332,6 +359,26 @@ def remove(spool: Spool, promised: Promises) -> Iterator[None]:
     yield
     actions.delete_job(spool, id)
     promised.end(id, "gone")
+
+
+@scenario
+def remove_with_its_thumbnails(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = fail(spool, promised)
+    for n in (1, 2):
+        thumbnails.keep(spool, thumbnail(id, n), THUMBNAIL, min_free=0)
+    promised.end(id, "failed:engine_error", "gone")
+    yield
+    actions.delete_job(spool, id)
+    promised.end(id, "gone")
+
+
+@scenario
+def keep_a_thumbnail_of_a_new_version(spool: Spool, promised: Promises) -> Iterator[None]:
+    id = fail(spool, promised)
+    promised.end(id, "failed:engine_error")
+    thumbnails.keep(spool, thumbnail(id, 1, version="1-2"), THUMBNAIL, min_free=0)
+    yield
+    thumbnails.keep(spool, thumbnail(id, 1), THUMBNAIL, min_free=0)
 
 
 @scenario

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from i2ii_spool.jobs.folder import read_record
 from i2ii_spool.spool.layout import Spool
 from tests.support import STUB_ENGINES
 
@@ -41,8 +42,8 @@ def is_setting(variable: str) -> bool:
 class Service:
     """Real servers and workers on one spool, until `stop_all`."""
 
-    def __init__(self, root: Path) -> None:
-        self.spool = Spool(root / "spool")
+    def __init__(self, root: Path, spool: Spool | None = None) -> None:
+        self.spool = spool or Spool(root / "spool")
         self.spool.create()
         self.environment = {
             **{name: value for name, value in os.environ.items() if not is_setting(name)},
@@ -77,6 +78,13 @@ class Service:
         self.url = self.read_log().rpartition("listening on ")[2].split(",")[0]
         return self.url
 
+    def serve_again(self) -> None:
+        """Start a server at the port of the last one, which has ended."""
+        before = self.read_log().count("listening on ")
+        port = self.url.rpartition(":")[2]
+        self.start(sys.executable, "-m", "i2ii_spool", "serve", "--port", port)
+        wait_until(lambda: self.read_log().count("listening on ") > before)
+
     def work(
         self, unit: str = "0", *, engine: str = "", **settings: str
     ) -> subprocess.Popen[bytes]:
@@ -94,7 +102,7 @@ class Service:
 
     def workers(self) -> list[dict[str, Any]]:
         """The status files of the workers."""
-        return [json.loads(path.read_text()) for path in self.spool.workers.glob("*.json")]
+        return [json.loads(read_record(path)) for path in self.spool.workers.glob("*.json")]
 
     def read_log(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
@@ -129,5 +137,10 @@ def cli(service: Service, *arguments: str, check: bool = True) -> subprocess.Com
 
 
 def get_json(url: str) -> Any:
+    return json.loads(get_text(url))
+
+
+def get_text(url: str) -> str:
     with urllib.request.urlopen(url, timeout=60) as answer:
-        return json.load(answer)
+        text: str = answer.read().decode()
+        return text

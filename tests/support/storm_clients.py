@@ -26,6 +26,8 @@ from tests.support.service import wait_until
 
 BACKLOG = 24
 """Jobs that may wait before the clients pause."""
+PAUSE = 0.1
+"""Seconds of such a pause, after which a client does one more thing."""
 PATIENCE = 60.0
 """Seconds after which a server that has not answered hangs."""
 
@@ -130,7 +132,7 @@ class Client:
 
     def _pause(self, stopping: threading.Event) -> None:
         if len(os.listdir(self._spool.incoming)) > BACKLOG:
-            stopping.wait(0.1)
+            stopping.wait(PAUSE)
 
     # --- deeds ------------------------------------------------------------------------------------
 

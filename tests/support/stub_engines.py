@@ -14,12 +14,14 @@ from PIL.Image import Image
 from i2ii_spool import settings
 from i2ii_spool.cli.options import errors_shown
 from i2ii_spool.engines.base import EngineInfo, OnStep
-from i2ii_spool.errors import EngineBroken, InvalidRequest
+from i2ii_spool.errors import EngineBroken, EngineError, InvalidRequest
 from i2ii_spool.host import gpus
 from i2ii_spool.host.logging import configure_logging
 from i2ii_spool.images import codec
 from i2ii_spool.jobs.request import EditRequest
+from i2ii_spool.settings import AFTER_DRAIN_SECONDS
 from i2ii_spool.spool.liveness import worker_name
+from i2ii_spool.worker import daemon, heartbeat, saver
 from i2ii_spool.worker.daemon import Worker
 
 
@@ -48,6 +50,12 @@ class Quick(Slow):
     """The same without the waiting."""
 
     step_seconds = 0.0
+
+
+class Long(Slow):
+    """Takes half a second for each of as many steps as it is asked for."""
+
+    step_seconds = 0.5
 
 
 class KilledInEdit(Slow):
@@ -136,6 +144,63 @@ class Unencodable(Slow):
         codec.encode = encode
 
 
+class SlowToEncode(Slow):
+    """Results of the prompt `slow` are encoded once the file `encoded` is beside the spool, and of
+    `stuck` never. The file `encoding` there tells that one of `slow` has begun."""
+
+    step_seconds = 0.0
+
+    def load(self) -> None:
+        encode = codec.encode
+
+        def encode_slowly(image: Image, output_format: str, quality: int | None) -> bytes:
+            prompt = image.info.get("prompt")
+            if prompt == "stuck":
+                threading.Event().wait()
+            if prompt == "slow":
+                settings.load().spool.with_name("encoding").touch()
+            while prompt == "slow" and not settings.load().spool.with_name("encoded").exists():
+                sum(range(10**5))
+                time.sleep(0.01)  # with the lock of Python let go, as an encoder does
+            return encode(image, output_format, quality)
+
+        codec.encode = encode_slowly
+        saver.UNCOUNT_SECONDS, saver.LOOK_SECONDS = 0.1, 0.05
+        heartbeat.CHECK_SECONDS = 0.5
+        daemon.LAST_WRITES_SECONDS = AFTER_DRAIN_SECONDS
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        edited = super().edit(images, request, on_step)
+        for image in edited:
+            image.info["prompt"] = request.prompt
+        return edited
+
+
+class Sick(Slow):
+    """Fails at everything, until the file `well` is beside the spool."""
+
+    def load(self) -> None:
+        daemon.DEGRADED_PAUSE_SECONDS = 2.0
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        if not settings.load().spool.with_name("well").exists():
+            raise RuntimeError("out of tune")
+        return super().edit(images, request, on_step)
+
+
+class OutOfMemory(EngineError):
+    """As the qwen engine raises it."""
+
+    code = "out_of_memory"
+
+
+class TooLarge(Slow):
+    """No edit fits into the memory of the card."""
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        raise OutOfMemory("use a smaller size")
+
+
 class BrokenAtLoad(Slow):
     """The card is defective."""
 
@@ -155,6 +220,7 @@ class SlowToLoad(Slow):
 CASES = {
     "slow": Slow,
     "quick": Quick,
+    "long": Long,
     "killed_in_edit": KilledInEdit,
     "raises_in_edit": RaisesInEdit,
     "broken_in_edit": BrokenInEdit,
@@ -166,12 +232,15 @@ CASES = {
     "poisonable": Poisonable,
     "slow_poisonable": SlowPoisonable,
     "slow_to_load": SlowToLoad,
+    "slow_to_encode": SlowToEncode,
+    "sick": Sick,
+    "out_of_memory": TooLarge,
 }
 
 if __name__ == "__main__":
     case, unit, *burst = sys.argv[1:]
     gpu = gpus.resolve(unit)
-    configure_logging(gpu.unit, worker_name(gpu.unit))
+    configure_logging(gpu.unit, settings.load().log_format, worker_name(gpu.unit))
     faulthandler.enable()
     with errors_shown():
         Worker(settings.load(), CASES[case](), gpu, burst=bool(burst)).run()

@@ -14,6 +14,7 @@ from i2ii_spool.errors import (
     EngineError,
     WrongState,
 )
+from i2ii_spool.jobs.folder import JobFolder
 from i2ii_spool.jobs.records import Progress
 from i2ii_spool.spool import actions
 from i2ii_spool.spool.layout import Spool, State
@@ -22,6 +23,7 @@ from i2ii_spool.spool.recovery import recover
 from i2ii_spool.spool.retention import sweep
 from i2ii_spool.spool.status import read_status
 from tests.support.jobs import ME, SubmitJob, claim_next, claims_of, finish, names_in
+from tests.support.seams import failing_call
 
 
 def test_a_waiting_job_is_cancelled_at_once(spool: Spool, submit_job: SubmitJob) -> None:
@@ -89,6 +91,31 @@ def test_retried_job_has_no_traces_of_the_first_run(
     assert names_in(again.folder) == ["attempt-1.json", "input.jpg", "job.json"]
 
 
+def test_a_cancel_holds_beside_one_that_a_user_has_made(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    id = submit_job()
+    (spool.incoming / id / "cancel").touch()
+    with failing_call(os, "utime", "EACCES"):
+        assert actions.cancel(spool, id) is State.FAILED
+
+
+def test_a_retried_job_that_is_cancelled_while_a_worker_resets_it_stops(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    id = submit_job()
+    actions.cancel(spool, id)
+    os.utime(spool.failed / id / "error.json", (1, 1))
+    os.utime(spool.failed / id / "cancel", (0, 0))
+    actions.retry(spool, id)
+    job = JobFolder(spool.create_worker(ME) / id)
+    job.retry_marker.touch()
+    (spool.incoming / id).rename(job.path)  # and has not reset it yet
+    assert actions.cancel(spool, id) is State.RUNNING
+    recover(spool, ME, max_attempts=3)
+    assert read_status(spool, id).status == "cancelled"
+
+
 def test_a_retried_job_that_is_cancelled_by_hand_stops(spool: Spool, submit_job: SubmitJob) -> None:
     id = submit_job()
     claim_next(spool).fail(EngineError("no"))
@@ -99,6 +126,47 @@ def test_a_retried_job_that_is_cancelled_by_hand_stops(spool: Spool, submit_job:
     (spool.incoming / id / "cancel").touch()
     assert claims_of(spool).next() is None
     assert read_status(spool, id).status == "cancelled"
+
+
+def in_one_second(*files: Path) -> None:
+    """Have the files show what they show on a file system that counts whole seconds."""
+    for file in files:
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+
+
+def test_a_cancel_in_the_second_in_which_the_job_failed_and_was_retried_holds(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    id = submit_job()
+    claim_next(spool).fail(EngineError("no"))
+    actions.retry(spool, id)
+    waiting = spool.incoming / id
+    (waiting / "cancel").touch()
+    in_one_second(waiting / "cancel", waiting / "error.json")
+    assert claims_of(spool).next() is None
+    assert read_status(spool, id).status == "cancelled"
+
+
+def test_a_job_that_was_cancelled_runs_when_it_is_retried_in_the_same_second(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    id = submit_job()
+    actions.cancel(spool, id)
+    actions.retry(spool, id)
+    in_one_second(spool.incoming / id / "cancel", spool.incoming / id / "error.json")
+    assert not claim_next(spool).is_cancelled()
+
+
+def test_a_cancel_that_came_too_late_does_not_hold_when_the_job_runs_again(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    id = submit_job()
+    claim = claim_next(spool)
+    actions.cancel(spool, id)
+    finish(claim)
+    in_one_second(spool.done / id / "cancel", spool.done / id / "result.json")
+    (spool.done / id).rename(spool.incoming / id)
+    assert not claim_next(spool).is_cancelled()
 
 
 def test_missing_file_in_a_claimed_job_is_not_a_lost_claim(

@@ -21,7 +21,7 @@ from i2ii_spool.spool.liveness import worker_name
 from i2ii_spool.spool.lookup import count, find, queued_ids
 from i2ii_spool.spool.recovery import recover
 from tests.support.jobs import ME, SubmitJob, claim_next, claims_of, finish, names_in
-from tests.support.seams import lost_rename_reply
+from tests.support.seams import drawing_the_youngest, lost_rename_reply
 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -61,6 +61,64 @@ def test_each_job_is_claimed_once_by_many_workers(spool: Spool, submit_job: Subm
     with ThreadPoolExecutor(8) as pool:
         claimed = pool.map(claim_all, [worker_name(f"gpu{n}") for n in range(8)])
     assert sorted(id for each in claimed for id in each) == ids
+
+
+def claim_after(taken: int, spool: Spool) -> list[str]:
+    """Claim all jobs with a backlog that is older than another worker's claims of so many."""
+    mine, theirs = claims_of(spool), claims_of(spool, worker_name("gpu1"))
+    mine.backlog.scan()
+    for _ in range(taken):
+        assert theirs.next() is not None
+    claimed = []
+    while (claim := mine.next()) is not None:
+        claimed.append(claim.id)
+    return claimed
+
+
+@pytest.mark.parametrize("taken", [0, 6])
+def test_on_one_host_the_oldest_job_is_claimed(
+    spool: Spool, submit_job: SubmitJob, taken: int
+) -> None:
+    ids = [submit_job() for _ in range(12)]
+    with drawing_the_youngest():
+        assert claim_after(taken, spool) == ids[taken:]
+
+
+def test_on_a_network_the_oldest_job_is_claimed_while_no_race_is_lost(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    spool.is_on_network = True
+    ids = [submit_job() for _ in range(12)]
+    with drawing_the_youngest():
+        assert claim_after(0, spool) == ids
+
+
+def test_on_a_network_each_lost_race_spreads_the_claims_and_each_claim_gathers_them(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    spool.is_on_network = True
+    ids = [submit_job() for _ in range(12)]
+    with drawing_the_youngest():
+        claimed = claim_after(6, spool)
+    # It loses 0, then 2 of two, then 5 of four, and claims 10, the youngest of the oldest eight
+    # that it has not tried; then 6 of four. It loses 3 of two, and claims 8 of four.
+    assert claimed[:3] == [ids[10], ids[6], ids[8]]
+    assert sorted(claimed) == ids[6:]
+
+
+def test_what_is_left_of_an_old_scan_spreads_no_claims(spool: Spool, submit_job: SubmitJob) -> None:
+    spool.is_on_network = True
+    mine, theirs = claims_of(spool), claims_of(spool, worker_name("gpu1"))
+    for _ in range(12):
+        submit_job()
+    mine.backlog.scan()
+    while theirs.next() is not None:
+        pass
+    assert mine.next() is None
+    ids = [submit_job() for _ in range(12)]
+    mine.backlog.scan()
+    with drawing_the_youngest():
+        assert [claim.id for claim in iter(mine.next, None)] == ids
 
 
 def test_rename_with_a_lost_reply_is_still_a_claim(spool: Spool, submit_job: SubmitJob) -> None:

@@ -30,7 +30,7 @@ def anchors(page: Path) -> set[str]:
     """What `#...` may name in a page, as GitHub makes it of the headings."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {
-        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+        re.sub(r"[^\w\- ]", "", heading.strip()).lower().replace(" ", "-") for heading in headings
     }
 
 

@@ -16,6 +16,7 @@ from i2ii_spool.host import gpus
 from i2ii_spool.host.gpus import Device, Gpu, GpuMonitor, GpuUsage
 from i2ii_spool.spool.liveness import WORKER_NAME, worker_name
 from tests.support import FAKE_DRIVER
+from tests.support.kubernetes import container, environment, pods
 
 UUID = "8f3a1b2c-0000-1111-2222-333344445555"
 
@@ -161,6 +162,53 @@ def test_what_is_visible_already_is_named_by_its_uuid(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == uuid
 
 
+def test_a_pod_uses_its_only_card_whatever_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, {"minor": 3, "uuid": B})  # what a device plugin shows of a node's four
+    worker = pods()["i2ii-worker"]
+    *_, argument = container(worker)["command"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", environment(worker)["CUDA_VISIBLE_DEVICES"])
+    chosen = gpus.set_visible(gpus.resolve(argument))
+    assert chosen is not None
+    assert chosen.uuid == B
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(SettingsError, match="GPU 0 not found"):
+        gpus.set_visible(gpus.resolve(argument))
+
+
+@pytest.mark.parametrize(
+    ("cards", "visible", "unit", "uuid"),
+    [
+        ([{"minor": 3, "uuid": A}], "0", "gpu3", A),  # the others are closed to this process
+        ([{"minor": 1, "uuid": A}, {"minor": 0, "uuid": B}], "1", "gpu0", B),
+        ([{"minor": 3, "uuid": A, "slices": SLICES}], "0", "mig-1111aaaa", SLICES[0]),
+        ([{"minor": 3, "uuid": A}], A, "gpu-aaaa0000", A),
+    ],
+)
+def test_a_worker_is_named_by_its_device_and_not_by_a_number_among_the_visible(
+    monkeypatch: pytest.MonkeyPatch,
+    cards: list[dict[str, Any]],
+    visible: str,
+    unit: str,
+    uuid: str,
+) -> None:
+    """A scheduler that opens one GPU to each process has every process call it 0."""
+    install(monkeypatch, *cards)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    chosen = gpus.resolve("0")
+    assert chosen.unit == unit
+    gpus.set_visible(chosen)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == uuid
+
+
+def test_a_visible_number_that_the_driver_does_not_know_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, {"minor": 3, "uuid": A})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(SettingsError, match=f"GPU 3 not found: this process may use 0 \\({A}\\)"):
+        gpus.resolve("0")
+
+
 def test_each_mig_slice_is_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A, "slices": SLICES}, {"minor": 1, "uuid": B})
     assert gpus.list_ids() == [*SLICES, "1"]
@@ -172,7 +220,7 @@ def test_each_mig_slice_is_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gpu_usage_is_read_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A})
-    assert GpuMonitor(gpus.devices()[0]).read() == GpuUsage(30 * 1024, 80 * 1024, 97)
+    assert GpuMonitor(gpus.devices()[0]).read() == GpuUsage(30 * 1024, 80 * 1024, 97, 61)
 
 
 def test_a_gpu_that_the_driver_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +403,7 @@ def test_what_the_driver_does_not_tell_is_unknown(
 ) -> None:
     install(monkeypatch, {"minor": 0, "uuid": A, "errors": {"nvmlDeviceGetMemoryInfo": code}})
     monitor = GpuMonitor(gpus.devices()[0])
-    assert monitor.read() == GpuUsage(None, None, 97)
+    assert monitor.read() == GpuUsage(None, None, 97, 61)
     assert fault in monitor.fault
     assert bool(fault) == bool(monitor.fault)
 
@@ -366,5 +414,5 @@ def test_a_gpu_that_is_lost_ends_the_worker_that_needs_it(monkeypatch: pytest.Mo
     with pytest.raises(DriverError, match="GPU 0 does not answer: GPU is lost"):
         GpuMonitor(device).read()
     needless = GpuMonitor(device, optional=True)
-    assert needless.read() == GpuUsage(None, None, 97)
+    assert needless.read() == GpuUsage(None, None, 97, 61)
     assert "GPU is lost" in needless.fault

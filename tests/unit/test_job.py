@@ -76,6 +76,7 @@ def test_near_misses_are_no_ids(text: str) -> None:
     assert not is_id(text)
 
 
+JOB_ID = "20260101-000000-000-aaaaaa"
 requests = st.builds(
     EditRequest,
     prompt=st.text(min_size=1, max_size=4000).filter(lambda text: text.strip()),
@@ -85,8 +86,11 @@ requests = st.builds(
     seed=st.integers(-1, 2**64 - 4),
     size=st.sampled_from(["auto", "input", "1024x768", "16x4096"]),
     output_format=st.sampled_from(["png", "jpeg", "webp"]),
+    output_compression=st.sampled_from([None, 100]),
     n=st.integers(1, 4),
     name=st.text(max_size=200),
+    parent=st.just("20260101-000000-000-aaaaaa_me"),
+    parent_n=st.integers(1, 4),
 )
 
 
@@ -98,7 +102,8 @@ def test_a_request_survives_being_written_and_read(request: EditRequest) -> None
 
 @given(requests)
 def test_a_form_of_strings_is_the_same_request(request: EditRequest) -> None:
-    form = {name: str(value) for name, value in request.model_dump().items()}
+    given = request.model_dump(exclude_none=True)
+    form = {name: str(value) for name, value in given.items()}
     assert parse(EditRequest, form) == request
 
 
@@ -125,6 +130,11 @@ def test_a_form_of_strings_is_the_same_request(request: EditRequest) -> None:
         ({"prompt": "a", "mask": "x"}, "mask", "is not a field"),
         ({"prompt": "a", "n": True}, "n", "must not be true or false"),
         ({"prompt": "a", "seed": 2**64 - 2, "n": 3}, "n", "too large for this seed"),
+        ({"prompt": "a", "parent": "../.."}, "parent", "must be the id of a job"),
+        ({"prompt": "a", "parent": f"{JOB_ID}/x"}, "parent", "must be the id of a job"),
+        ({"prompt": "a", "parent": JOB_ID, "parent_n": "5"}, "parent_n", "from 1 to 4"),
+        ({"prompt": "a", "parent_n": "2"}, "parent_n", "set parent"),
+        ({"prompt": "a", "parent": " ", "parent_n": 2}, "parent_n", "set parent"),
     ],
 )
 def test_a_wrong_request_is_refused_by_field_and_limit(
@@ -141,6 +151,11 @@ def test_a_job_file_may_spell_its_values_as_a_form() -> None:
     request = parse_json(Job, text.encode())
     assert (request.prompt, request.seed, request.size) == ("a\nb", 7, "64x48")
     assert (request.output_format, request.n, request.sides()) == ("jpeg", 1, (64, 48))
+
+
+def test_a_job_without_a_parent_is_written_as_before_there_were_parents() -> None:
+    assert b"parent" not in parse(Job, {"prompt": "p"}).to_json()
+    assert b'"parent_n": 1' in parse(Job, {"prompt": "p", "parent": JOB_ID}).to_json()
 
 
 def test_few_steps_are_for_presets() -> None:

@@ -42,6 +42,19 @@ def test_a_report_adds_up() -> None:
     assert "1 x queue_full" in report.to_text()
 
 
+def test_a_stopped_run_reports_the_jobs_that_ended() -> None:
+    report = Report("http://x", 9, 2, [outcome(10, 12, "node.gpu0")], frozenset())
+    assert (report.stopped, report.failed) == (True, 0)
+    assert "9 jobs, 2 at a time, to http://x; stopped after 1" in report.to_text()
+
+
+def test_a_run_without_an_end_has_no_figures() -> None:
+    report = Report("http://x", 9, 2, [], frozenset({"node.gpu0"}))
+    assert report.to_dict()["throughput"] == 0
+    assert report.to_dict()["workers"]["node.gpu0"]["utilisation_percent"] == 0
+    assert "latency     unknown" in report.to_text()
+
+
 @pytest.mark.parametrize(
     ("share", "expected"), [(0.5, 50), (0.9, 90), (0.99, 99), (1.0, 100), (0.0, 1)]
 )

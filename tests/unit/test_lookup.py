@@ -3,14 +3,16 @@
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from i2ii_spool.errors import NotFound
+from i2ii_spool.errors import Deleted, NotFound
 from i2ii_spool.jobs.ids import age_of, is_id, new_id
+from i2ii_spool.spool import lookup
+from i2ii_spool.spool.actions import delete_job
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import list_workers
 from i2ii_spool.spool.lookup import count, find, list_jobs
@@ -24,6 +26,41 @@ from tests.support.jobs import SubmitJob, claim_next, claims_of, finish, names_i
 def test_unknown_id_is_not_found(spool: Spool) -> None:
     with pytest.raises(NotFound):
         find(spool, new_id())
+
+
+def test_a_deleted_job_and_an_unknown_one_are_told_without_a_listing(
+    spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 100 000 jobs a listing takes a tenth of a second."""
+    id = submit_job()
+    finish(claim_next(spool))
+    delete_job(spool, id)
+    scandir = os.scandir
+
+    def scan_only_the_workers(path: Path) -> Iterator[os.DirEntry[str]]:
+        assert path == spool.running, f"{path} is listed"
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scan_only_the_workers)
+        patch.setattr(os, "listdir", scan_only_the_workers)
+        with pytest.raises(Deleted):
+            find(spool, id)
+        with pytest.raises(NotFound):
+            find(spool, new_id())
+
+
+def test_a_job_that_a_network_file_system_does_not_show_is_found_in_a_listing(
+    spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.is_on_network = True
+    with pytest.raises(NotFound):
+        find(spool, new_id())
+    monkeypatch.setattr(lookup, "is_folder", lambda _path: False)
+    id = submit_job()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 1)
+    assert find(spool, id).state is State.INCOMING
 
 
 def test_moving_job_is_always_found(spool: Spool, submit_job: SubmitJob) -> None:
@@ -48,6 +85,27 @@ def test_a_list_is_newest_first_and_continues_without_gaps(
     rest = [place.id for place in list_jobs(spool, limit=4, after=first[-1])]
     assert first + rest == ids[::-1]
     assert [place.id for place in list_jobs(spool, State.DONE)] == ids[:1]
+
+
+def test_a_folder_that_has_long_been_the_same_is_listed_once(
+    spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [submit_job() for _ in range(5)]
+    os.utime(spool.incoming, (0, 0))
+    newest = [place.id for place in list_jobs(spool, State.INCOMING)]
+    monkeypatch.setattr(os, "listdir", lambda _: [])
+    assert [place.id for place in list_jobs(spool, State.INCOMING)] == newest == ids[::-1]
+    following = list_jobs(spool, State.INCOMING, limit=2, after=ids[3])
+    assert [place.id for place in following] == [ids[2], ids[1]]
+
+
+def test_a_list_shows_what_came_since_the_last(spool: Spool, submit_job: SubmitJob) -> None:
+    for _ in range(20):
+        os.utime(spool.incoming, (0, 0))
+        list_jobs(spool)
+        for _ in range(3):
+            id = submit_job()
+            assert list_jobs(spool)[0].id == id
 
 
 def ended_jobs(spool: Spool, submit_job: SubmitJob, ages: list[float]) -> list[str]:
@@ -77,7 +135,7 @@ def test_stale_submissions_are_swept_and_live_ones_kept(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission = Submission(spool)
-    Path(submission.add_image()).touch()
+    Path(submission.add_file()).touch()
     sweep(spool)
     assert names_in(spool.staging) == [submission.id]
     now = time.monotonic()
@@ -91,7 +149,7 @@ def test_nothing_is_older_when_the_clock_jumps(
 ) -> None:
     (ended,) = ended_jobs(spool, submit_job, [0])
     submission = Submission(spool)
-    Path(submission.add_image()).touch()
+    Path(submission.add_file()).touch()
     for folder, name in ((spool.keys, "ab" * 32), (spool.trash, f"{new_id()}.gone")):
         (folder / name).touch()
     before = [names_in(folder) for folder in (spool.staging, spool.keys, spool.trash)]

@@ -145,6 +145,14 @@ def test_a_result_is_what_was_asked_for(output_format: str, pillow_format: str) 
         )
 
 
+@pytest.mark.parametrize("output_format", ["jpeg", "webp"])
+def test_a_lower_quality_takes_fewer_bytes(output_format: str) -> None:
+    noise = Image.effect_noise((64, 64), 60)
+    sizes = [len(encode(noise, output_format, quality)) for quality in (0, 50, None, 100)]
+    assert sizes == sorted(set(sizes))
+    assert len(encode(noise, output_format)) == len(encode(noise, output_format, 95))
+
+
 @pytest.mark.parametrize("saving", [{}, {"big_tiff": True}], ids=["", "BigTIFF"])
 @pytest.mark.parametrize("compression", ["raw", "packbits", "tiff_lzw", "tiff_deflate", "jpeg"])
 def test_tiff_is_read_however_it_is_compressed(

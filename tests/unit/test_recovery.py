@@ -2,16 +2,17 @@
 
 import os
 import time
+from typing import Any
 
 import pytest
 
 from i2ii_spool.spool import durable_io
 from i2ii_spool.spool.layout import Spool, State
-from i2ii_spool.spool.liveness import WorkerLock
+from i2ii_spool.spool.liveness import WorkerLock, worker_name
 from i2ii_spool.spool.lookup import find
 from i2ii_spool.spool.recovery import Reaper, recover
 from i2ii_spool.spool.status import read_status
-from tests.support.jobs import ME, SubmitJob, claim_next, claims_of, result_of
+from tests.support.jobs import ME, SubmitJob, claim_next, claims_of, names_in, result_of
 
 
 def test_a_finished_job_of_a_dead_worker_is_not_run_again(
@@ -29,6 +30,28 @@ def test_a_failed_job_of_a_dead_worker_has_failed(spool: Spool, submit_job: Subm
     (claim_next(spool).folder / "error.json").write_text("{}")
     recover(spool, ME, max_attempts=3)
     assert find(spool, id).state is State.FAILED
+
+
+@pytest.mark.parametrize(
+    ("attempts", "ending"),
+    [(2, {"attempt": 1}), (1, {"attempt": 1, "worker": "elsewhere.gpu0"})],
+    ids=["an earlier attempt", "another worker"],
+)
+def test_an_ending_that_another_attempt_has_written_does_not_count(
+    spool: Spool, submit_job: SubmitJob, attempts: int, ending: dict[str, Any]
+) -> None:
+    id = submit_job()
+    claim = claim_next(spool)
+    for _ in range(attempts - 1):
+        recover(spool, ME, max_attempts=3)
+        claim = claim_next(spool)
+    durable_io.write_file(claim.folder / "result.json", result_of(claim, **ending).to_json())
+    recover(spool, ME, max_attempts=3)
+    assert names_in(find(spool, id).folder) == [
+        *(f"attempt-{number + 1}.json" for number in range(attempts)),
+        *("input.jpg", "job.json"),
+    ]
+    assert find(spool, id).state is State.INCOMING
 
 
 def test_a_cancelled_job_of_a_dead_worker_is_cancelled(spool: Spool, submit_job: SubmitJob) -> None:
@@ -73,6 +96,19 @@ def test_only_jobs_of_a_dead_worker_are_recovered(spool: Spool, submit_job: Subm
     assert find(spool, id).state is State.INCOMING
 
 
+def test_a_worker_whose_lock_is_no_file_keeps_no_other_from_recovery(
+    spool: Spool, submit_job: SubmitJob
+) -> None:
+    odd, dead = worker_name("gpu0"), worker_name("gpu1")
+    ids = [submit_job(), submit_job()]
+    for worker in (odd, dead):
+        claim_next(spool, worker)
+    (spool.locks / odd).unlink(missing_ok=True)
+    (spool.locks / odd).mkdir()
+    Reaper(spool, max_attempts=3, lease=60).run_once()
+    assert [find(spool, id).state for id in ids] == [State.RUNNING, State.INCOMING]
+
+
 def test_worker_of_another_host_is_dead_after_its_lease(
     spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,11 +121,13 @@ def test_worker_of_another_host_is_dead_after_its_lease(
     monkeypatch.setattr(time, "monotonic", lambda: now)
     reaper = Reaper(spool, max_attempts=3, lease=60)
     reaper.run_once()
-    now += 59
+    for _ in range(2):
+        now += 29
+        reaper.run_once()
     os.utime(heartbeat, (1, 1))
-    reaper.run_once()
-    now += 59
-    reaper.run_once()
+    for _ in range(3):
+        now += 29
+        reaper.run_once()
     assert find(spool, id).state is State.RUNNING
     now += 2
     reaper.run_once()

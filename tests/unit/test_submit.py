@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from i2ii_spool.errors import (
     WrongState,
 )
 from i2ii_spool.jobs.request import EditRequest
-from i2ii_spool.spool import actions
+from i2ii_spool.spool import actions, layout, retention
 from i2ii_spool.spool.capacity import check_disk, check_queue
 from i2ii_spool.spool.layout import Spool
 from i2ii_spool.spool.liveness import WorkerLock
@@ -71,7 +72,7 @@ def test_a_job_that_is_being_published_is_not_discarded(
 ) -> None:
     """The handler of a stopping server is cancelled, and its thread goes on."""
     submission = Submission(spool)
-    Path(submission.add_image()).write_bytes(picture.read_bytes())
+    Path(submission.add_file()).write_bytes(picture.read_bytes())
     is_publishing, may_publish = threading.Event(), threading.Event()
     fsync = os.fsync
 
@@ -95,7 +96,7 @@ def test_a_job_that_another_publishes_is_not_discarded(
     spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission = Submission(spool)
-    Path(submission.add_image()).write_bytes(picture.read_bytes())
+    Path(submission.add_file()).write_bytes(picture.read_bytes())
     with dying_before_publish(), pytest.raises(KeyboardInterrupt):
         submission.publish(EditRequest(prompt="sepia", name="n"), max_pixels=10**6, key="a")
     rename = os.rename
@@ -159,6 +160,21 @@ def test_a_spool_that_cannot_be_made_says_so(tmp_path: Path) -> None:
         Spool(tmp_path / "file" / "spool").create()
 
 
+def test_a_spool_that_is_being_created_has_no_incoming_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool")
+    create_folder = layout.create_folder
+
+    def observed(folder: Path) -> None:
+        assert not spool.incoming.exists()
+        create_folder(folder)
+
+    monkeypatch.setattr(layout, "create_folder", observed)
+    spool.create()
+    assert all(folder.is_dir() for folder in spool.folders())
+
+
 def test_a_jobs_name_stands_behind_its_id(spool: Spool, submit_job: SubmitJob) -> None:
     id = submit_job(name="wedding 042/é")
     assert id.endswith("_wedding-042")
@@ -167,7 +183,7 @@ def test_a_jobs_name_stands_behind_its_id(spool: Spool, submit_job: SubmitJob) -
 
 def submit_with_key(spool: Spool, picture: Path, key: str, prompt: str = "sepia") -> str:
     submission = Submission(spool)
-    Path(submission.add_image()).write_bytes(picture.read_bytes())
+    Path(submission.add_file()).write_bytes(picture.read_bytes())
     return submission.publish(EditRequest(prompt=prompt, name="n"), max_pixels=10**6, key=key)
 
 
@@ -199,3 +215,16 @@ def test_submit_with_the_key_completes_that_of_a_dead_submitter(
     (begun,) = names_in(spool.staging)
     assert submit_with_key(spool, picture, "a") == f"{begun}_n"
     assert queued_ids(spool) == [f"{begun}_n"]
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_key_is_remembered_as_long_as_its_job_waits(
+    spool: Spool, picture: Path, monkeypatch: pytest.MonkeyPatch, has_ended: bool
+) -> None:
+    id = submit_with_key(spool, picture, "a")
+    if has_ended:
+        claim_next(spool).fail(EngineError("no paint"))
+    now = time.time() + 30 * 86400
+    monkeypatch.setattr("i2ii_spool.spool.retention._now", lambda: now)
+    retention.sweep(spool)
+    assert (submit_with_key(spool, picture, "a") == id) is not has_ended

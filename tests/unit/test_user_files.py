@@ -63,6 +63,17 @@ def test_sweep_removes_what_its_own_writers_have_left(spool: Spool) -> None:
     assert not any(os.listdir(folder) for folder in (spool.trash, spool.staging, spool.keys))
 
 
+def test_a_folder_that_an_earlier_version_did_not_have_stops_no_sweep(spool: Spool) -> None:
+    id = "20261123-101530-482-k7m2qf"
+    (spool.trash / id).mkdir()
+    for folder in (spool.thumbnails, spool.keys, spool.staging):
+        folder.rmdir()
+
+    sweep(spool)
+
+    assert not (spool.trash / id).exists()
+
+
 def test_a_file_named_like_a_note_is_no_note(spool: Spool) -> None:
     admission = Admission(spool, settle=0, patience=0, max_bytes=10**6, max_pixels=10**6)
     (spool.incoming / "photo.jpg").write_text("not a folder")

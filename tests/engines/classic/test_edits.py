@@ -1,5 +1,8 @@
 """Seeds, sizes, transparency, progress and errors of the classic engine."""
 
+import subprocess
+import sys
+
 import pytest
 from PIL import Image, ImageOps
 
@@ -125,3 +128,41 @@ def test_info_says_what_it_is() -> None:
     engine.close()
     assert (engine.info.engine, engine.info.model) == ("classic", "classic")
     assert set(engine.info.versions) == {"pillow"}
+
+
+PANORAMA = """
+import pathlib, resource, sys
+from PIL import Image
+from i2ii_spool.engines.classic import ClassicEngine
+from i2ii_spool.jobs.request import EditRequest
+
+size = (16_000, 250)
+used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+most = used + int(sys.argv[1]) * size[0] * size[1]
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+for prompt in sys.argv[2:]:
+    try:
+        request = EditRequest(prompt=prompt, size="input")
+        ClassicEngine().edit([Image.new("RGB", size, "grey")], request, lambda *_: None)
+    except MemoryError:
+        sys.exit(prompt)
+"""
+
+
+@pytest.mark.parametrize(
+    ("prompts", "bytes_per_pixel"),
+    [([english(each) for each in INSTRUCTIONS], 48), (["tilt left, tilt left, tilt left"], 96)],
+    ids=["each", "tilts"],
+)
+def test_a_panorama_takes_no_more_memory_than_its_pixels_need(
+    prompts: list[str], bytes_per_pixel: int
+) -> None:
+    """Strokes and lamps were drawn on a square as wide as the picture: 3.4 GB for 32 000 x 2000."""
+    command = [sys.executable, "-c", PANORAMA, str(bytes_per_pixel), *prompts]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_panorama_is_tilted_to_a_picture_of_four_times_its_pixels() -> None:
+    turned = edit("rotate right by 45 degrees", Image.new("RGB", (2000, 50), "grey"))
+    assert turned.width * turned.height == pytest.approx(4 * 2000 * 50, rel=0.05)

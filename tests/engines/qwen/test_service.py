@@ -113,6 +113,21 @@ def test_size_input_is_the_size_of_the_first_picture(edit: Edit) -> None:
     assert edit(photo(75, 101), size="input").size == (75, 101)
 
 
+def test_what_a_mask_keeps_is_the_pictures(client: Client, url: str) -> None:
+    picture = photo(75, 101)
+    mask = Image.new("RGBA", picture.size, "white")
+    mask.paste((0, 0, 0, 0), (0, 0, 40, 101))
+    id = client.submit([picture], ask(), mask=mask)
+    assert client.wait(id).status == "completed"
+    made = Image.open(io.BytesIO(client.result(id))).convert("RGB")
+    kept = (40, 0, 75, 101)
+    assert are_equal(made.crop(kept), picture.crop(kept))
+    assert not are_equal(made, picture)
+    details = get_json(f"{url}/status/{id}")["details"]
+    assert details["mask"] == {"feather": 4}
+    assert details["transform"]["input"] == details["transform"]["result"] == [75, 101]
+
+
 def test_a_preset_decides_what_a_request_leaves_open(
     client: Client, url: str, tmp_path: Path
 ) -> None:

@@ -1,12 +1,14 @@
 """NVIDIA's library as it would be on a machine with the cards that `FAKE_GPUS` lists.
 
 `FAKE_GPUS` is a JSON list of cards; a card is {"minor", "uuid"} and may have "slices", a list of
-UUIDs, and "errors", the error of each query that it does not answer: {"nvmlDeviceGetUUID": 15}.
+UUIDs, and "errors", the error of each query that it does not answer: {"nvmlDeviceGetUUID": 15}. One
+with a "file" is shown to processes that a device cgroup lets open this file.
 Without it, there is no driver; `{"error": N}` is a driver that answers with this error. As the real
 one does in a unit that may use one card alone, it shows none that `FAKE_FENCE`, a minor number,
 keeps out.
 """
 
+import errno
 import functools
 import importlib.util
 import json
@@ -29,6 +31,7 @@ sys.modules[_spec.name] = _real
 _spec.loader.exec_module(_real)
 
 NVMLError = _real.NVMLError
+NVML_TEMPERATURE_GPU = _real.NVML_TEMPERATURE_GPU
 NVMLError_LibraryNotFound = _real.NVMLError_LibraryNotFound
 NVMLError_DriverNotLoaded = _real.NVMLError_DriverNotLoaded
 
@@ -46,7 +49,21 @@ def _answers(query: Callable[..., Any]) -> Callable[..., Any]:
 def _cards() -> list[Any]:
     fence = os.environ.get("FAKE_FENCE")
     cards = json.loads(os.environ["FAKE_GPUS"])
-    return [card for card in cards if fence is None or str(card["minor"]) == fence]
+    return [
+        card
+        for card in cards
+        if (fence is None or str(card["minor"]) == fence) and _may_open(card.get("file"))
+    ]
+
+
+def _may_open(path: str | None) -> bool:
+    if path is None:
+        return True
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except OSError as error:  # ENXIO: it may, and this machine has no such driver
+        return error.errno != errno.EPERM
+    return True
 
 
 def nvmlInit() -> None:
@@ -139,3 +156,10 @@ def nvmlSystemGetDriverVersion() -> str:
 
 def nvmlSystemGetCudaDriverVersion_v2() -> int:
     return 12080
+
+
+@_answers
+def nvmlDeviceGetTemperature(card: Any, _sensor: int) -> int:
+    if card.get("is_slice"):
+        raise NVMLError(_real.NVML_ERROR_NOT_SUPPORTED)
+    return 61
