@@ -1,4 +1,4 @@
-"""Write settings.md, cli.md and errors.md, and the tables of inputs.md, from the code.
+"""Write settings.md, cli.md, errors.md, logs.md and the tables of inputs.md, from the code.
 
 python docs/generate.py             # write them
 python docs/generate.py --check     # only say which are not current; exit 1 if any
@@ -16,7 +16,9 @@ from i2ii_spool import errors
 from i2ii_spool.cli import options
 from i2ii_spool.cli.main import COMMANDS, main
 from i2ii_spool.cli.progress import EX_INTERRUPTED
+from i2ii_spool.events import JobEvent
 from i2ii_spool.images.kinds import COLOURS, KINDS, ORIENTATION
+from i2ii_spool.server.openapi import docstrings_below
 from i2ii_spool.settings import Process, Settings, about, groups, variable
 
 DOCS = Path(__file__).parent
@@ -29,15 +31,20 @@ READERS = {
     Process.WORKER: "workers",
     Process.GC: "`i2ii gc`",
     Process.CLIENT: "client",
+    Process.WEBHOOKS: "webhooks",
 }
 EXIT_CODES = {
     0: "The command has done what it was asked to do.",
     errors.EX_FAILED: "It failed; `i2ii doctor` found an error; a job of `i2ii bench` failed.",
-    2: "The command line is wrong: an unknown command or flag, or a missing argument.",
-    errors.EX_USAGE: "The request cannot be met: it is invalid, or the job is not there or in "
+    errors.EX_USAGE: "The command line is wrong, or the request cannot be met: it is invalid, or "
+    "the job is not there or in "
     "another state.",
-    errors.EX_CONFIG: "A setting is wrong: a restart does not cure it.",
-    EX_INTERRUPTED: "Ctrl-C ended the wait of `i2ii submit --wait`; the job continues.",
+    errors.EX_CONFIG: "A setting, the name of the host or the version is wrong: a restart does "
+    "not cure it.",
+    EX_INTERRUPTED: (
+        "Ctrl-C ended the wait of `i2ii submit --wait`, and the job continues; or `i2ii bench`, "
+        "which has cancelled its jobs and reported those that had ended."
+    ),
 }
 HTTP, JOB, COMMAND, LOG = "HTTP", "job", "command", "log"
 WHERE: dict[type[errors.I2iiError], tuple[str, ...]] = {
@@ -60,12 +67,14 @@ WHERE: dict[type[errors.I2iiError], tuple[str, ...]] = {
     errors.QueueFull: (HTTP,),
     errors.DiskFull: (HTTP, COMMAND),
     errors.SpoolUnusable: (HTTP, COMMAND),
+    errors.NewerSpool: (COMMAND,),
     errors.SettingsError: (COMMAND,),
     errors.EngineError: (JOB,),
     errors.EngineBroken: (LOG,),
     errors.DownloadFailed: (COMMAND,),
     errors.Unreadable: (JOB,),
     errors.ClaimLost: (LOG,),
+    errors.WorkerNameTaken: (COMMAND,),
     errors.NoServer: (COMMAND,),
     errors.NoWorker: (COMMAND,),
     errors.BadResult: (COMMAND,),
@@ -86,7 +95,8 @@ def settings_page() -> Iterator[str]:
         "`systemctl reload i2ii-http` applies to the server; all else needs a restart. *Lossy* "
         "marks what changes results; `result.json` records it. A setting is a flag of the commands "
         "that read it: `i2ii serve` (server), `i2ii gpu` (workers), `i2ii up` (both), "
-        "`i2ii submit` (client) and `i2ii gc`. `I2II_API_TOKEN` is never a flag.\n"
+        "`i2ii submit` (client), `i2ii webhooks` and `i2ii gc`. `I2II_API_TOKEN` and "
+        "`I2II_WEBHOOK_SECRETS` are never flags.\n"
     )
     for group, names in groups().items():
         yield f"## {without_path(group)}\n"
@@ -255,10 +265,39 @@ def without_path(heading: str) -> str:
 
 TABLES = {"inputs.md": kinds_tables}
 """What stands in a page between two comments."""
+
+
+def logs_page() -> Iterator[str]:
+    """What is logged of a job."""
+    yield "# Logs\n"
+    yield (
+        "Each process writes one line for each thing that happens: to the journal where systemd "
+        "has started it, else to standard error. `I2II_LOG_FORMAT=json` (`--log-format json`), for "
+        "containers, writes each line as a JSON object:\n"
+    )
+    yield "```json"
+    yield (
+        '{"time": "2026-11-26T02:14:38.024+00:00", "level": "info", "process": "gpu0", "worker": '
+        '"node7.gpu0", "action": "completed", "job": "20261126-021433-466-cwjnks", "message": "job '
+        '20261126-021433-466-cwjnks done in 3.70 s ..."}'
+    )
+    yield "```\n"
+    yield (
+        "A line about a job has three fields: the action, the job, and the worker if one is "
+        "concerned. In JSON they are `action`, `job` and `worker`; in the journal `I2II_ACTION`, "
+        "`I2II_JOB` and `I2II_WORKER`, so that `journalctl I2II_JOB=ID` finds the lines of one job "
+        "from every process. The message is for people; its words may change.\n"
+    )
+    yield from table_head("action", "what has happened")
+    for name, text in docstrings_below(JobEvent):
+        yield row(f"`{JobEvent[name]}`", text)
+
+
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "settings.md": settings_page,
     "cli.md": cli_page,
     "errors.md": errors_page,
+    "logs.md": logs_page,
 }
 
 
@@ -279,7 +318,7 @@ def outdated() -> dict[str, str]:
 @click.command()
 @click.option("--check", is_flag=True, help="write nothing; exit 1 if a page is not current")
 def generate(check: bool) -> None:
-    """Write settings.md, cli.md and errors.md, and the tables of inputs.md, from the code."""
+    """Write settings.md, cli.md, errors.md, logs.md and the tables of inputs.md, from the code."""
     changed = outdated()
     for name, text in changed.items():
         click.echo(f"docs/{name} is not current" if check else f"docs/{name} written")
