@@ -24,11 +24,12 @@ from tests.support.hosts import Host, SharedFolder
 from tests.support.service import wait_until
 
 INIT = Path(__file__).with_name("uml_init.sh")
+REGISTERS = Path(__file__).with_name("uml_registers.c")
 PACKAGES = (
     *("user-mode-linux", "nfs-kernel-server", "nfs-common", "kmod", "keyutils"),
     *("libwrap0", "libnfsidmap1", "libtirpc3", "libevent-core-2.1-7"),
 )
-TOOLS = ("apt-get", "apt-cache", "dpkg", "mkfs.ext4", "ip", "nsenter", "unshare", "chroot")
+TOOLS = ("apt-get", "apt-cache", "dpkg", "gcc", "mkfs.ext4", "ip", "nsenter", "unshare", "chroot")
 MEMORY_MIB, DISK_MIB = 2048, 2048
 """What it may have at most; both are sparse."""
 
@@ -85,11 +86,13 @@ def run_with_nfs(
     with disk.open("wb") as file:
         file.truncate(DISK_MIB * 2**20)
     subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
+    registers = folder / "registers.so"
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", registers, REGISTERS], check=True)
     variables = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)}
     variables |= {name: os.environ[name] for name in ("CI",) if name in os.environ}
     words = [*(f"{name}={value}" for name, value in variables.items()), *command]
     (out / "job").write_text(f"cd {shlex.quote(str(ROOT))} && exec env {shlex.join(words)}\n")
-    console = _boot(packages, disk, out, mount_options, seconds)
+    console = _boot(packages, registers, disk, out, mount_options, seconds)
     disk.unlink()
     output = _read(out / "output")
     if not (out / "code").exists():
@@ -97,8 +100,11 @@ def run_with_nfs(
     return Ended(int(_read(out / "code")), output)
 
 
-def _boot(packages: Path, disk: Path, out: Path, mount_options: str, seconds: float) -> str:
+def _boot(
+    packages: Path, registers: Path, disk: Path, out: Path, mount_options: str, seconds: float
+) -> str:
     """Run the kernel until it switches itself off; return what it has printed."""
+    memory = MEMORY if MEMORY.is_dir() else out
     kernel = subprocess.Popen(
         [
             packages / "usr/bin/linux.uml",
@@ -107,7 +113,7 @@ def _boot(packages: Path, disk: Path, out: Path, mount_options: str, seconds: fl
             *(f"PACKAGES={packages}", f"OUT={out}", f"MOUNT_OPTIONS={mount_options}"),
             *("init=/bin/bash", "--", INIT),
         ],
-        env={**os.environ, "TMPDIR": str(MEMORY if MEMORY.is_dir() else out)},
+        env={**os.environ, "TMPDIR": str(memory), "LD_PRELOAD": str(registers)},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", start_new_session=True,
     )  # fmt: skip

@@ -12,7 +12,8 @@ sbin=$PACKAGES/sbin usr_sbin=$PACKAGES/usr/sbin
 mount -t proc proc /proc
 modules=$PACKAGES/usr/lib/uml/modules/$(uname -r)/kernel
 hostname server
-insert() { for module in "$@"; do "$sbin/insmod" "$modules/$module.ko"; done; }
+# `insmod` is a link to /bin/kmod, which this machine may lack.
+insert() { for module in "$@"; do (exec -a insmod "$PACKAGES/bin/kmod" "$modules/$module.ko"); done; }
 
 # All may be written, and nothing of it reaches the host but OUT.
 insert fs/overlayfs/overlay
