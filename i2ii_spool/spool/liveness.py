@@ -394,6 +394,8 @@ class LivenessTracker:
         """The heartbeat of each worker, and for how many seconds it has been the same."""
         self._looked_at: float | None = None
         """When the last look was, if it was answered."""
+        self._judged_at = time.monotonic()
+        """When silence could last be counted, or that it could not was last told."""
 
     def dead(self) -> list[str]:
         """The workers with a folder in `running/` that will never touch it again."""
@@ -416,7 +418,23 @@ class LivenessTracker:
             self._count_silence(elsewhere, 0.0 if before is None else began - before)
             self._looked_at = time.monotonic()
             dead += [name for name, (_, seconds) in self._silence.items() if seconds >= self._lease]
+        if before is not None and self._looked_at is not None:
+            self._judged_at = self._looked_at
+        elif elsewhere:
+            self._warn_of_slow_answers()
         return sorted(dead)
+
+    def _warn_of_slow_answers(self) -> None:
+        """Else a file server that is always slow would switch take-overs off without a word."""
+        if (passed := time.monotonic() - self._judged_at) < self._lease:
+            return
+        self._judged_at += passed
+        log.warning(
+            "for %.0f s the file server has not answered two looks in a row within %g s, or let no "
+            "file be written: no worker of another host is taken for dead meanwhile; if one has "
+            "died, its job waits",
+            *(passed, ANSWER_SECONDS),
+        )
 
     def _is_answered_since(self, began: float) -> bool:
         """Whether files can be written, and the file server was not away since the look began: the

@@ -146,6 +146,31 @@ def test_an_outage_of_the_file_server_is_no_silence_of_a_worker(
     assert names_in(spool.staging) == []
 
 
+def test_a_file_server_that_stays_slow_is_told_once_a_lease(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks = Looks(spool, monkeypatch)
+    served = liveness.worker_folders
+
+    def answer_late(spool: Spool) -> list[Path]:
+        looks.now += 5
+        return served(spool)
+
+    with on_network(*HERE):
+        with monkeypatch.context() as slow:
+            slow.setattr(liveness, "worker_folders", answer_late)
+            looks.times(3)
+            assert caplog.messages == []
+            assert looks.times(6) == []
+        assert [message.partition(" the file server")[0] for message in caplog.messages] == [
+            "for 65 s",
+            "for 60 s",
+        ]
+        caplog.clear()
+        looks.times(12)
+    assert caplog.messages == []
+
+
 def test_a_full_disk_is_no_silence_of_a_worker(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
