@@ -53,7 +53,11 @@ def test_a_bomb_is_refused_or_shown(live: Service, bomb: bombs.Bomb) -> None:
         assert not (live.spool.thumbnails / path.parent.name).exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", encoded()[:-200], b"\x89PNG\r\n\x1a\n" * 99])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>", encoded()[:-200], b"\x89PNG\r\n\x1a\n" * 99],
+    ids=["empty", "HTML", "cut off", "signatures"],
+)
 def test_what_is_no_picture_is_an_error(live: Service, content: bytes) -> None:
     path = submitted(live)
     path.write_bytes(content)
