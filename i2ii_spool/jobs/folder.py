@@ -6,16 +6,21 @@ import os
 import re
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from i2ii_spool.errors import InvalidRequest, TooLarge
 
 MAX_RECORD = 64 * 1024
 """Bytes of a JSON record or of a `prompt.txt`. Records that i2ii writes are far smaller."""
 
-STALE_SECONDS = 0.02
-"""Until a file is opened anew that another host has just replaced."""
+STALE_PAUSES = (0.01, 0.02, 0.04, 0.08, 0.16)
+"""Seconds until a path that is stale is tried again."""
+
+T = TypeVar("T")
 
 JOB, PROMPT, RESULT, READY = "job.json", "prompt.txt", "result.json", "ready"
 RETRY_SUFFIX = ".retry"
@@ -133,7 +138,7 @@ def open_regular(path: Path | str) -> io.BufferedReader:
     """
     not_regular = f"{os.path.basename(path)} is not a regular file; put the file itself there"
     try:
-        descriptor, mode = _open_with_mode(path)
+        descriptor, mode = retry_stale(partial(_open_with_mode, path))
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
@@ -144,25 +149,35 @@ def open_regular(path: Path | str) -> io.BufferedReader:
     return io.BufferedReader(io.FileIO(descriptor))  # open() would ask whether it is a terminal
 
 
-def _open_with_mode(path: Path | str, tries: int = 3) -> tuple[int, int]:
-    """Open a file for reading; return its descriptor and its `st_mode`.
-
-    GlusterFS opens late: of a file that another host replaces meanwhile, fstat(2) says ENOENT or
-    ESTALE. NFS says ESTALE, too. To open it again finds the new file, or that there is none.
-    """
-    descriptor = None
+def _open_with_mode(path: Path | str) -> tuple[int, int]:
+    """Open a file for reading; return its descriptor and its `st_mode`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         return descriptor, os.fstat(descriptor).st_mode
     except OSError as error:
-        if descriptor is not None:
-            with suppress(OSError):  # it says the same once more
-                os.close(descriptor)
-        is_absent = descriptor is None and error.errno == errno.ENOENT
-        if tries == 1 or is_absent or error.errno not in (errno.ENOENT, errno.ESTALE):
+        with suppress(OSError):  # it says the same once more
+            os.close(descriptor)
+        if error.errno != errno.ENOENT:
             raise
-    time.sleep(STALE_SECONDS)
-    return _open_with_mode(path, tries - 1)
+        # GlusterFS opens late: another host has replaced the file meanwhile.
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), os.fspath(path)) from error
+
+
+def retry_stale(call: Callable[[], T]) -> T:
+    """Do a call that uses a path, and do it again while it says ESTALE.
+
+    A network file system says so of a file that another host replaces meanwhile. And a kernel does
+    of a folder that another host has moved, if it looks for it under the new name during a rename
+    of its own on the same mount (`d_splice_alias`, fs/dcache.c). Neither lasts.
+    """
+    for pause in STALE_PAUSES:
+        try:
+            return call()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        time.sleep(pause)
+    return call()
 
 
 def read_record(path: Path) -> bytes:

@@ -11,11 +11,12 @@ import re
 import secrets
 import stat
 from contextlib import suppress
+from functools import partial
 from io import BufferedReader, FileIO
 from pathlib import Path
 
 from i2ii_spool.host.filesystems import file_system_of, is_network
-from i2ii_spool.jobs.folder import WRITTEN
+from i2ii_spool.jobs.folder import WRITTEN, retry_stale
 
 # Group members may read and move jobs. Other users have no access.
 FILE_MODE = 0o660
@@ -176,6 +177,6 @@ def is_temp_file(name: str) -> bool:
 def is_folder(path: Path) -> bool:
     """Whether there is a folder, not a link to one."""
     try:
-        return stat.S_ISDIR(path.lstat().st_mode)
+        return stat.S_ISDIR(retry_stale(partial(os.lstat, path)).st_mode)
     except FileNotFoundError:
         return False

@@ -8,10 +8,11 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple, Self
 
 from i2ii_spool.errors import InvalidRequest
-from i2ii_spool.jobs.folder import JobFolder
+from i2ii_spool.jobs.folder import JobFolder, retry_stale
 from i2ii_spool.jobs.ids import ID
 from i2ii_spool.jobs.records import Attempt, read_or_none
 from i2ii_spool.spool.layout import State
@@ -79,7 +80,7 @@ def missed(events: Sequence[Event], last: Event) -> list[Event]:
 
 def changed_at(location: JobLocation) -> int:
     """When the folder of a job was moved, or something in it changed: milliseconds since 1970."""
-    return os.stat(location.folder).st_ctime_ns // 10**6
+    return retry_stale(partial(os.stat, location.folder)).st_ctime_ns // 10**6
 
 
 def _milliseconds(at: datetime | None) -> int:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from i2ii_spool.errors import NotFound, WrongState
-from i2ii_spool.jobs.folder import JobFolder
+from i2ii_spool.jobs.folder import JobFolder, retry_stale
 from i2ii_spool.jobs.ids import is_id
 from i2ii_spool.spool import thumbnails
 from i2ii_spool.spool.actions import (
@@ -93,7 +93,8 @@ def _ended(spool: Spool) -> list[tuple[float, str]]:
     for folder in (spool.done, spool.failed):
         for id in ids_in(folder):
             with suppress(FileNotFoundError, PermissionError):
-                ended.append((_ended_at(JobFolder(folder / id)), id))
+                job = JobFolder(folder / id)
+                ended.append((retry_stale(partial(_ended_at, job)), id))
     return ended
 
 

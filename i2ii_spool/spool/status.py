@@ -3,12 +3,13 @@
 import bisect
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
 from i2ii_spool.errors import Cancelled, JobFailed, NotFound, Unreadable, WrongState
-from i2ii_spool.jobs.folder import JobFolder
+from i2ii_spool.jobs.folder import JobFolder, retry_stale
 from i2ii_spool.jobs.records import Failure, Progress, Result, Timings, read_or_none, without_null
 from i2ii_spool.jobs.request import OWNER_MARK, EditRequest, Job
 from i2ii_spool.jobs.text import printable
@@ -163,21 +164,25 @@ def status_of(
     spool: Spool, location: JobLocation, *, queue: Sequence[str] | None = None
 ) -> JobStatus | None:
     """Like `read_status`, of a job whose location is known; None if it has moved."""
-    job = JobFolder(location.folder)
     try:
-        match location.state:
-            case State.INCOMING:
-                status = _queued(spool, job, queue)
-            case State.RUNNING:
-                status = _running(job, location.worker)
-            case State.DONE:
-                status = _done(job)
-            case _:
-                status = _failed(job)
+        status = retry_stale(partial(_read, spool, location, queue))
     except FileNotFoundError:
         return None
     # Checked last: if the job moved during the reads, some files were there and some were not.
     return status if is_folder(location.folder) else None
+
+
+def _read(spool: Spool, location: JobLocation, queue: Sequence[str] | None) -> JobStatus:
+    job = JobFolder(location.folder)
+    match location.state:
+        case State.INCOMING:
+            return _queued(spool, job, queue)
+        case State.RUNNING:
+            return _running(job, location.worker)
+        case State.DONE:
+            return _done(job)
+        case State.FAILED:
+            return _failed(job)
 
 
 def _queued(spool: Spool, job: JobFolder, queue: Sequence[str] | None) -> JobStatus:

@@ -18,6 +18,7 @@ from i2ii_spool.spool.admission import Admission
 from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.lookup import find
 from i2ii_spool.spool.retention import sweep
+from i2ii_spool.spool.status import read_status
 from i2ii_spool.spool.submit import submit
 from tests.support.chaos import places
 from tests.support.hosts import SharedFolder
@@ -108,6 +109,31 @@ def test_the_submitting_host_sees_each_state_at_once(spools: Spools) -> None:
     assert (find(here, id).state, find(here, id).worker) == (State.RUNNING, H2)
     finish(claim)
     assert find(here, id).state is State.DONE
+
+
+def test_a_job_that_has_moved_is_found_while_this_host_renames(spools: Spools) -> None:
+    here, there = spools
+    id = submit_one(here)
+    ended = threading.Event()
+
+    def rename_on_and_on() -> None:
+        one, other = there.staging / "x", there.thumbnails / "x"
+        one.mkdir()
+        while not ended.is_set():
+            one.rename(other)
+            one, other = other, one
+
+    with ThreadPoolExecutor() as pool:
+        renaming = pool.submit(rename_on_and_on)
+        try:
+            for state in [State.FAILED, State.INCOMING] * 30:
+                location = find(there, id)
+                os.rename(here.root / location.state / id, here.root / state / id)
+                assert find(there, id).state == state
+                assert read_status(there, id).request_id == id
+        finally:
+            ended.set()
+        renaming.result()
 
 
 def test_a_job_that_goes_back_to_the_queue_is_seen_at_once(spools: Spools) -> None:

@@ -12,7 +12,7 @@
 A change in i2ii that breaks a test of these has moved a seam: put it right here, and nowhere else.
 
 `os.fsync`, `os.rename`    called by their module (`os.rename(...)`), so that a disk can be played
-`os.link`, `os.chmod`, `os.open`, `fcntl.flock`
+`os.link`, `os.chmod`, `os.open`, `os.lstat`, `fcntl.flock`
                            the same, so that a file system can lack them
 `file_system_of`           called by its name in the module, so that it can be another one
 `time.time`, `.monotonic`  the same, so that hours can pass

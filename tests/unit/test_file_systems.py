@@ -19,8 +19,10 @@ from i2ii_spool.spool.layout import Spool, State
 from i2ii_spool.spool.liveness import WorkerLock, WorkerState, WorkerStatus, write_status
 from i2ii_spool.spool.lookup import find
 from i2ii_spool.spool.recovery import Reaper
-from tests.support.jobs import ME, SubmitJob, claim_next
-from tests.support.seams import failing_call, on_file_system
+from i2ii_spool.spool.retention import RetentionPolicy, prune
+from i2ii_spool.spool.status import read_status
+from tests.support.jobs import ME, SubmitJob, claim_next, finish
+from tests.support.seams import failing_call, on_file_system, on_network
 
 NO_LOCKS = ["ENOLCK", "ENOSYS", "ENOTSUP", "EACCES"]
 
@@ -132,10 +134,10 @@ def fail_first(call: Callable[..., Any], times: int, code: str) -> Callable[...,
     number = getattr(errno, code)
     errors = [OSError(number, os.strerror(number)) for _ in range(times)]
 
-    def called(*arguments: Any) -> Any:
+    def called(*arguments: Any, **options: Any) -> Any:
         if errors:
             raise errors.pop()
-        return call(*arguments)
+        return call(*arguments, **options)
 
     return called
 
@@ -156,6 +158,33 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_read(
         with monkeypatch.context() as patch:
             patch.setattr(os, call, fail_first(getattr(os, call), 2, code))
             assert read() == answer
+
+
+@pytest.mark.parametrize("call", ["lstat", "open", "listdir"])
+def test_a_job_that_another_host_has_just_moved_is_told(
+    spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    id = submit_job()
+    claim_next(spool)
+    with on_network("node1", "1111"), monkeypatch.context() as patch:
+        patch.setattr(os, call, fail_first(getattr(os, call), 3, "ESTALE"))
+        status = read_status(spool, id)
+    assert (status.status, status.attempts, status.prompt) == ("running", 1, "sepia")
+
+
+def test_a_job_that_was_moved_meanwhile_hinders_no_pruning(
+    spool: Spool, submit_job: SubmitJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = submit_job()
+    finish(claim_next(spool))
+    stat = Path.stat
+    stale_once = fail_first(stat, 1, "ESTALE")
+
+    def stat_record(path: Path, **options: Any) -> os.stat_result:
+        return stale_once(path) if path.name == "result.json" else stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat_record)
+    assert prune(spool, RetentionPolicy(age=-1.0)) == [id]
 
 
 def test_a_file_that_stays_stale_is_an_error(tmp_path: Path) -> None:
