@@ -17,6 +17,11 @@ async def give_and_send(person: Person, photo: Path, instruction: str) -> str:
     return await person.send(instruction)
 
 
+def finish(service: Service, instruction: str) -> None:
+    """Have a worker whose engine `halts` end the job."""
+    service.spool.root.with_name(f"finish {instruction}").touch()
+
+
 async def test_place_steps_and_end_come_by_themselves(service: Service, photo: Path) -> None:
     url = service.serve()
     async with at(url) as person:
@@ -25,11 +30,13 @@ async def test_place_steps_and_end_come_by_themselves(service: Service, photo: P
         second = await give_and_send(person, photo, "second")
         await expect(person.title()).to_contain_text("2nd in the queue")
         await expect(person.page).to_have_title("(2) i2ii")
-        service.work(engine="slow")
+        service.work(engine="halts")
         await expect(person.title()).to_contain_text("1st in the queue")
-        await expect(person.title()).to_contain_text("Step")
+        finish(service, "first")
+        await expect(person.title()).to_contain_text("Step 20 of 50")
         await expect(person.page.locator(".work .num")).to_contain_text("/ 50")
         await expect(person.page.get_by_role("progressbar").first).to_be_visible()
+        finish(service, "second")
         await person.sees_result()
         assert person.job() == second
         await expect(person.page).to_have_title("i2ii")
@@ -45,7 +52,7 @@ async def test_a_job_is_cancelled_while_it_waits_and_while_it_runs(
         await person.sees("You cancelled this job.")
         await person.button("Try again").click()
         await expect(person.title()).to_contain_text("1st in the queue")
-        service.work(engine="slow")
+        service.work(engine="halts")
         await expect(person.title()).to_contain_text("Step")
         await person.button("Cancel", exact=True).click()
         await person.sees("You cancelled this job.")
@@ -70,19 +77,20 @@ async def test_a_failed_job_says_why_and_what_cures_it(person: Person, photo: Pa
 
 async def test_a_job_whose_worker_is_killed_goes_on(service: Service, photo: Path) -> None:
     url = service.serve()
-    worker = service.work("0", engine="slow")
+    worker = service.work("0", engine="halts")
     async with at(url) as person:
         await give_and_send(person, photo, "sepia")
         await expect(person.title()).to_contain_text("Step")
         os.kill(worker.pid, signal.SIGKILL)
-        service.work("1", engine="slow")
+        service.work("1", engine="halts")
         await expect(person.title()).to_contain_text("gpu1")
+        finish(service, "sepia")
         await person.sees_result()
 
 
 async def test_a_server_that_is_away_loses_nothing(service: Service, photo: Path) -> None:
     url = service.serve()
-    service.work(engine="slow")
+    service.work(engine="halts")
     server = service.processes[0]
     async with at(url) as person:
         running = await give_and_send(person, photo, "runs on")
@@ -94,10 +102,12 @@ async def test_a_server_that_is_away_loses_nothing(service: Service, photo: Path
         await person.give(photo)
         await person.page.fill("#prompt", "sent when it is back")
         await person.button("Send when it is back").click()
+        finish(service, "runs on")
         wait_until(lambda: (service.spool.done / running).exists())
         service.serve_again()
         await expect(person.page.get_by_text("The server does not answer.")).to_be_hidden()
         await person.page.wait_for_url(lambda url: "#job/" in url and running not in url)
+        finish(service, "sent when it is back")
         await person.sees_result()
         await person.sees("sent when it is back")
         jobs = get_json(f"{url}/jobs")["jobs"]

@@ -58,6 +58,16 @@ class Long(Slow):
     step_seconds = 0.5
 
 
+class Halts(Slow):
+    """Stops at the 20th step until the file `finish PROMPT` is beside the spool."""
+
+    def edit(self, images: Sequence[Image], request: EditRequest, on_step: OnStep) -> list[Image]:
+        while not settings.load().spool.with_name(f"finish {request.prompt}").exists():
+            time.sleep(self.step_seconds)
+            on_step(20, 50)
+        return [images[0]]
+
+
 class KilledInEdit(Slow):
     """The worker dies of a job whose prompt is `kill`."""
 
@@ -221,6 +231,7 @@ CASES = {
     "slow": Slow,
     "quick": Quick,
     "long": Long,
+    "halts": Halts,
     "killed_in_edit": KilledInEdit,
     "raises_in_edit": RaisesInEdit,
     "broken_in_edit": BrokenInEdit,
