@@ -10,7 +10,7 @@ from pathlib import Path
 from i2ii_spool import __version__
 from i2ii_spool.errors import InvalidRequest, NewerSpool, SpoolUnusable
 from i2ii_spool.host.filesystems import file_system_of, is_network
-from i2ii_spool.jobs.folder import open_regular, retry_stale
+from i2ii_spool.jobs.folder import open_regular
 from i2ii_spool.spool.durable_io import sync_folder, write_unsynced
 
 FORMAT = 1
@@ -86,7 +86,7 @@ class Spool:
         consistency), and then forgets what has changed. A local file system is never asked.
         """
         if self.is_on_network:
-            os.close(retry_stale(lambda: os.open(folder, os.O_RDONLY | os.O_DIRECTORY)))
+            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
 
     def folders(self) -> list[Path]:
         """Every directory below the root."""

@@ -1,17 +1,20 @@
 """Finding jobs: every answer is read from the directories."""
 
+import errno
 import heapq
 import os
+import stat
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from i2ii_spool.errors import Deleted, NotFound
+from i2ii_spool.jobs.folder import retry_stale
 from i2ii_spool.jobs.ids import ID, check_id
-from i2ii_spool.spool.durable_io import is_folder
 from i2ii_spool.spool.layout import Spool, State
 
 PASSES = 3
@@ -46,10 +49,8 @@ class JobLocation:
 def find(spool: Spool, id: str) -> JobLocation:
     """Return where the job is. Raises `Deleted` if it was deleted, `NotFound` if it never was."""
     check_id(id)
-    for _ in range(PASSES):
-        for location in _possible(spool, id):
-            if _is_there(spool, location.folder):
-                return location
+    if (found := retry_stale(partial(_find, spool, id))) is not None:
+        return found
     spool.refresh(spool.trash)
     if (spool.trash / id).exists() or (spool.trash / f"{id}.gone").exists():
         raise Deleted(f"job {id} has been deleted")
@@ -58,10 +59,28 @@ def find(spool: Spool, id: str) -> JobLocation:
     raise NotFound(f"there is no job {id}")
 
 
+def _find(spool: Spool, id: str) -> JobLocation | None:
+    """Raises `OSError` (ESTALE) if it may be where nothing can be told now."""
+    stale: OSError | None = None
+    for _ in range(PASSES):
+        stale = None
+        for location in _possible(spool, id):
+            try:
+                if _is_there(spool, location.folder):
+                    return location
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+                stale = error  # a look at its old name has the kernel forget that one
+    if stale is not None:
+        raise stale
+    return None
+
+
 def _is_there(spool: Spool, folder: Path) -> bool:
     try:
         spool.refresh(folder.parent)
-        if is_folder(folder):
+        if stat.S_ISDIR(os.lstat(folder).st_mode):
             with suppress(PermissionError):  # its user has closed it to others
                 spool.refresh(folder)
             return True

@@ -1,6 +1,7 @@
 """The status of a job, read from its folder: the answer of `/status/ID` and of `i2ii show ID`."""
 
 import bisect
+import errno
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
@@ -166,7 +167,9 @@ def status_of(
     """Like `read_status`, of a job whose location is known; None if it has moved."""
     try:
         status = retry_stale(partial(_read, spool, location, queue))
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
         return None
     # Checked last: if the job moved during the reads, some files were there and some were not.
     return status if is_folder(location.folder) else None

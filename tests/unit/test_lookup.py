@@ -56,7 +56,7 @@ def test_a_job_that_a_network_file_system_does_not_show_is_found_in_a_listing(
     spool.is_on_network = True
     with pytest.raises(NotFound):
         find(spool, new_id())
-    monkeypatch.setattr(lookup, "is_folder", lambda _path: False)
+    monkeypatch.setattr(lookup, "_is_there", lambda _spool, _folder: False)
     id = submit_job()
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 1)
