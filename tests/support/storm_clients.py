@@ -213,10 +213,11 @@ class Client:
         history, sent = self._ledger.histories[id], time.monotonic()
         history.delete_sent = True
         answer = self._ask_about(id, "delete", "DELETE", f"/jobs/{id}")
-        if answer.status == 200 and answer.json()["status"] == "cancelled":
-            history.cancels.append(sent)
-        elif answer.status == 200:
-            history.is_gone = True
+        match answer.json().get("status") if answer.status == 200 else None:
+            case "cancelled":
+                history.cancels.append(sent)
+            case "deleted":
+                history.is_gone = True
 
     def _retry(self) -> None:
         if not self._ledger.failed:
