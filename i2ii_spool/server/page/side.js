@@ -244,18 +244,7 @@ function details() {
           { onclick: () => actions.copy(actions.linkOf(job), W.linked), "data-key": "link" },
           W.link,
         ),
-        tool(
-          "trash",
-          W.del,
-          {
-            onclick: () => {
-              actions.remove([job]);
-              location.hash = "";
-            },
-            "data-key": "delete",
-          },
-          W.del,
-        ),
+        deleteTool(job),
       ),
     ),
   );
@@ -270,4 +259,13 @@ function detail(label, asked, got) {
     h("td", {}, String(asked ?? "–")),
     h("td", {}, String(got ?? asked ?? "–"), isOther && h("span.vh", {}, ` (${W.differs})`)),
   );
+}
+
+/** The button that deletes a job that has ended, and leaves it. */
+export function deleteTool(job) {
+  const onclick = () => {
+    actions.remove([job]);
+    location.hash = "";
+  };
+  return tool("trash", W.del, { onclick, "data-key": "delete" }, W.del);
 }

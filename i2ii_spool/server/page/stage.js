@@ -333,18 +333,7 @@ function failed(job) {
         icon(isCancelled ? "x" : "warn"),
         `${W.statuses[job.status]} · ${ago(job.completed_at ?? job.submitted_at)}`,
       ],
-      tool(
-        "trash",
-        W.del,
-        {
-          onclick: () => {
-            actions.remove([job]);
-            location.hash = "";
-          },
-          "data-key": "delete",
-        },
-        W.del,
-      ),
+      side.deleteTool(job),
     ),
     h(
       "div.board.split",
