@@ -78,6 +78,7 @@ def _find(spool: Spool, id: str) -> JobLocation | None:
 
 
 def _is_there(spool: Spool, folder: Path) -> bool:
+    """Raises `OSError` (ESTALE), where `is_folder` would wait: the other places come first."""
     try:
         spool.refresh(folder.parent)
         if stat.S_ISDIR(os.lstat(folder).st_mode):

@@ -248,7 +248,7 @@ def _ask(request: dict[str, Any], descriptors: list[int]) -> int:
 
 
 def stop_busy() -> None:
-    """End the processes that decode now; nobody waits for their answers any more."""
+    """End the processes that decode now: no thread waits for their answers."""
     for process in _busy.copy():
         process.stop()
 
